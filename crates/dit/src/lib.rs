@@ -1,0 +1,1 @@
+//! The WAN diffusion transformer, SteadyDancer's condition modules and VACE.

@@ -1,0 +1,1 @@
+//! Images and video in and out; the only crate that knows FFmpeg.

@@ -1,0 +1,1 @@
+//! What is resident where and when.

@@ -1,0 +1,1 @@
+//! Keypoints, alignment, negative augmentation and skeleton drawing.

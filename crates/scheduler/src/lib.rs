@@ -1,0 +1,1 @@
+//! Sigmas, timesteps, step rules and guidance arithmetic; knows no model.

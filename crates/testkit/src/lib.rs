@@ -1,0 +1,1 @@
+//! For tests: fixture reader, closeness, tiny configs.

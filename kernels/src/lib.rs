@@ -1,0 +1,1 @@
+//! Arithmetic kernels, each beside a slow readable reference.

@@ -1,0 +1,1 @@
+//! Manifests of known models, sampling presets and the embedded demo model.
