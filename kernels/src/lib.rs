@@ -1,1 +1,33 @@
-//! Arithmetic kernels, each beside a slow readable reference.
+//! Arithmetic kernels, each a folder with a slow readable `reference` (the specification, in candle's own operations,
+//! which also runs on any device) and faster versions that must agree with it on fresh random inputs.
+//!
+//! Every function takes and returns candle tensors. Activations are f32; matrices may be f32, bf16 or f16.
+
+pub mod attention;
+pub mod linear;
+pub mod norm;
+pub mod rope;
+mod rows;
+
+#[cfg(test)]
+mod testing {
+    use candle_core::{Device, Tensor};
+    use rand::SeedableRng;
+    use rand_distr::{Distribution, StandardNormal};
+
+    /// Normal values of a shape.
+    pub fn randn(shape: &[usize], seed: u64) -> Tensor {
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+        let count = shape.iter().product();
+        let values: Vec<f32> = StandardNormal.sample_iter(&mut rng).take(count).collect();
+        Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+    }
+
+    /// ‖got − want‖ / ‖want‖ ≤ tolerance.
+    pub fn assert_close(got: &Tensor, want: &Tensor, tolerance: f32) {
+        assert_eq!(got.dims(), want.dims());
+        let norm = |t: Tensor| t.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt();
+        let error = norm((got - want).unwrap()) / norm(want.clone()).max(f32::MIN_POSITIVE);
+        assert!(error <= tolerance, "relative error {error:e} above {tolerance:e}");
+    }
+}

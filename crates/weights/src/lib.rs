@@ -1,1 +1,30 @@
 //! Bytes on disk to tensors.
+//!
+//! - [`Checkpoint`]: an opened file, shard set or folder, memory-mapped, as a table of named tensors;
+//! - [`KeyMap`]: other projects' tensor names to the original Wan names that our networks use;
+//! - [`Weights`]: a view with a name prefix that networks ask for tensors while they are built;
+//! - [`Manifest`]: what a network asks for, recorded without any memory, so that a checkpoint is checked as a
+//!   whole (missing, unexpected and misshapen tensors named) before a byte of it is read;
+//! - [`WeightSource`]: the trait through which a network with many blocks gets the weights of one block at a time.
+//!
+//! Numbers read from files are checked to be finite while they are copied: a damaged checkpoint is an error that
+//! names the tensor, not a grey video.
+
+mod checkpoint;
+mod error;
+mod keymap;
+mod manifest;
+mod pickle;
+mod random;
+mod save;
+mod source;
+mod view;
+
+pub use checkpoint::{Checkpoint, Entry, Format};
+pub use error::WeightsError;
+pub use keymap::KeyMap;
+pub use manifest::{Manifest, TensorSpec};
+pub use random::RandomWeights;
+pub use save::{SaveTensor, save_safetensors, save_sharded};
+pub use source::{CheckpointSource, Resident, TensorMap, TensorSource, WeightSource};
+pub use view::Weights;

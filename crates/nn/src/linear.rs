@@ -1,0 +1,41 @@
+use candle_core::{Result, Tensor};
+use weights::Weights;
+
+/// `y = x·Wᵀ + b`. There is one Linear for all precisions: f32, bf16 and f16 weights give f32 outputs.
+#[derive(Debug, Clone)]
+pub struct Linear {
+    weight: Tensor,
+    bias: Option<Tensor>,
+}
+
+impl Linear {
+    /// `weight` `[out, in]` and `bias` `[out]`.
+    ///
+    /// # Errors
+    /// A tensor is missing or misshapen.
+    pub fn new(in_features: usize, out_features: usize, weights: &Weights) -> Result<Self> {
+        let bias = Some(weights.tensor(out_features, "bias")?);
+        Ok(Self { bias, ..Self::no_bias(in_features, out_features, weights)? })
+    }
+
+    /// `weight` `[out, in]` only.
+    ///
+    /// # Errors
+    /// A tensor is missing or misshapen.
+    pub fn no_bias(in_features: usize, out_features: usize, weights: &Weights) -> Result<Self> {
+        Ok(Self { weight: weights.matrix((out_features, in_features), "weight")?, bias: None })
+    }
+
+    /// From tensors in hand: `weight` `[out, in]`, `bias` `[out]` f32.
+    pub fn from_tensors(weight: Tensor, bias: Option<Tensor>) -> Self {
+        Self { weight, bias }
+    }
+
+    /// `x` `[.., in]` f32 → `[.., out]` f32.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        kernels::linear::linear(x, &self.weight, self.bias.as_ref())
+    }
+}

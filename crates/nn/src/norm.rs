@@ -1,0 +1,58 @@
+use candle_core::{Result, Tensor};
+use weights::Weights;
+
+/// LayerNorm over the last dimension, with or without gain and bias; statistics in f32.
+#[derive(Debug, Clone)]
+pub struct LayerNorm {
+    weight: Option<Tensor>,
+    bias: Option<Tensor>,
+    eps: f64,
+}
+
+impl LayerNorm {
+    /// With `weight` and `bias` `[dim]`.
+    ///
+    /// # Errors
+    /// A tensor is missing or misshapen.
+    pub fn affine(dim: usize, eps: f64, weights: &Weights) -> Result<Self> {
+        Ok(Self { weight: Some(weights.tensor(dim, "weight")?), bias: Some(weights.tensor(dim, "bias")?), eps })
+    }
+
+    /// Without parameters.
+    pub fn plain(eps: f64) -> Self {
+        Self { weight: None, bias: None, eps }
+    }
+
+    /// `x` `[.., dim]` f32 → the same shape.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        kernels::norm::layer_norm(x, self.weight.as_ref(), self.bias.as_ref(), self.eps)
+    }
+}
+
+/// RMSNorm over the last dimension with a gain; statistics in f32.
+#[derive(Debug, Clone)]
+pub struct RmsNorm {
+    weight: Tensor,
+    eps: f64,
+}
+
+impl RmsNorm {
+    /// With `weight` `[dim]`.
+    ///
+    /// # Errors
+    /// The tensor is missing or misshapen.
+    pub fn new(dim: usize, eps: f64, weights: &Weights) -> Result<Self> {
+        Ok(Self { weight: weights.tensor(dim, "weight")?, eps })
+    }
+
+    /// `x` `[.., dim]` f32 → the same shape.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        kernels::norm::rms_norm(x, &self.weight, self.eps)
+    }
+}

@@ -1,0 +1,481 @@
+//! An opened checkpoint: a table of named tensors over memory-mapped bytes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
+use memmap2::Mmap;
+use safetensors::{Dtype, SafeTensors};
+
+use crate::keymap::KeyMap;
+use crate::{WeightsError, pickle};
+
+/// How the bytes of a checkpoint are packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Format {
+    /// One safetensors file.
+    Safetensors,
+    /// Several safetensors files with an index, or found side by side.
+    SafetensorsSharded,
+    /// A PyTorch zip archive (`torch.save`); only tensors are read, nothing in it is run.
+    Pickle,
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Format::Safetensors => "safetensors",
+            Format::SafetensorsSharded => "safetensors, sharded",
+            Format::Pickle => "PyTorch zip (.pth)",
+        })
+    }
+}
+
+pub(crate) enum Bytes {
+    Mapped(Mmap),
+    Static(&'static [u8]),
+}
+
+impl Bytes {
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            Bytes::Mapped(map) => map,
+            Bytes::Static(bytes) => bytes,
+        }
+    }
+}
+
+/// A run of stored elements: where they lie and how they are strided.
+#[derive(Clone)]
+pub(crate) struct Part {
+    pub bytes: Arc<Bytes>,
+    /// First byte of element 0.
+    pub offset: usize,
+    pub shape: Vec<usize>,
+    /// `None` for row-major order.
+    pub strides: Option<Vec<usize>>,
+}
+
+/// One tensor of a checkpoint.
+#[derive(Clone)]
+pub struct Entry {
+    /// Name in the file, or the canonical name after [`Checkpoint::rename`].
+    pub name: String,
+    /// Stored element type.
+    pub dtype: Dtype,
+    /// Logical shape, slowest dimension first.
+    pub shape: Vec<usize>,
+    /// Stored pieces, concatenated along dimension 0 (more than one only after a renaming that joins tensors).
+    pub(crate) parts: Vec<Part>,
+}
+
+impl Entry {
+    /// Number of elements.
+    pub fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Stored size in bytes.
+    pub fn stored_bytes(&self) -> u64 {
+        (self.elements() as u64 * self.dtype.bitsize() as u64).div_ceil(8)
+    }
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {:?} {:?}", self.name, self.dtype, self.shape)
+    }
+}
+
+/// An opened checkpoint. Opening reads headers only; tensor bytes are paged in when a tensor is asked for.
+#[derive(Clone)]
+pub struct Checkpoint {
+    path: PathBuf,
+    format: Format,
+    entries: BTreeMap<String, Entry>,
+    metadata: BTreeMap<String, String>,
+}
+
+impl Checkpoint {
+    /// Opens a `.safetensors` file, a `.safetensors.index.json`, a `.pth`/`.pt` zip, or a folder that holds exactly
+    /// one checkpoint of these kinds.
+    ///
+    /// # Errors
+    /// [`WeightsError`] for a missing path, a file of another kind, a damaged header, or missing shards.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, WeightsError> {
+        let path = path.as_ref();
+        let info = std::fs::metadata(path).map_err(|source| WeightsError::Open { path: path.to_owned(), source })?;
+        if info.is_dir() {
+            return Self::open_folder(path);
+        }
+        let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+        if name.ends_with(".index.json") {
+            return Self::open_index(path);
+        }
+        let bytes = map_file(path)?;
+        let head = &bytes.as_slice()[..bytes.as_slice().len().min(8)];
+        if head.starts_with(b"PK\x03\x04") {
+            return Self::from_pickle(path, Arc::new(bytes));
+        }
+        Self::from_safetensors(path, Arc::new(bytes))
+    }
+
+    /// Reads a safetensors file held in the program itself. `label` stands where error messages name a file.
+    ///
+    /// # Errors
+    /// [`WeightsError::Damaged`] when the header is not valid.
+    pub fn from_static(label: &str, bytes: &'static [u8]) -> Result<Self, WeightsError> {
+        Self::from_safetensors(Path::new(label), Arc::new(Bytes::Static(bytes)))
+    }
+
+    fn open_folder(folder: &Path) -> Result<Self, WeightsError> {
+        let open_error = |source| WeightsError::Open { path: folder.to_owned(), source };
+        let mut names = Vec::new();
+        for item in std::fs::read_dir(folder).map_err(open_error)? {
+            names.push(item.map_err(open_error)?.path());
+        }
+        names.sort();
+        let ending = |end: &str| -> Vec<&PathBuf> {
+            names.iter().filter(|p| p.to_string_lossy().to_lowercase().ends_with(end)).collect()
+        };
+        let (indexes, singles) = (ending(".safetensors.index.json"), ending(".safetensors"));
+        match (indexes.as_slice(), singles.as_slice()) {
+            ([index], _) => Self::open_index(index),
+            ([], [single]) => Self::open(single),
+            ([], []) => Err(WeightsError::NotACheckpoint {
+                path: folder.to_owned(),
+                found: "a folder without a .safetensors file or index".into(),
+            }),
+            _ => Err(WeightsError::NotACheckpoint {
+                path: folder.to_owned(),
+                found: format!(
+                    "a folder with {} index files and {} .safetensors files, so the choice is open; name the file",
+                    indexes.len(),
+                    singles.len()
+                ),
+            }),
+        }
+    }
+
+    fn open_index(index: &Path) -> Result<Self, WeightsError> {
+        #[derive(serde::Deserialize)]
+        struct Index {
+            weight_map: BTreeMap<String, String>,
+        }
+        let text =
+            std::fs::read_to_string(index).map_err(|source| WeightsError::Open { path: index.to_owned(), source })?;
+        let parsed: Index = serde_json::from_str(&text).map_err(|e| WeightsError::Damaged {
+            path: index.to_owned(),
+            problem: format!("the index is not the JSON of a shard index ({e})"),
+        })?;
+        let folder = index.parent().unwrap_or(Path::new("."));
+        let shards: BTreeSet<&String> = parsed.weight_map.values().collect();
+        let unsafe_name = shards.iter().find(|s| Path::new(s).components().count() != 1 || s.starts_with('.'));
+        if let Some(name) = unsafe_name {
+            return Err(WeightsError::Damaged {
+                path: index.to_owned(),
+                problem: format!("shard name {name:?} is not a plain file name"),
+            });
+        }
+        let missing: Vec<_> = shards.iter().filter(|s| !folder.join(s.as_str()).is_file()).collect();
+        if let Some(first) = missing.first() {
+            return Err(WeightsError::MissingShards {
+                index: index.to_owned(),
+                count: missing.len(),
+                first: first.to_string(),
+            });
+        }
+        let mut merged = Self {
+            path: index.to_owned(),
+            format: Format::SafetensorsSharded,
+            entries: BTreeMap::new(),
+            metadata: BTreeMap::new(),
+        };
+        for shard in shards {
+            let part = Self::open(folder.join(shard))?;
+            merged.metadata.extend(part.metadata);
+            for (name, entry) in part.entries {
+                if merged.entries.insert(name.clone(), entry).is_some() {
+                    return Err(WeightsError::Damaged {
+                        path: index.to_owned(),
+                        problem: format!("tensor {name} stands in two shards"),
+                    });
+                }
+            }
+        }
+        if let Some((name, shard)) = parsed.weight_map.iter().find(|(n, _)| !merged.entries.contains_key(*n)) {
+            return Err(WeightsError::Damaged {
+                path: index.to_owned(),
+                problem: format!("tensor {name} is not in {shard}, where the index says it is"),
+            });
+        }
+        Ok(merged)
+    }
+
+    fn from_safetensors(path: &Path, bytes: Arc<Bytes>) -> Result<Self, WeightsError> {
+        let (header_len, metadata) = SafeTensors::read_metadata(bytes.as_slice())
+            .map_err(|error| explain_safetensors(path, bytes.as_slice(), error))?;
+        let start = 8 + header_len;
+        let mut entries = BTreeMap::new();
+        for (name, info) in metadata.tensors() {
+            let entry = Entry {
+                name: name.clone(),
+                dtype: info.dtype,
+                shape: info.shape.clone(),
+                parts: vec![Part {
+                    bytes: bytes.clone(),
+                    offset: start + info.data_offsets.0,
+                    shape: info.shape.clone(),
+                    strides: None,
+                }],
+            };
+            entries.insert(name, entry);
+        }
+        let metadata = metadata.metadata().clone().unwrap_or_default().into_iter().collect();
+        Ok(Self { path: path.to_owned(), format: Format::Safetensors, entries, metadata })
+    }
+
+    fn from_pickle(path: &Path, bytes: Arc<Bytes>) -> Result<Self, WeightsError> {
+        let file_len = bytes.as_slice().len();
+        let mut entries = BTreeMap::new();
+        for stored in pickle::read_index(path)? {
+            let end = stored.last_byte_end();
+            if end > file_len {
+                return Err(WeightsError::Damaged {
+                    path: path.to_owned(),
+                    problem: format!("tensor {} ends at byte {end} of a file of {file_len}", stored.name),
+                });
+            }
+            let part = Part {
+                bytes: bytes.clone(),
+                offset: stored.offset,
+                shape: stored.shape.clone(),
+                strides: stored.strides,
+            };
+            let entry =
+                Entry { name: stored.name.clone(), dtype: stored.dtype, shape: stored.shape, parts: vec![part] };
+            entries.insert(stored.name, entry);
+        }
+        if entries.is_empty() {
+            return Err(WeightsError::Damaged {
+                path: path.to_owned(),
+                problem: "the archive holds no state dict of tensors".into(),
+            });
+        }
+        Ok(Self { path: path.to_owned(), format: Format::Pickle, entries, metadata: BTreeMap::new() })
+    }
+
+    /// The file or index that was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// How it is packed.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// Free-text metadata of a safetensors header; empty for other formats.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+
+    /// All tensors in the order of their names.
+    pub fn entries(&self) -> impl ExactSizeIterator<Item = &Entry> {
+        self.entries.values()
+    }
+
+    /// The tensor of that name.
+    pub fn entry(&self, name: &str) -> Option<&Entry> {
+        self.entries.get(name)
+    }
+
+    /// Shape of the tensor of that name.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.entries.get(name).map(|e| e.shape.as_slice())
+    }
+
+    /// Sum of the stored sizes in bytes.
+    pub fn stored_bytes(&self) -> u64 {
+        self.entries.values().map(Entry::stored_bytes).sum()
+    }
+
+    /// The same checkpoint under canonical names: see [`KeyMap`]. Names the map does not know stay as they are;
+    /// tensors that the map drops (say, a text tower nobody needs) disappear.
+    pub fn rename(mut self, map: &KeyMap) -> Self {
+        self.entries = map.apply(self.entries);
+        self
+    }
+
+    /// Reads one tensor as `dtype` (or as stored) on `device`.
+    ///
+    /// `shape` may differ from the stored one by dimensions of size 1 only.
+    ///
+    /// # Errors
+    /// Unknown name, other shape, a stored type that cannot be computed with, or a value that is not finite.
+    pub fn load(
+        &self,
+        name: &str,
+        shape: &[usize],
+        dtype: Option<DType>,
+        device: &Device,
+    ) -> candle_core::Result<Tensor> {
+        let Some(entry) = self.entries.get(name) else {
+            candle_core::bail!("{}: tensor {name} is missing", self.path.display());
+        };
+        if !same_but_ones(&entry.shape, shape) {
+            candle_core::bail!(
+                "{}: tensor {name} has shape {:?}; the network needs {shape:?}",
+                self.path.display(),
+                entry.shape
+            );
+        }
+        let stored = candle_dtype(entry.dtype).ok_or_else(|| {
+            candle_core::Error::wrap(WeightsError::DType {
+                path: self.path.clone(),
+                name: name.to_owned(),
+                dtype: format!("{:?}", entry.dtype),
+            })
+        })?;
+        let width = stored.size_in_bytes();
+        let mut pieces = Vec::with_capacity(entry.parts.len());
+        let mut seen = 0;
+        for part in &entry.parts {
+            let count: usize = part.shape.iter().product();
+            let all = part.bytes.as_slice();
+            let gathered;
+            let raw = match &part.strides {
+                None => &all[part.offset..part.offset + count * width],
+                Some(strides) => {
+                    gathered = gather(&all[part.offset..], &part.shape, strides, width);
+                    &gathered[..]
+                }
+            };
+            if let Some(element) = first_non_finite(raw, stored) {
+                return Err(candle_core::Error::wrap(WeightsError::NotFinite {
+                    path: self.path.clone(),
+                    name: name.to_owned(),
+                    element: seen + element,
+                }));
+            }
+            seen += count;
+            let piece = Tensor::from_raw_buffer(raw, stored, &part.shape, &Device::Cpu)?;
+            pieces.push(match dtype {
+                Some(dtype) => piece.to_dtype(dtype)?,
+                None => piece,
+            });
+        }
+        let tensor = if pieces.len() == 1 { pieces.remove(0) } else { Tensor::cat(&pieces, 0)? };
+        tensor.reshape(shape)?.to_device(device)
+    }
+}
+
+impl fmt::Debug for Checkpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Checkpoint({}, {}, {} tensors)", self.path.display(), self.format, self.entries.len())
+    }
+}
+
+/// Equal after removing dimensions of size 1.
+pub(crate) fn same_but_ones(a: &[usize], b: &[usize]) -> bool {
+    a.iter().filter(|d| **d != 1).eq(b.iter().filter(|d| **d != 1))
+}
+
+fn candle_dtype(dtype: Dtype) -> Option<DType> {
+    match dtype {
+        Dtype::F32 => Some(DType::F32),
+        Dtype::F16 => Some(DType::F16),
+        Dtype::BF16 => Some(DType::BF16),
+        Dtype::F64 => Some(DType::F64),
+        _ => None,
+    }
+}
+
+fn map_file(path: &Path) -> Result<Bytes, WeightsError> {
+    let open = |source| WeightsError::Open { path: path.to_owned(), source };
+    let file = std::fs::File::open(path).map_err(open)?;
+    if file.metadata().map_err(open)?.len() == 0 {
+        return Err(WeightsError::Damaged { path: path.to_owned(), problem: "it has zero bytes".into() });
+    }
+    // SAFETY: the map is read-only and private to this process. If another process cuts the file short while it is
+    // mapped, reads fault; weight files are not written while they are in use.
+    let map = unsafe { Mmap::map(&file) }.map_err(open)?;
+    Ok(Bytes::Mapped(map))
+}
+
+/// The library's word for what is wrong, in terms of this file.
+fn explain_safetensors(path: &Path, bytes: &[u8], error: safetensors::SafeTensorError) -> WeightsError {
+    use safetensors::SafeTensorError as E;
+    let declared = bytes.get(..8).map(|b| u64::from_le_bytes(b.try_into().unwrap_or_default()));
+    let looks_like_json = bytes.get(8) == Some(&b'{');
+    let problem = match (&error, declared) {
+        (E::HeaderTooSmall, _) => format!("it has {} bytes, less than a header's length field", bytes.len()),
+        (E::HeaderTooLarge, Some(n)) => {
+            format!("it says that its header has {n} bytes; the file has {} and 100000000 are allowed", bytes.len())
+        }
+        (E::InvalidHeaderLength, Some(n)) => {
+            format!("it ends inside its header ({} bytes of {})", bytes.len(), n.saturating_add(8))
+        }
+        (E::MetadataIncompleteBuffer, _) => {
+            format!("its size of {} bytes is not what the header asks for: cut short, or bytes added", bytes.len())
+        }
+        (E::InvalidOffset(name), _) => {
+            format!("the byte ranges of its tensors overlap or leave gaps at {name}")
+        }
+        (E::TensorInvalidInfo, _) => "a tensor's byte range does not match its shape and type".into(),
+        (other, _) => other.to_string(),
+    };
+    let is_checkpoint = looks_like_json
+        || path.extension().is_some_and(|e| e.eq_ignore_ascii_case("safetensors"))
+        || matches!(error, E::MetadataIncompleteBuffer | E::InvalidOffset(_) | E::TensorInvalidInfo);
+    if is_checkpoint {
+        WeightsError::Damaged { path: path.to_owned(), problem }
+    } else {
+        WeightsError::NotACheckpoint { path: path.to_owned(), found: problem }
+    }
+}
+
+/// Copies a strided run of elements into row-major order. Bounds were checked when the file was opened.
+fn gather(bytes: &[u8], shape: &[usize], strides: &[usize], width: usize) -> Vec<u8> {
+    let count: usize = shape.iter().product();
+    let mut out = Vec::with_capacity(count * width);
+    let mut index = vec![0usize; shape.len()];
+    for _ in 0..count {
+        let at: usize = index.iter().zip(strides).map(|(i, s)| i * s).sum::<usize>() * width;
+        out.extend_from_slice(&bytes[at..at + width]);
+        for axis in (0..shape.len()).rev() {
+            index[axis] += 1;
+            if index[axis] < shape[axis] {
+                break;
+            }
+            index[axis] = 0;
+        }
+    }
+    out
+}
+
+/// Index of the first element whose exponent bits are all ones (infinity or NaN).
+fn first_non_finite(raw: &[u8], dtype: DType) -> Option<usize> {
+    // Whole blocks are reduced without branches first: this runs at memory speed over gigabytes.
+    fn scan<const W: usize>(raw: &[u8], bad: impl Fn([u8; W]) -> bool + Copy) -> Option<usize> {
+        let block = 4096 * W;
+        for (b, chunk) in raw.chunks(block).enumerate() {
+            let any = chunk.chunks_exact(W).fold(false, |acc, e| acc | bad(e.try_into().unwrap_or([0; W])));
+            if any {
+                let inside = chunk.chunks_exact(W).position(|e| bad(e.try_into().unwrap_or([0; W])));
+                return inside.map(|i| b * 4096 + i);
+            }
+        }
+        None
+    }
+    match dtype {
+        DType::F32 => scan::<4>(raw, |b| u32::from_le_bytes(b) & 0x7f80_0000 == 0x7f80_0000),
+        DType::BF16 => scan::<2>(raw, |b| u16::from_le_bytes(b) & 0x7f80 == 0x7f80),
+        DType::F16 => scan::<2>(raw, |b| u16::from_le_bytes(b) & 0x7c00 == 0x7c00),
+        DType::F64 => scan::<8>(raw, |b| !f64::from_le_bytes(b).is_finite()),
+        _ => None,
+    }
+}

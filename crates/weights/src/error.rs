@@ -1,0 +1,83 @@
+use std::path::PathBuf;
+
+/// What can be wrong with a weight file.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WeightsError {
+    /// The path does not exist or cannot be opened.
+    #[error("cannot open {path}: {source}; give a .safetensors or .pth file, or a folder with one")]
+    Open {
+        /// The path asked for.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file is neither of the formats that can be read.
+    #[error(
+        "{path} is not a checkpoint: {found}; allowed are .safetensors (single, or sharded with an index) and .pth/.pt zip files"
+    )]
+    NotACheckpoint {
+        /// The file.
+        path: PathBuf,
+        /// What was found instead.
+        found: String,
+    },
+    /// The file begins like a checkpoint but is damaged.
+    #[error("{path} is damaged: {problem}; download or copy it again")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A shard named by the index is not there.
+    #[error("{index} names {count} shard file(s) that are missing, first {first}; put them beside the index")]
+    MissingShards {
+        /// The index file.
+        index: PathBuf,
+        /// How many shards are missing.
+        count: usize,
+        /// The first of them.
+        first: String,
+    },
+    /// The tensors do not fit the network.
+    #[error("{path} does not fit {network}: {summary}")]
+    Mismatch {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The network that was to be filled.
+        network: String,
+        /// Missing, unexpected and misshapen tensors, the first ten of each named.
+        summary: String,
+    },
+    /// A tensor holds numbers that are not finite.
+    #[error(
+        "{path}: tensor {name} holds a non-finite value at element {element}; the checkpoint is corrupt, download it again"
+    )]
+    NotFinite {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Index of the first such element in row-major order.
+        element: usize,
+    },
+    /// A stored type that cannot be computed with.
+    #[error("{path}: tensor {name} is stored as {dtype}; allowed are F32, F16, BF16 and F64")]
+    DType {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// The stored type.
+        dtype: String,
+    },
+    /// A file could not be written.
+    #[error("cannot write {path}: {source}")]
+    Write {
+        /// The file to be written.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}

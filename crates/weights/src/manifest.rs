@@ -1,0 +1,147 @@
+//! What a network asks for, recorded without memory, and the comparison with what a checkpoint has.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use candle_core::{DType, Device, Result, Tensor};
+
+use crate::checkpoint::same_but_ones;
+use crate::{Checkpoint, TensorSource, Weights, WeightsError};
+
+/// One tensor that a network needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorSpec {
+    /// Canonical name.
+    pub name: String,
+    /// Shape, slowest dimension first.
+    pub shape: Vec<usize>,
+    /// True for the large matrices that may be held in 16 bits or less; false for what is always f32.
+    pub matrix: bool,
+}
+
+impl TensorSpec {
+    /// Number of elements.
+    pub fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
+
+/// All tensors that a network needs, in the order of their names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Manifest {
+    tensors: BTreeMap<String, TensorSpec>,
+}
+
+impl Manifest {
+    /// Runs a network's constructor against a recorder: every tensor it asks for is noted, and it is handed a
+    /// zero that is only *viewed* in the right shape, so a 16-billion-parameter network costs no memory.
+    ///
+    /// # Errors
+    /// Whatever the constructor returns.
+    pub fn record<T>(build: impl FnOnce(&Weights) -> Result<T>) -> Result<Self> {
+        let recorder = Arc::new(Recorder::default());
+        build(&Weights::new(recorder.clone(), Device::Cpu, None))?;
+        let tensors = recorder.seen.lock().map(|s| s.clone()).unwrap_or_default();
+        Ok(Self { tensors })
+    }
+
+    /// The tensors, in the order of their names.
+    pub fn tensors(&self) -> impl ExactSizeIterator<Item = &TensorSpec> {
+        self.tensors.values()
+    }
+
+    /// The tensor of that name.
+    pub fn get(&self, name: &str) -> Option<&TensorSpec> {
+        self.tensors.get(name)
+    }
+
+    /// Number of parameters.
+    pub fn parameters(&self) -> u64 {
+        self.tensors.values().map(|t| t.elements() as u64).sum()
+    }
+
+    /// Bytes when matrices are held as `dtype` and everything else as f32.
+    pub fn bytes(&self, dtype: DType) -> u64 {
+        let width = |matrix: bool| if matrix { dtype.size_in_bytes() } else { 4 };
+        self.tensors.values().map(|t| (t.elements() * width(t.matrix)) as u64).sum()
+    }
+
+    /// The part of the manifest whose names begin with `prefix`.
+    pub fn under(&self, prefix: &str) -> Manifest {
+        let keep =
+            |(name, spec): (&String, &TensorSpec)| name.starts_with(prefix).then(|| (name.clone(), spec.clone()));
+        Manifest { tensors: self.tensors.iter().filter_map(keep).collect() }
+    }
+
+    /// Compares with a checkpoint (under canonical names). `ignore` says which extra tensors are no deviation.
+    ///
+    /// # Errors
+    /// [`WeightsError::Mismatch`] that names the first ten missing, misshapen and unexpected tensors.
+    pub fn check(
+        &self,
+        checkpoint: &Checkpoint,
+        network: &str,
+        ignore: impl Fn(&str) -> bool,
+    ) -> std::result::Result<(), WeightsError> {
+        let mut missing = Vec::new();
+        let mut misshapen = Vec::new();
+        for spec in self.tensors.values() {
+            match checkpoint.shape(&spec.name) {
+                None => missing.push(spec.name.clone()),
+                Some(found) if !same_but_ones(found, &spec.shape) => {
+                    misshapen.push(format!("{} is {found:?}, needs {:?}", spec.name, spec.shape));
+                }
+                Some(_) => {}
+            }
+        }
+        let unexpected: Vec<String> = checkpoint
+            .entries()
+            .map(|e| e.name.clone())
+            .filter(|n| !self.tensors.contains_key(n) && !ignore(n))
+            .collect();
+        self.verdict(
+            checkpoint.path(),
+            network,
+            &[("missing", missing), ("of wrong shape", misshapen), ("unexpected", unexpected)],
+        )
+    }
+
+    fn verdict(
+        &self,
+        path: &Path,
+        network: &str,
+        lists: &[(&str, Vec<String>)],
+    ) -> std::result::Result<(), WeightsError> {
+        let mut parts = Vec::new();
+        for (what, names) in lists {
+            if names.is_empty() {
+                continue;
+            }
+            let shown = names.iter().take(10).cloned().collect::<Vec<_>>().join(", ");
+            let more = if names.len() > 10 { ", …" } else { "" };
+            parts.push(format!("{} {what} ({shown}{more})", names.len()));
+        }
+        if parts.is_empty() {
+            return Ok(());
+        }
+        let summary = format!("of the {} tensors it needs: {}", self.tensors.len(), parts.join("; "));
+        Err(WeightsError::Mismatch { path: path.to_owned(), network: network.to_owned(), summary })
+    }
+}
+
+#[derive(Default)]
+struct Recorder {
+    seen: Mutex<BTreeMap<String, TensorSpec>>,
+}
+
+impl TensorSource for Recorder {
+    fn tensor(&self, name: &str, shape: &[usize], dtype: Option<DType>, device: &Device) -> Result<Tensor> {
+        let matrix = dtype.is_none();
+        let spec = TensorSpec { name: name.to_owned(), shape: shape.to_vec(), matrix };
+        if let Ok(mut seen) = self.seen.lock() {
+            seen.insert(name.to_owned(), spec);
+        }
+        Tensor::zeros((), dtype.unwrap_or(DType::BF16), device)?.broadcast_as(shape)
+    }
+}

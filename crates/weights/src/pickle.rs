@@ -1,0 +1,105 @@
+//! The index of a `torch.save` archive: which bytes of the (uncompressed) zip are which tensor.
+//!
+//! The pickle program inside is interpreted by candle, which knows tensors and containers only and runs nothing.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use candle_core::DType;
+use safetensors::Dtype;
+
+use crate::WeightsError;
+
+/// One stored tensor: absolute file offset of element 0, shape and strides in elements.
+pub(crate) struct StoredTensor {
+    pub name: String,
+    pub dtype: Dtype,
+    pub offset: usize,
+    pub shape: Vec<usize>,
+    pub strides: Option<Vec<usize>>,
+}
+
+impl StoredTensor {
+    /// One past the last byte that the tensor touches; saturates on overflow.
+    pub fn last_byte_end(&self) -> usize {
+        let width = self.dtype.bitsize() / 8;
+        let last = match &self.strides {
+            None => self.shape.iter().fold(1usize, |a, d| a.saturating_mul(*d)),
+            Some(strides) if self.shape.iter().all(|d| *d > 0) => {
+                self.shape.iter().zip(strides).fold(1usize, |a, (d, s)| a.saturating_add((d - 1).saturating_mul(*s)))
+            }
+            Some(_) => 0,
+        };
+        self.offset.saturating_add(last.saturating_mul(width))
+    }
+}
+
+pub(crate) fn read_index(path: &Path) -> Result<Vec<StoredTensor>, WeightsError> {
+    let damaged = |problem: String| WeightsError::Damaged { path: path.to_owned(), problem };
+    // A state dict may stand alone or under one of two customary keys.
+    let mut infos = Vec::new();
+    for key in [None, Some("state_dict"), Some("model_state")] {
+        infos = candle_core::pickle::read_pth_tensor_info(path, false, key)
+            .map_err(|e| damaged(format!("its pickle cannot be read ({})", first_line(&e))))?;
+        if !infos.is_empty() {
+            break;
+        }
+    }
+    let starts = zip_starts(path)?;
+    let mut out = Vec::with_capacity(infos.len());
+    for info in infos {
+        let Some(&(start, compressed, size)) = starts.get(&info.path) else {
+            return Err(damaged(format!("tensor {} points at {}, which is not in the archive", info.name, info.path)));
+        };
+        if compressed {
+            return Err(damaged(format!("{} is compressed; torch.save stores tensors uncompressed", info.path)));
+        }
+        let dtype = match info.dtype {
+            DType::F32 => Dtype::F32,
+            DType::F16 => Dtype::F16,
+            DType::BF16 => Dtype::BF16,
+            DType::F64 => Dtype::F64,
+            DType::I64 => Dtype::I64,
+            DType::U8 => Dtype::U8,
+            other => {
+                return Err(damaged(format!("tensor {} has the type {other:?}", info.name)));
+            }
+        };
+        // candle gives the start offset in bytes here, strides in elements.
+        let layout = &info.layout;
+        let strides = (!layout.is_contiguous()).then(|| layout.stride().to_vec());
+        let stored = StoredTensor {
+            name: info.name,
+            dtype,
+            offset: start.saturating_add(layout.start_offset()),
+            shape: layout.dims().to_vec(),
+            strides,
+        };
+        if stored.last_byte_end() > start.saturating_add(size) {
+            return Err(damaged(format!("tensor {} is larger than its storage {}", stored.name, info.path)));
+        }
+        out.push(stored);
+    }
+    Ok(out)
+}
+
+/// Entry name → (first byte of the data, is it compressed, size in bytes).
+fn zip_starts(path: &Path) -> Result<HashMap<String, (usize, bool, usize)>, WeightsError> {
+    let damaged = |problem: String| WeightsError::Damaged { path: path.to_owned(), problem };
+    let file = std::fs::File::open(path).map_err(|source| WeightsError::Open { path: path.to_owned(), source })?;
+    let mut zip = zip::ZipArchive::new(std::io::BufReader::new(file))
+        .map_err(|e| damaged(format!("its zip directory cannot be read ({e})")))?;
+    let mut starts = HashMap::new();
+    for i in 0..zip.len() {
+        let item = zip.by_index_raw(i).map_err(|e| damaged(format!("zip entry {i}: {e}")))?;
+        let start = item.data_start().unwrap_or(u64::MAX) as usize;
+        let stored = item.compression() == zip::CompressionMethod::Stored;
+        let name = item.name().map_err(|e| damaged(format!("zip entry {i}: {e}")))?.into_owned();
+        starts.insert(name, (start, !stored, item.size() as usize));
+    }
+    Ok(starts)
+}
+
+fn first_line(e: &candle_core::Error) -> String {
+    e.to_string().lines().next().unwrap_or_default().to_string()
+}

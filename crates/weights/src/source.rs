@@ -1,0 +1,98 @@
+//! Where tensors come from, one by one or a block at a time.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use candle_core::{DType, Device, Result, Tensor};
+
+use crate::{Checkpoint, Weights};
+
+/// Gives tensors by name.
+pub trait TensorSource: Send + Sync {
+    /// The tensor `name` of `shape` on `device`, converted to `dtype`, or in its stored type when that is `None`.
+    ///
+    /// # Errors
+    /// The tensor is missing, has another shape, or cannot be read.
+    fn tensor(&self, name: &str, shape: &[usize], dtype: Option<DType>, device: &Device) -> Result<Tensor>;
+}
+
+/// Reads every tensor from its file each time it is asked for; nothing is kept.
+pub struct CheckpointSource(pub Checkpoint);
+
+impl TensorSource for CheckpointSource {
+    fn tensor(&self, name: &str, shape: &[usize], dtype: Option<DType>, device: &Device) -> Result<Tensor> {
+        self.0.load(name, shape, dtype, device)
+    }
+}
+
+/// Tensors that are in memory already.
+pub struct TensorMap(pub HashMap<String, Tensor>);
+
+impl TensorSource for TensorMap {
+    fn tensor(&self, name: &str, shape: &[usize], dtype: Option<DType>, device: &Device) -> Result<Tensor> {
+        let Some(tensor) = self.0.get(name) else {
+            candle_core::bail!("tensor {name} is missing");
+        };
+        if !crate::checkpoint::same_but_ones(tensor.dims(), shape) {
+            candle_core::bail!("tensor {name} has shape {:?}; the network needs {shape:?}", tensor.dims());
+        }
+        tensor.reshape(shape)?.to_dtype(dtype.unwrap_or(tensor.dtype()))?.to_device(device)
+    }
+}
+
+/// Gives the weights of one group (a transformer block) at a time, so that blocks need not own theirs.
+///
+/// Resident weights implement it by keeping everything; the offload crate implements it with a budget. What a
+/// network computes never depends on which of them it was given.
+pub trait WeightSource: Send + Sync {
+    /// The tensors under `group.` (say `blocks.7`), ready on the device. An empty name is the whole network.
+    ///
+    /// # Errors
+    /// The group cannot be brought to the device.
+    fn group(&self, group: &str) -> Result<Weights>;
+
+    /// Says that `group` will be asked for soon. Does nothing unless the source can work ahead.
+    fn prefetch(&self, _group: &str) {}
+}
+
+/// Weights that stay where they are once read.
+pub struct Resident {
+    weights: Weights,
+}
+
+impl Resident {
+    /// Keeps every tensor of `source` after its first use, on `device`, matrices as `matrix_dtype` (or as stored).
+    pub fn new(source: Arc<dyn TensorSource>, device: Device, matrix_dtype: Option<DType>) -> Self {
+        let kept = Arc::new(Keeping { source, kept: Mutex::new(HashMap::new()) });
+        Self { weights: Weights::new(kept, device, matrix_dtype) }
+    }
+
+    /// From an opened checkpoint.
+    pub fn from_checkpoint(checkpoint: Checkpoint, device: Device, matrix_dtype: Option<DType>) -> Self {
+        Self::new(Arc::new(CheckpointSource(checkpoint)), device, matrix_dtype)
+    }
+}
+
+impl WeightSource for Resident {
+    fn group(&self, group: &str) -> Result<Weights> {
+        Ok(self.weights.pp(group))
+    }
+}
+
+struct Keeping {
+    source: Arc<dyn TensorSource>,
+    kept: Mutex<HashMap<String, Tensor>>,
+}
+
+impl TensorSource for Keeping {
+    fn tensor(&self, name: &str, shape: &[usize], dtype: Option<DType>, device: &Device) -> Result<Tensor> {
+        // A poisoned lock only means that another thread failed while reading; the map itself is whole.
+        let mut kept = self.kept.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(tensor) = kept.get(name) {
+            return Ok(tensor.clone());
+        }
+        let tensor = self.source.tensor(name, shape, dtype, device)?;
+        kept.insert(name.to_owned(), tensor.clone());
+        Ok(tensor)
+    }
+}

@@ -1,0 +1,64 @@
+//! The view through which networks ask for tensors while they are built.
+
+use std::fmt::Display;
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Result, Shape, Tensor};
+
+use crate::TensorSource;
+
+/// A source of tensors with a name prefix, a device and a precision for matrices. Cheap to clone.
+#[derive(Clone)]
+pub struct Weights {
+    source: Arc<dyn TensorSource>,
+    prefix: String,
+    device: Device,
+    matrix_dtype: Option<DType>,
+}
+
+impl Weights {
+    /// A view of all of `source`. `matrix_dtype` is what [`matrix`](Self::matrix) converts to; `None` keeps the
+    /// stored type.
+    pub fn new(source: Arc<dyn TensorSource>, device: Device, matrix_dtype: Option<DType>) -> Self {
+        Self { source, prefix: String::new(), device, matrix_dtype }
+    }
+
+    /// The view of the tensors under `name.`; an empty name gives the same view.
+    pub fn pp(&self, name: impl Display) -> Self {
+        let name = name.to_string();
+        let prefix = match (self.prefix.is_empty(), name.is_empty()) {
+            (_, true) => self.prefix.clone(),
+            (true, false) => name,
+            (false, false) => format!("{}.{name}", self.prefix),
+        };
+        Self { prefix, ..self.clone() }
+    }
+
+    /// Full name of a tensor of this view.
+    pub fn full_name(&self, name: &str) -> String {
+        if self.prefix.is_empty() { name.to_owned() } else { format!("{}.{name}", self.prefix) }
+    }
+
+    /// A tensor that is always held in f32: norms, biases, modulation, convolutions.
+    ///
+    /// # Errors
+    /// The tensor is missing, has another shape, or holds values that are not finite.
+    pub fn tensor(&self, shape: impl Into<Shape>, name: &str) -> Result<Tensor> {
+        let shape = shape.into();
+        self.source.tensor(&self.full_name(name), shape.dims(), Some(DType::F32), &self.device)
+    }
+
+    /// A large matrix (a Linear's weight, an embedding table), held in the precision of this view.
+    ///
+    /// # Errors
+    /// As [`tensor`](Self::tensor).
+    pub fn matrix(&self, shape: impl Into<Shape>, name: &str) -> Result<Tensor> {
+        let shape = shape.into();
+        self.source.tensor(&self.full_name(name), shape.dims(), self.matrix_dtype, &self.device)
+    }
+
+    /// Where tensors are put.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+}

@@ -1,0 +1,37 @@
+//! Rotary position embedding on adjacent channel pairs.
+
+pub mod reference;
+#[cfg(test)]
+mod tests;
+
+use candle_core::{Device, Result, Tensor};
+
+use crate::rows::{map_rows, with_f32};
+
+/// Rotates pairs `(2j, 2j+1)` of every head by the angle of its token: `x` `[B, L, H, D]` f32, `cos` and `sin`
+/// `[L, D/2]` f32 → `[B, L, H, D]`.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
+    let (_, tokens, heads, width) = x.dims4()?;
+    if width % 2 != 0 || cos.dims() != [tokens, width / 2] || sin.dims() != cos.dims() {
+        candle_core::bail!("rope: x {:?} with tables {:?} and {:?}", x.dims(), cos.dims(), sin.dims());
+    }
+    if !matches!(x.device(), Device::Cpu) {
+        return reference::rope(x, cos, sin);
+    }
+    let half = width / 2;
+    with_f32(cos, |cos| {
+        with_f32(sin, |sin| {
+            map_rows(x, |row, input, out| {
+                let at = (row / heads % tokens) * half;
+                let angles = cos[at..at + half].iter().zip(&sin[at..at + half]);
+                for ((x, o), (c, s)) in input.chunks_exact(2).zip(out.chunks_exact_mut(2)).zip(angles) {
+                    o[0] = x[0] * c - x[1] * s;
+                    o[1] = x[0] * s + x[1] * c;
+                }
+            })
+        })
+    })
+}
