@@ -1,1 +1,19 @@
-//! The WAN diffusion transformer, SteadyDancer's condition modules and VACE.
+//! The WAN 2.1 diffusion transformer, SteadyDancer's condition modules and VACE's side branch.
+//!
+//! Sources: Wan 2.1 (`wan/modules/model.py`, `vace_model.py`), SteadyDancer (arXiv 2511.19320,
+//! `wan/modules/model_dancer.py`); both Apache-2.0, followed in formulas only.
+//!
+//! Shapes: F latent frames, h×w latent size, D width, S text tokens (512), L = F·(h/2)·(w/2) tokens, to which
+//! SteadyDancer appends two frames' worth.
+
+mod block;
+mod condition;
+mod config;
+mod embed;
+mod keymap;
+mod model;
+mod vace;
+
+pub use config::{Config, VaceConfig};
+pub use keymap::{keymap, looks_like};
+pub use model::{Conditioning, Dit, Inputs, PoseInputs, Tap, VaceInputs, manifest, no_tap};

@@ -18,6 +18,17 @@ impl LayerNorm {
         Ok(Self { weight: Some(weights.tensor(dim, "weight")?), bias: Some(weights.tensor(dim, "bias")?), eps })
     }
 
+    /// From tensors in hand: `weight` and `bias` `[dim]` f32.
+    ///
+    /// # Errors
+    /// They are no vectors of one length.
+    pub fn from_tensors(weight: Tensor, bias: Tensor, eps: f64) -> Result<Self> {
+        if weight.dims1()? != bias.dims1()? {
+            candle_core::bail!("layer norm: gain {:?} and bias {:?}", weight.dims(), bias.dims());
+        }
+        Ok(Self { weight: Some(weight), bias: Some(bias), eps })
+    }
+
     /// Without parameters.
     pub fn plain(eps: f64) -> Self {
         Self { weight: None, bias: None, eps }

@@ -1,0 +1,334 @@
+//! The network: what is prepared once per clip, and one forward pass.
+
+use std::sync::Arc;
+
+use candle_core::{DType, Result, Tensor};
+use nn::RopeTables;
+use weights::{Manifest, WeightSource, Weights};
+
+use crate::Config;
+use crate::block::{Block, Context};
+use crate::condition::{Align, Spatial, Temporal};
+use crate::embed::{Head, ImageEmbedding, PATCH, PatchEmbedding, TextEmbedding, TimeEmbedding};
+use crate::vace::VaceBlock;
+
+/// Called with the name of an intermediate result and its value. Returning an error stops the pass, which is how a
+/// run is cancelled and how non-finite values are caught where they arise.
+pub type Tap<'a> = &'a mut dyn FnMut(&str, &Tensor) -> Result<()>;
+
+/// A [`Tap`] that looks at nothing.
+///
+/// # Errors
+/// None.
+pub fn no_tap(_: &str, _: &Tensor) -> Result<()> {
+    Ok(())
+}
+
+/// Everything that conditions one guidance branch, f32 or convertible to it.
+#[derive(Debug, Clone, Default)]
+pub struct Inputs {
+    /// `[n, text_dim]`, n ≤ S: the rows of the valid text tokens.
+    pub text_embeds: Option<Tensor>,
+    /// `[1 or 2, 257, clip_dim]`: CLIP tokens of the reference image (first and last frame for flf2v).
+    pub ref_image_embeds: Option<Tensor>,
+    /// `[20, F, h, w]`: four mask channels, then sixteen channels of image latents.
+    pub image_latents: Option<Tensor>,
+    /// SteadyDancer's pose conditions.
+    pub pose: Option<PoseInputs>,
+    /// VACE's control latents.
+    pub vace: Option<VaceInputs>,
+}
+
+/// What SteadyDancer adds to Wan i2v.
+#[derive(Debug, Clone)]
+pub struct PoseInputs {
+    /// `[16, F, h, w]`: latents of the drawn poses.
+    pub pose_latents: Tensor,
+    /// `[36, 1, h, w]`: reference latents, four ones, reference latents.
+    pub ref_latents: Tensor,
+    /// `[≥16, 1, h, w]`: latents of the first pose frame; the first sixteen channels are used.
+    pub pose_ref_latents: Tensor,
+    /// `[1, 257, clip_dim]`: CLIP tokens of the first pose frame, added to the reference's after projection.
+    pub pose_image_embeds: Tensor,
+}
+
+/// Control of a VACE network.
+#[derive(Debug, Clone)]
+pub struct VaceInputs {
+    /// `[96, F, h, w]`: inactive and reactive latents and the mask channels.
+    pub context: Tensor,
+    /// How strongly hints are added; 1 is the published default.
+    pub scale: f64,
+}
+
+/// Conditions brought to the network's width, the same in every step: made once per clip and branch.
+pub struct Conditioning {
+    context: Context,
+    image_latents: Option<Tensor>,
+    pose: Option<PoseConditioning>,
+    vace: Option<VaceConditioning>,
+}
+
+struct PoseConditioning {
+    /// `[F, C, h, w]`: pose latents plus both feature extractors (`C_f`).
+    features: Tensor,
+    /// `[1, 2·(h/2)·(w/2), D]`: tokens of the two appended frames.
+    appended: Tensor,
+}
+
+struct VaceConditioning {
+    tokens: Tensor,
+    scale: f64,
+}
+
+/// The three condition modules and the two further patch embeddings of SteadyDancer.
+struct SteadyDancer {
+    temporal: Temporal,
+    spatial: Spatial,
+    align: Align,
+    patch_fuse: PatchEmbedding,
+    patch_ref_c: PatchEmbedding,
+    channels: usize,
+}
+
+impl SteadyDancer {
+    fn new(config: &Config, channels: usize, w: &Weights) -> Result<Self> {
+        let fused = config.in_dim + 2 * channels;
+        Ok(Self {
+            temporal: Temporal::new(channels, &w.pp("condition_embedding_temporal"))?,
+            spatial: Spatial::new(channels, &w.pp("condition_embedding_spatial"))?,
+            align: Align::new(channels, &w.pp("condition_embedding_align"))?,
+            patch_fuse: PatchEmbedding::new(fused, config.dim, &w.pp("patch_embedding_fuse"))?,
+            patch_ref_c: PatchEmbedding::new(channels, config.dim, &w.pp("patch_embedding_ref_c"))?,
+            channels,
+        })
+    }
+}
+
+/// The diffusion transformer. Everything but the blocks is held; blocks come from the [`WeightSource`] one at a time.
+pub struct Dit {
+    config: Config,
+    blocks: Arc<dyn WeightSource>,
+    patch: PatchEmbedding,
+    text: TextEmbedding,
+    time: TimeEmbedding,
+    image: Option<ImageEmbedding>,
+    steadydancer: Option<SteadyDancer>,
+    vace_patch: Option<PatchEmbedding>,
+    head: Head,
+}
+
+impl Dit {
+    /// # Errors
+    /// A tensor outside the blocks is missing or misshapen, or the sizes contradict each other.
+    pub fn new(config: &Config, source: Arc<dyn WeightSource>) -> Result<Self> {
+        let w = source.group("")?;
+        Self::with_blocks(config, &w, source)
+    }
+
+    fn with_blocks(config: &Config, w: &Weights, blocks: Arc<dyn WeightSource>) -> Result<Self> {
+        if config.num_heads == 0 || config.dim % (2 * config.num_heads) != 0 || config.freq_dim % 2 != 0 {
+            candle_core::bail!(
+                "dim {} in {} heads and freq_dim {} do not make a network",
+                config.dim,
+                config.num_heads,
+                config.freq_dim
+            );
+        }
+        let image =
+            if config.has_image_context() { Some(ImageEmbedding::new(config, &w.pp("img_emb"))?) } else { None };
+        let steadydancer = match config.in_dim_c {
+            Some(channels) => Some(SteadyDancer::new(config, channels, w)?),
+            None => None,
+        };
+        let vace_patch = match &config.vace {
+            Some(vace) => Some(PatchEmbedding::new(vace.vace_in_dim, config.dim, &w.pp("vace_patch_embedding"))?),
+            None => None,
+        };
+        Ok(Self {
+            patch: PatchEmbedding::new(config.in_dim, config.dim, &w.pp("patch_embedding"))?,
+            text: TextEmbedding::new(config, w)?,
+            time: TimeEmbedding::new(config, w)?,
+            head: Head::new(config, &w.pp("head"))?,
+            config: config.clone(),
+            blocks,
+            image,
+            steadydancer,
+            vace_patch,
+        })
+    }
+
+    /// The sizes it was built with.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Brings one branch's conditions to the network's width. `tap` sees `text_embedding` `[1, S, D]`,
+    /// `condition_temporal` and `condition_spatial` `[F, C, h, w]`.
+    ///
+    /// # Errors
+    /// A condition that this network needs is absent, or has another shape.
+    pub fn prepare(&self, inputs: &Inputs, tap: Tap) -> Result<Conditioning> {
+        let Some(text) = &inputs.text_embeds else { candle_core::bail!("text_embeds are missing") };
+        let text = self.text.forward(text)?;
+        tap("text_embedding", &text)?;
+        let image = match (&self.image, &inputs.ref_image_embeds) {
+            (None, _) => None,
+            (Some(_), None) => candle_core::bail!("ref_image_embeds are missing"),
+            (Some(embed), Some(tokens)) => {
+                let mut tokens = embed.forward(tokens)?;
+                if let Some(pose) = &inputs.pose {
+                    tokens = (tokens + embed.forward(&pose.pose_image_embeds)?)?;
+                }
+                Some(tokens)
+            }
+        };
+        let pose = match (&self.steadydancer, &inputs.pose) {
+            (None, _) => None,
+            (Some(_), None) => candle_core::bail!("pose inputs are missing"),
+            (Some(net), Some(pose)) => Some(self.prepare_pose(net, pose, tap)?),
+        };
+        let vace = match (&self.vace_patch, &inputs.vace) {
+            (None, _) => None,
+            (Some(_), None) => candle_core::bail!("vace inputs are missing"),
+            (Some(embed), Some(vace)) => Some(VaceConditioning {
+                tokens: embed.forward(&vace.context.to_dtype(DType::F32)?)?,
+                scale: vace.scale,
+            }),
+        };
+        let image_latents = inputs.image_latents.as_ref().map(|y| y.to_dtype(DType::F32)).transpose()?;
+        let context = match image {
+            Some(image) if self.steadydancer.is_none() => split_context(text, image)?,
+            image => Context { text, image },
+        };
+        Ok(Conditioning { context, image_latents, pose, vace })
+    }
+
+    fn prepare_pose(&self, net: &SteadyDancer, pose: &PoseInputs, tap: Tap) -> Result<PoseConditioning> {
+        // [C, F, h, w] → [F, C, h, w]: the modules work frame by frame.
+        let latents = pose.pose_latents.to_dtype(DType::F32)?.transpose(0, 1)?.contiguous()?;
+        let temporal = net.temporal.forward(&latents)?;
+        tap("condition_temporal", &temporal)?;
+        let spatial = net.spatial.forward(&latents)?;
+        tap("condition_spatial", &spatial)?;
+        let features = ((latents + temporal)? + spatial)?;
+        let ref_x = self.patch.forward(&pose.ref_latents.to_dtype(DType::F32)?)?;
+        let pose_ref = pose.pose_ref_latents.to_dtype(DType::F32)?.narrow(0, 0, net.channels)?;
+        let appended = Tensor::cat(&[ref_x, net.patch_ref_c.forward(&pose_ref)?], 1)?;
+        Ok(PoseConditioning { features, appended })
+    }
+
+    /// Predicts the velocity of `latents` `[16, F, h, w]` f32 at `timestep` (0..=1000) → `[16, F, h, w]` f32.
+    ///
+    /// `tap` sees `condition_aligned` `[F, C, h, w]`, `patch_fuse` and `block_<i>` `[1, L, D]`, `time_projection`
+    /// `[1, 6, D]` and `velocity`.
+    ///
+    /// # Errors
+    /// Shapes that do not fit, weights that cannot be read, or whatever `tap` returns.
+    pub fn forward(&self, latents: &Tensor, timestep: f64, cond: &Conditioning, tap: Tap) -> Result<Tensor> {
+        let (_, frames, height, width) = latents.dims4()?;
+        let (rows, columns) = (height / PATCH, width / PATCH);
+        let stacked = match &cond.image_latents {
+            Some(y) => Tensor::cat(&[latents, y], 0)?,
+            None => latents.clone(),
+        };
+        let (mut x, extra) = match (&self.steadydancer, &cond.pose) {
+            (Some(net), Some(pose)) => {
+                let noisy = latents.transpose(0, 1)?.contiguous()?;
+                let aligned = net.align.forward(&pose.features, &noisy)?;
+                tap("condition_aligned", &aligned)?;
+                let channels_first = |t: &Tensor| t.transpose(0, 1)?.contiguous();
+                let fused = Tensor::cat(&[stacked, channels_first(&pose.features)?, channels_first(&aligned)?], 0)?;
+                let tokens = net.patch_fuse.forward(&fused)?;
+                tap("patch_fuse", &tokens)?;
+                (Tensor::cat(&[&tokens, &pose.appended], 1)?, pose.appended.dim(1)? / (rows * columns))
+            }
+            _ => (self.patch.forward(&stacked)?, 0),
+        };
+        let (e, e0) = self.time.forward(timestep, latents.device())?;
+        tap("time_projection", &e0)?;
+        let grid = (frames + extra, rows, columns);
+        let rope = RopeTables::video(self.config.head_dim(), grid, latents.device())?;
+
+        let tokens = x.clone();
+        let mut control = cond.vace.as_ref().map(|v| v.tokens.clone());
+        for i in 0..self.config.num_layers {
+            let hint = match (&cond.vace, control.take()) {
+                (Some(vace), Some(c)) => match self.hint_index(i) {
+                    Some(index) => {
+                        let group = self.blocks.group(&format!("vace_blocks.{index}"))?;
+                        let block = VaceBlock::new(&self.config, index, &group)?;
+                        let (next, hint) = block.forward(&c, &tokens, &e0, &cond.context, &rope)?;
+                        control = Some(next);
+                        Some((hint * vace.scale)?)
+                    }
+                    None => {
+                        control = Some(c);
+                        None
+                    }
+                },
+                _ => None,
+            };
+            self.blocks.prefetch(&format!("blocks.{}", (i + 1) % self.config.num_layers));
+            let group = self.blocks.group(&format!("blocks.{i}"))?;
+            let block = Block::new(&self.config, &group, self.config.has_image_context())?;
+            x = block.forward(&x, &e0, &cond.context, &rope)?;
+            if let Some(hint) = hint {
+                x = (x + hint)?;
+            }
+            tap(&format!("block_{i}"), &x)?;
+        }
+        // The appended frames have served; only the clip's own tokens are projected.
+        let own = x.narrow(1, 0, frames * rows * columns)?;
+        let velocity = self.head.forward(&own, &e, (frames, rows, columns))?;
+        tap("velocity", &velocity)?;
+        Ok(velocity)
+    }
+
+    fn hint_index(&self, layer: usize) -> Option<usize> {
+        self.config.vace.as_ref()?.vace_layers.iter().position(|l| *l == layer)
+    }
+}
+
+/// Wan i2v joins image and text tokens and takes all but the last 512 as image tokens, whatever the text length.
+/// That is the true border for the published S = 512; for a shorter text (small test networks only) the border
+/// moves as a negative index does in the source, and stays inside the tokens.
+fn split_context(text: Tensor, image: Tensor) -> Result<Context> {
+    const TEXT_TOKENS: usize = 512;
+    let (s, n) = (text.dim(1)?, image.dim(1)?);
+    if s == TEXT_TOKENS {
+        return Ok(Context { text, image: Some(image) });
+    }
+    let total = s + n;
+    let border = if total >= TEXT_TOKENS { total - TEXT_TOKENS } else { (2 * total).saturating_sub(TEXT_TOKENS) };
+    let all = Tensor::cat(&[image, text], 1)?;
+    let image = if border > 0 { Some(all.narrow(1, 0, border)?) } else { None };
+    Ok(Context { text: all.narrow(1, border, total - border)?, image })
+}
+
+/// Every tensor of the network with its shape; nothing is allocated.
+///
+/// # Errors
+/// The sizes contradict each other.
+pub fn manifest(config: &Config) -> Result<Manifest> {
+    Manifest::record(|w| {
+        let source = Arc::new(Fixed(w.clone()));
+        Dit::with_blocks(config, w, source)?;
+        for i in 0..config.num_layers {
+            Block::new(config, &w.pp(format!("blocks.{i}")), config.has_image_context())?;
+        }
+        for i in 0..config.vace.as_ref().map_or(0, |v| v.vace_layers.len()) {
+            VaceBlock::new(config, i, &w.pp(format!("vace_blocks.{i}")))?;
+        }
+        Ok(())
+    })
+}
+
+/// A view that serves as its own source.
+struct Fixed(Weights);
+
+impl WeightSource for Fixed {
+    fn group(&self, group: &str) -> Result<Weights> {
+        Ok(self.0.pp(group))
+    }
+}
