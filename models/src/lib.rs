@@ -1,1 +1,9 @@
-//! Manifests of known models, sampling presets and the embedded demo model.
+//! What is known before any file is opened: models by name, sampling presets, and the embedded demo model.
+
+mod demo;
+mod known;
+mod preset;
+
+pub use demo::{DEMO, DemoModel};
+pub use known::{KnownModel, known_models};
+pub use preset::{Preset, PresetError, preset, presets};

@@ -1,0 +1,31 @@
+/// The embedded demo model: every component at toy size, in the file formats of the real ones.
+pub struct DemoModel {
+    /// Diffusion transformer, safetensors under the original names.
+    pub dit: &'static [u8],
+    /// VAE, safetensors under the original names.
+    pub vae: &'static [u8],
+    /// Text encoder, safetensors under the original names.
+    pub text_encoder: &'static [u8],
+    /// Image encoder, safetensors under the original names.
+    pub image_encoder: &'static [u8],
+    /// `tokenizer.json` of the text encoder.
+    pub tokenizer: &'static [u8],
+    /// Sizes of all components (`steadydance.json`).
+    pub config: &'static str,
+    /// Whether it has been trained. While it has not, whoever shows its output must say so.
+    pub trained: bool,
+    /// Width and height that it is made for, in pixels.
+    pub size: [usize; 2],
+}
+
+/// The model that is used when none is named. `cargo run --example make_demo_model` writes its files.
+pub static DEMO: DemoModel = DemoModel {
+    dit: include_bytes!("../demo/dit.safetensors"),
+    vae: include_bytes!("../demo/vae.safetensors"),
+    text_encoder: include_bytes!("../demo/umt5.safetensors"),
+    image_encoder: include_bytes!("../demo/clip.safetensors"),
+    tokenizer: include_bytes!("../demo/tokenizer.json"),
+    config: include_str!("../demo/steadydance.json"),
+    trained: false,
+    size: [256, 256],
+};
