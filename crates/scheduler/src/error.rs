@@ -95,9 +95,7 @@ pub enum ScheduleError {
 #[non_exhaustive]
 pub enum GuidanceError {
     /// A scale that is not a number or absurdly large.
-    #[error(
-        "{name} is {found}; expected a number from -{max} to {max}, such as 5 (1 means no guidance by text)"
-    )]
+    #[error("{name} is {found}; expected a number from -{max} to {max}, such as 1 or 5")]
     Scale {
         /// Which setting.
         name: &'static str,
