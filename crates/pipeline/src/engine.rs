@@ -1,0 +1,168 @@
+//! The engine: a model that is opened once and animates many pictures.
+
+use std::path::PathBuf;
+
+use offload::{Memory, Phase, StagePlan};
+use scheduler::{GuidancePlan, Schedule};
+use serde::{Deserialize, Serialize};
+
+use crate::{AnimateRequest, ModelSource, Observer, PipelineError};
+
+/// The precision in which matrices are held. Arithmetic on a CPU is f32 whatever it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HeldDType {
+    /// 32 bits.
+    F32,
+    /// bfloat16.
+    Bf16,
+    /// IEEE half.
+    F16,
+}
+
+/// How a model is opened.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct EngineOptions {
+    /// `auto`, `cpu`, or `cuda:N`; empty is `auto`.
+    pub device: String,
+    /// Precision of matrices; `None` keeps 16-bit files as they are and holds f32 files as bf16.
+    pub dtype: Option<HeldDType>,
+    /// Memory that may be used, in bytes; `None` is what is available.
+    pub memory_budget_bytes: Option<u64>,
+}
+
+/// What is known of an opened model.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ModelInfo {
+    /// Say `SteadyDancer-14B`.
+    pub label: String,
+    /// False for the embedded model while its weights are random.
+    pub trained: bool,
+    /// Parameters of all components.
+    pub parameters: u64,
+    /// Its parts.
+    pub components: Vec<ComponentInfo>,
+}
+
+/// One part of a model.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ComponentInfo {
+    /// `dit`, `vae`, `text-encoder`, `image-encoder`.
+    pub name: String,
+    /// File, folder or index; a label for the embedded model.
+    pub path: PathBuf,
+    /// Parameters that are used.
+    pub parameters: u64,
+    /// Stored bytes of the file.
+    pub stored_bytes: u64,
+}
+
+/// Everything that is decided before a weight is read. Printable and serialisable.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct AnimatePlan {
+    /// The model's label.
+    pub model: String,
+    /// Width of the clip in pixels.
+    pub width: usize,
+    /// Height of the clip in pixels.
+    pub height: usize,
+    /// Pixel frames T.
+    pub num_frames: usize,
+    /// Latent frames F.
+    pub latent_frames: usize,
+    /// Tokens L of one forward, appended frames included.
+    pub tokens: usize,
+    /// Frames per second.
+    pub fps: f64,
+    /// Seed.
+    pub seed: u64,
+    /// Noise levels and timesteps.
+    pub schedule: Schedule,
+    /// Branches and coefficients.
+    pub guidance: GuidancePlan,
+    /// Forwards of the whole loop.
+    pub forwards: usize,
+    /// Memory, phase by phase.
+    pub stages: StagePlan,
+    /// What was decided that one might not expect.
+    pub notes: Vec<String>,
+}
+
+/// What a finished run was.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// What was written.
+    pub output: Option<PathBuf>,
+    /// Width in pixels.
+    pub width: usize,
+    /// Height in pixels.
+    pub height: usize,
+    /// Pixel frames.
+    pub num_frames: usize,
+    /// Frames per second.
+    pub fps: f64,
+    /// Seed.
+    pub seed: u64,
+    /// Forwards computed.
+    pub forwards: usize,
+    /// Whether the file has the driving video's sound.
+    pub has_audio: bool,
+    /// Wall-clock seconds in all.
+    pub seconds: f64,
+    /// Wall-clock seconds by phase.
+    pub phase_seconds: Vec<(Phase, f64)>,
+    /// Peak that the plan predicted, in bytes.
+    pub predicted_peak_bytes: u64,
+    /// Largest resident size that the process had, in bytes, where the system tells.
+    pub peak_rss_bytes: Option<u64>,
+}
+
+/// A model that is opened and checked; weights are read phase by phase when it runs.
+pub struct Engine {
+    info: ModelInfo,
+}
+
+impl Engine {
+    /// Opens the model's files, reads their headers, and checks every tensor's name and shape.
+    ///
+    /// # Errors
+    /// Missing or damaged files, tensors that do not fit, or a device that is not there.
+    pub fn open(_source: &ModelSource, _options: &EngineOptions) -> Result<Self, PipelineError> {
+        unimplemented!()
+    }
+
+    /// What is known of the model.
+    pub fn model(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    /// Checks a request against its files' headers and the memory, and decides everything; reads no weight.
+    ///
+    /// # Errors
+    /// Impossible numbers, unusable inputs, or memory that does not suffice.
+    pub fn plan(&self, _request: &AnimateRequest) -> Result<AnimatePlan, PipelineError> {
+        unimplemented!()
+    }
+
+    /// Makes the clip.
+    ///
+    /// # Errors
+    /// See [`PipelineError`]. No partial file is left under any name.
+    pub fn animate(&self, _request: &AnimateRequest, _observer: &mut dyn Observer) -> Result<Report, PipelineError> {
+        unimplemented!()
+    }
+}
+
+/// The plan for a published model (`steadydance-14b`…), computed from its shapes: no file of it is needed. The
+/// reference and motion of `request` are not opened.
+///
+/// # Errors
+/// An unknown name, impossible numbers, or memory that does not suffice.
+pub fn plan_known(
+    _name: &str,
+    _request: &AnimateRequest,
+    _memory: &Memory,
+    _dtype: Option<HeldDType>,
+) -> Result<AnimatePlan, PipelineError> {
+    unimplemented!()
+}

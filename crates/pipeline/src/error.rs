@@ -1,0 +1,184 @@
+//! What can go wrong, and of what kind it is.
+
+use media::MediaError;
+use offload::{Phase, PlanError};
+use pose::PoseError;
+use scheduler::{GuidanceError, ScheduleError};
+use weights::WeightsError;
+
+/// A number or combination that cannot be asked for.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RequestError {
+    /// Not 4n+1, or too many.
+    #[error("num_frames is {found}; expected 4·n+1, nearest {nearest}")]
+    NumFrames {
+        /// What was asked for.
+        found: usize,
+        /// The nearest number that is allowed.
+        nearest: usize,
+    },
+    /// Sides must be multiples of 16 within limits.
+    #[error(
+        "size is {width}x{height}; expected multiples of 16 from 32 to 4096, nearest {}x{}", nearest[0], nearest[1]
+    )]
+    Size {
+        /// Asked width.
+        width: usize,
+        /// Asked height.
+        height: usize,
+        /// The nearest size that is allowed.
+        nearest: [usize; 2],
+    },
+    /// Frame rate out of range.
+    #[error("fps is {found}; expected 1 to 240")]
+    Fps {
+        /// What was asked for.
+        found: f64,
+    },
+    /// Rate factor out of range.
+    #[error("crf is {found}; expected 0 (lossless) to 51 (smallest)")]
+    Crf {
+        /// What was asked for.
+        found: u8,
+    },
+    /// No such sampler.
+    #[error(transparent)]
+    Sampler(scheduler::UnknownSampler),
+    /// Schedule numbers out of range.
+    #[error(transparent)]
+    Schedule(#[from] ScheduleError),
+    /// Guidance numbers out of range.
+    #[error(transparent)]
+    Guidance(#[from] GuidanceError),
+    /// The output would overwrite something that is read.
+    #[error("the output {output} is also an input ({input}); choose another name")]
+    OutputIsInput {
+        /// The output path.
+        output: std::path::PathBuf,
+        /// The input it is the same file as.
+        input: std::path::PathBuf,
+    },
+    /// The motion has fewer frames than the clip.
+    #[error(
+        "num_frames is {asked}, but the motion gives {available} frame(s) at {fps} fps; use --num-frames {largest} or less, or a longer motion"
+    )]
+    TooFewFrames {
+        /// What was asked for.
+        asked: usize,
+        /// Frames that the motion gives.
+        available: usize,
+        /// The largest 4n+1 that fits.
+        largest: usize,
+        /// Rate at which it was sampled.
+        fps: f64,
+    },
+    /// A device this build or machine does not have.
+    #[error("device {found:?} is not available: {why}; use --device cpu")]
+    Device {
+        /// What was asked for.
+        found: String,
+        /// Why not.
+        why: String,
+    },
+}
+
+/// Why a run ended without a result.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PipelineError {
+    /// What was asked for is not possible.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// A picture, video or pose file cannot be used.
+    #[error(transparent)]
+    Media(MediaError),
+    /// Keypoints or drawn poses cannot be used.
+    #[error(transparent)]
+    Pose(#[from] PoseError),
+    /// The motion is a plain video, and finding poses in one is not built yet.
+    #[error(
+        "{drive}: finding poses in a plain video is not part of this version; give --keypoints FILE.json, or drawn poses with --pose and --neg-pose (docs/keypoints.md)"
+    )]
+    NoDetector {
+        /// The driving video.
+        drive: std::path::PathBuf,
+    },
+    /// A checkpoint cannot be used.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// A model folder or its parts cannot be used.
+    #[error("{path}: {problem}")]
+    Model {
+        /// The folder or file.
+        path: std::path::PathBuf,
+        /// What is wrong and what to do.
+        problem: String,
+    },
+    /// No placement fits the memory.
+    #[error(transparent)]
+    DoesNotFit(#[from] PlanError),
+    /// The result cannot be written.
+    #[error("cannot write the result: {0}")]
+    Output(MediaError),
+    /// A computation failed.
+    #[error("{place}: {}", first_line(source))]
+    Compute {
+        /// Phase, block and step.
+        place: String,
+        /// What the network or device said.
+        source: candle_core::Error,
+    },
+    /// A network gave infinities or NaN.
+    #[error("{place}: the network's output is not finite; the weights do not fit the network or are damaged")]
+    NotFinite {
+        /// Phase, block and step.
+        place: String,
+    },
+    /// The observer asked to stop.
+    #[error("cancelled during {phase}; partial files are removed")]
+    Cancelled {
+        /// Where it stopped.
+        phase: Phase,
+    },
+}
+
+/// What kind of failure it is; programs map it to an exit code or a status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// Anything else, among them a result that cannot be written.
+    Other,
+    /// What was asked for is not possible.
+    Usage,
+    /// A picture, video or pose file cannot be used.
+    Input,
+    /// A model is missing or damaged.
+    Model,
+    /// The plan does not fit the memory.
+    DoesNotFit,
+    /// Device or driver.
+    Device,
+    /// Stopped on request.
+    Cancelled,
+}
+
+impl PipelineError {
+    /// See [`ErrorKind`].
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            PipelineError::Request(RequestError::Device { .. }) => ErrorKind::Device,
+            PipelineError::Request(_) => ErrorKind::Usage,
+            PipelineError::Media(_) | PipelineError::Pose(_) | PipelineError::NoDetector { .. } => ErrorKind::Input,
+            PipelineError::Weights(_) | PipelineError::Model { .. } | PipelineError::NotFinite { .. } => ErrorKind::Model,
+            PipelineError::DoesNotFit(_) => ErrorKind::DoesNotFit,
+            PipelineError::Cancelled { .. } => ErrorKind::Cancelled,
+            PipelineError::Output(_) | PipelineError::Compute { .. } => ErrorKind::Other,
+        }
+    }
+}
+
+/// candle appends a backtrace when one is asked for; people get the first line.
+fn first_line(error: &candle_core::Error) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
+}

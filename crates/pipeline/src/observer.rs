@@ -1,0 +1,95 @@
+//! What a run tells while it goes on, and how it is stopped.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use candle_core::Tensor;
+use image::RgbImage;
+use offload::Phase;
+use serde::Serialize;
+
+/// Something that happened. Serialises to one JSON object with an `event` field.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Event {
+    /// Something worth knowing that is no error: what was chosen, skipped, held or is unusual.
+    Note {
+        /// One line.
+        message: String,
+    },
+    /// A phase begins; it will report `total` units of progress.
+    PhaseStarted {
+        /// Which.
+        phase: Phase,
+        /// Units of work in it: frames, layers or forwards.
+        total: usize,
+    },
+    /// Part of a phase is done.
+    Progress {
+        /// Which.
+        phase: Phase,
+        /// Units done so far.
+        done: usize,
+        /// Units in all.
+        total: usize,
+    },
+    /// A phase has ended and its weights are released.
+    PhaseFinished {
+        /// Which.
+        phase: Phase,
+        /// Wall-clock seconds.
+        seconds: f64,
+    },
+    /// One sampler step is done.
+    Step {
+        /// 1-based.
+        step: usize,
+        /// Steps in all.
+        total: usize,
+        /// Timestep the network saw, 0..=1000.
+        timestep: f64,
+        /// Noise level before the step, 0..=1.
+        sigma: f64,
+        /// Forwards it took.
+        forwards: usize,
+        /// Wall-clock seconds.
+        seconds: f64,
+    },
+}
+
+/// Receives what a run tells. Every method has a default that does nothing, and `()` is an observer.
+pub trait Observer {
+    /// Something happened.
+    fn event(&mut self, _event: &Event) {}
+
+    /// `latents` `[16, F, h, w]` f32 after `step` (1-based) of the sampling loop.
+    fn latents(&mut self, _step: usize, _latents: &Tensor) {}
+
+    /// Frame `index` of the result, before it is encoded.
+    fn frame(&mut self, _index: usize, _frame: &RgbImage) {}
+
+    /// Asked between small pieces of work; `true` stops the run with
+    /// [`PipelineError::Cancelled`](crate::PipelineError::Cancelled) and removes partial files.
+    fn cancelled(&self) -> bool {
+        false
+    }
+}
+
+impl Observer for () {}
+
+/// A flag that stops a run from another thread or a signal handler. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct CancelToken(Arc<AtomicBool>);
+
+impl CancelToken {
+    /// Asks the run to stop.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it was asked to.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
