@@ -61,7 +61,16 @@ pub fn parse(bytes: &[u8], options: ReadOptions) -> Result<PoseClip> {
     if text.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'[') {
         return openpose_json::clip(from_slice(text)?, options);
     }
-    let probe: Probe = from_slice(text)?;
+    let probe = match from_slice::<Probe>(text) {
+        // The full reader knows better where in the clip the text breaks off.
+        Err(broken @ PoseError::NotJson { .. }) => {
+            let full = from_slice::<RawClip>(text).err();
+            return Err(full
+                .filter(|error| matches!(error, PoseError::NotJson { .. }))
+                .unwrap_or(broken));
+        }
+        other => other?,
+    };
     match probe.format.as_deref() {
         Some(FORMAT) => {}
         None if probe.people => return openpose_json::clip(vec![from_slice(text)?], options),

@@ -223,16 +223,15 @@ fn fixed_point_outline(image: &mut RgbImage, from: Point, to: Point, colour: Rgb
         (to[1] + HALF) >> SHIFT,
         colour,
     );
-    let mut at = (from[along] + HALF) >> SHIFT;
+    let start = (from[along] + HALF) >> SHIFT;
     let mut beside = from[across] + HALF;
-    for _ in 0..=length >> SHIFT {
+    for at in start..=start + (length >> SHIFT) {
         let (x, y) = if flat {
             (at, beside >> SHIFT)
         } else {
             (beside >> SHIFT, at)
         };
         put(image, x, y, colour);
-        at += 1;
         beside += step;
     }
 }
