@@ -2,11 +2,16 @@
 
 use std::path::PathBuf;
 
+use candle_core::DType;
 use offload::{Memory, Phase, StagePlan};
 use scheduler::{GuidancePlan, Schedule};
 use serde::{Deserialize, Serialize};
 
-use crate::{AnimateRequest, ModelSource, Observer, PipelineError};
+use crate::animate::animate;
+use crate::model::OpenModel;
+use crate::needs::{Blueprint, ClipShape};
+use crate::resolve::{ModelSide, Resolved, make_plan, resolve};
+use crate::{AnimateRequest, ModelSource, Observer, PipelineError, RequestError};
 
 /// The precision in which matrices are held. Arithmetic on a CPU is f32 whatever it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,7 +124,9 @@ pub struct Report {
 
 /// A model that is opened and checked; weights are read phase by phase when it runs.
 pub struct Engine {
+    model: OpenModel,
     info: ModelInfo,
+    options: EngineOptions,
 }
 
 impl Engine {
@@ -127,8 +134,10 @@ impl Engine {
     ///
     /// # Errors
     /// Missing or damaged files, tensors that do not fit, or a device that is not there.
-    pub fn open(_source: &ModelSource, _options: &EngineOptions) -> Result<Self, PipelineError> {
-        unimplemented!()
+    pub fn open(source: &ModelSource, options: &EngineOptions) -> Result<Self, PipelineError> {
+        check_device(&options.device)?;
+        let model = OpenModel::open(source, options.dtype)?;
+        Ok(Self { info: model.info(), model, options: options.clone() })
     }
 
     /// What is known of the model.
@@ -140,29 +149,84 @@ impl Engine {
     ///
     /// # Errors
     /// Impossible numbers, unusable inputs, or memory that does not suffice.
-    pub fn plan(&self, _request: &AnimateRequest) -> Result<AnimatePlan, PipelineError> {
-        unimplemented!()
+    pub fn plan(&self, request: &AnimateRequest) -> Result<AnimatePlan, PipelineError> {
+        Ok(self.resolve(request)?.plan)
     }
 
     /// Makes the clip.
     ///
     /// # Errors
     /// See [`PipelineError`]. No partial file is left under any name.
-    pub fn animate(&self, _request: &AnimateRequest, _observer: &mut dyn Observer) -> Result<Report, PipelineError> {
-        unimplemented!()
+    pub fn animate(&self, request: &AnimateRequest, observer: &mut dyn Observer) -> Result<Report, PipelineError> {
+        let resolved = self.resolve(request)?;
+        animate(&self.model, request, &resolved, observer)
+    }
+
+    fn resolve(&self, request: &AnimateRequest) -> Result<Resolved, PipelineError> {
+        let mut memory = Memory::of_host();
+        if let Some(budget) = self.options.memory_budget_bytes {
+            memory.available_bytes = memory.available_bytes.min(budget);
+        }
+        let side = ModelSide {
+            label: self.info.label.clone(),
+            blueprint: &self.model.blueprint,
+            dtypes: [self.model.dit.dtype(), self.model.text_encoder.dtype(), self.model.image_encoder.dtype()],
+            default_size: self.model.default_size.unwrap_or(OFFICIAL_SIZE),
+            memory,
+        };
+        resolve(request, &side)
     }
 }
 
-/// The plan for a published model (`steadydance-14b`…), computed from its shapes: no file of it is needed. The
+/// Width and height of SteadyDancer's README command; the area is what counts.
+const OFFICIAL_SIZE: [usize; 2] = [1024, 576];
+
+/// The plan for a published model (`steadydancer-14b`…), computed from its shapes: no file of it is needed. The
 /// reference and motion of `request` are not opened.
 ///
 /// # Errors
 /// An unknown name, impossible numbers, or memory that does not suffice.
 pub fn plan_known(
-    _name: &str,
-    _request: &AnimateRequest,
-    _memory: &Memory,
-    _dtype: Option<HeldDType>,
+    name: &str,
+    request: &AnimateRequest,
+    memory: &Memory,
+    dtype: Option<HeldDType>,
 ) -> Result<AnimatePlan, PipelineError> {
-    unimplemented!()
+    request.validate()?;
+    let known = models::known_models();
+    let Some(model) = known.iter().find(|m| m.name == name && m.network == "steadydancer" && !m.files.is_empty()) else {
+        let names: Vec<&str> = known.iter().filter(|m| !m.files.is_empty()).map(|m| m.name.as_str()).collect();
+        let problem = format!("no published model has this name; there are {}", names.join(", "));
+        return Err(PipelineError::Model { path: name.into(), problem });
+    };
+    let blueprint = Blueprint::steadydancer_14b();
+    let held = match dtype {
+        Some(HeldDType::F32) => DType::F32,
+        _ => DType::BF16,
+    };
+    let side = ModelSide {
+        label: model.title.clone(),
+        blueprint: &blueprint,
+        dtypes: [held; 3],
+        default_size: OFFICIAL_SIZE,
+        memory: *memory,
+    };
+    let [width, height] = request.settings.size.unwrap_or(OFFICIAL_SIZE);
+    let num_frames = request.settings.num_frames.unwrap_or(request.settings.default_num_frames);
+    make_plan(request, &side, ClipShape { width, height, num_frames }, true, Vec::new())
+}
+
+/// This build computes on the CPU.
+fn check_device(device: &str) -> Result<(), RequestError> {
+    match device {
+        "" | "auto" | "cpu" => Ok(()),
+        other => {
+            let why = if other.starts_with("cuda") {
+                "this build computes on the CPU only"
+            } else {
+                "devices are auto, cpu and cuda:N"
+            };
+            Err(RequestError::Device { found: other.to_owned(), why: why.to_owned() })
+        }
+    }
 }

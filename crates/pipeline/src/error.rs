@@ -104,6 +104,20 @@ pub enum PipelineError {
         /// The driving video.
         drive: std::path::PathBuf,
     },
+    /// Positive and negative poses are not frame for frame the same motion.
+    #[error(
+        "{neg_pose} has {found} frame(s), but frame {needed} is needed to go with {pose}; negative poses are made frame for frame from the positive ones"
+    )]
+    PosePair {
+        /// Aligned poses.
+        pose: std::path::PathBuf,
+        /// Their twins.
+        neg_pose: std::path::PathBuf,
+        /// Frames of the twins.
+        found: usize,
+        /// Frames needed.
+        needed: usize,
+    },
     /// A checkpoint cannot be used.
     #[error(transparent)]
     Weights(#[from] WeightsError),
@@ -164,12 +178,23 @@ pub enum ErrorKind {
 }
 
 impl PipelineError {
+    /// A computation's failure at a place. What reading a checkpoint said keeps its own kind.
+    pub(crate) fn from_compute(place: String, source: candle_core::Error) -> Self {
+        match WeightsError::from_candle(source) {
+            Ok(weights) => PipelineError::Weights(weights),
+            Err(source) => PipelineError::Compute { place, source },
+        }
+    }
+
     /// See [`ErrorKind`].
     pub fn kind(&self) -> ErrorKind {
         match self {
             PipelineError::Request(RequestError::Device { .. }) => ErrorKind::Device,
             PipelineError::Request(_) => ErrorKind::Usage,
-            PipelineError::Media(_) | PipelineError::Pose(_) | PipelineError::NoDetector { .. } => ErrorKind::Input,
+            PipelineError::Media(_)
+            | PipelineError::Pose(_)
+            | PipelineError::PosePair { .. }
+            | PipelineError::NoDetector { .. } => ErrorKind::Input,
             PipelineError::Weights(_) | PipelineError::Model { .. } | PipelineError::NotFinite { .. } => ErrorKind::Model,
             PipelineError::DoesNotFit(_) => ErrorKind::DoesNotFit,
             PipelineError::Cancelled { .. } => ErrorKind::Cancelled,

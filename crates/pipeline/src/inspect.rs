@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use weights::{Checkpoint, Manifest};
 
 use crate::PipelineError;
+use crate::model::{Component, canonical};
 
 /// One tensor of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -71,6 +73,70 @@ pub struct Inspection {
 ///
 /// # Errors
 /// Missing, damaged, or no checkpoint at all.
-pub fn inspect(_path: &Path) -> Result<Inspection, PipelineError> {
-    unimplemented!()
+pub fn inspect(path: &Path) -> Result<Inspection, PipelineError> {
+    let checkpoint = Checkpoint::open(path)?;
+    let mut dtypes: BTreeMap<String, DTypeShare> = BTreeMap::new();
+    let mut tensors = Vec::with_capacity(checkpoint.entries().len());
+    for entry in checkpoint.entries() {
+        let dtype = entry.dtype.to_string();
+        let share = dtypes.entry(dtype.clone()).or_default();
+        share.tensors += 1;
+        share.elements += entry.elements() as u64;
+        share.bytes += entry.stored_bytes();
+        let row =
+            TensorRow { name: entry.name.clone(), dtype, shape: entry.shape.clone(), bytes: entry.stored_bytes() };
+        tensors.push(row);
+    }
+    Ok(Inspection {
+        path: checkpoint.path().to_owned(),
+        format: checkpoint.format().to_string(),
+        total_bytes: checkpoint.stored_bytes(),
+        elements: dtypes.values().map(|d| d.elements).sum(),
+        dtypes,
+        network: identify(&checkpoint),
+        metadata: checkpoint.metadata().clone(),
+        tensors,
+    })
+}
+
+/// The network whose sizes can be read off the tensors, if there is one.
+fn identify(checkpoint: &Checkpoint) -> Option<NetworkMatch> {
+    let named = |component| canonical(checkpoint.clone(), component);
+    let dit = named(Component::Dit);
+    if let Some(config) = dit::Config::detect(|n| dit.shape(n)) {
+        let label = config.label();
+        return matched("dit", &label, &config, dit::manifest(&config).ok()?, &dit, |_| false);
+    }
+    let vae = named(Component::Vae);
+    if let Some(config) = vae::Config::detect(|n| vae.shape(n)) {
+        return matched("vae", "Wan 2.1 VAE", &config, vae::manifest(&config).ok()?, &vae, |_| false);
+    }
+    let text = named(Component::TextEncoder);
+    if let Ok(config) = umt5::Config::detect(|n| text.shape(n)) {
+        let label = if config == umt5::Config::xxl() { "UMT5-XXL encoder" } else { "UMT5 encoder" };
+        return matched("text-encoder", label, &config, umt5::manifest(&config).ok()?, &text, |_| false);
+    }
+    let image = named(Component::ImageEncoder);
+    if let Ok(config) = clip::Config::detect(|n| image.shape(n)) {
+        let label = if config == clip::Config::vit_h_14() { "CLIP ViT-H/14 vision tower" } else { "CLIP vision tower" };
+        return matched("image-encoder", label, &config, clip::manifest(&config).ok()?, &image, |n| config.ignored(n));
+    }
+    None
+}
+
+fn matched(
+    component: &str,
+    label: &str,
+    config: &impl Serialize,
+    manifest: Manifest,
+    checkpoint: &Checkpoint,
+    ignore: impl Fn(&str) -> bool,
+) -> Option<NetworkMatch> {
+    Some(NetworkMatch {
+        component: component.to_owned(),
+        label: label.to_owned(),
+        parameters: manifest.parameters(),
+        config: serde_json::to_value(config).ok()?,
+        deviations: manifest.check(checkpoint, label, ignore).err().map(|e| e.to_string()),
+    })
 }

@@ -1,12 +1,22 @@
 //! A request becomes a video, step by step.
 
+mod animate;
+mod clips;
+mod denoise;
 mod engine;
 mod error;
+mod geometry;
 mod inspect;
 mod model;
+mod motion;
+mod needs;
 mod observer;
+mod pixels;
+mod progress;
 mod request;
+mod resolve;
 
+pub use denoise::{Conditions, Watch, denoise, frame_mask};
 pub use engine::{AnimatePlan, ComponentInfo, Engine, EngineOptions, HeldDType, ModelInfo, Report, plan_known};
 pub use error::{ErrorKind, PipelineError, RequestError};
 pub use inspect::{DTypeShare, Inspection, NetworkMatch, TensorRow, inspect};

@@ -1,10 +1,15 @@
-//! Which files make up a model.
+//! Which files make up a model, and the model once they are open.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use candle_core::{DType, Device};
+use offload::{Placed, Placement};
 use serde::{Deserialize, Serialize};
+use weights::{Checkpoint, CheckpointSource, Manifest};
 
-use crate::PipelineError;
+use crate::needs::Blueprint;
+use crate::{ComponentInfo, HeldDType, ModelInfo, PipelineError};
 
 /// Where a model comes from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
@@ -47,13 +52,271 @@ pub struct ModelOverrides {
     pub tokenizer: Option<PathBuf>,
 }
 
+/// Names under which each part is looked for, the official layout first.
+const DIT_NAMES: &[&str] =
+    &["diffusion_pytorch_model.safetensors.index.json", "diffusion_pytorch_model.safetensors", "transformer", "dit.safetensors"];
+const VAE_NAMES: &[&str] =
+    &["Wan2.1_VAE.pth", "Wan2.1_VAE.safetensors", "wan_2.1_vae.safetensors", "vae", "vae.safetensors"];
+const TEXT_NAMES: &[&str] = &[
+    "models_t5_umt5-xxl-enc-bf16.pth",
+    "models_t5_umt5-xxl-enc-bf16.safetensors",
+    "umt5-xxl-enc-bf16.safetensors",
+    "umt5_xxl_fp16.safetensors",
+    "text_encoder",
+    "umt5.safetensors",
+];
+const IMAGE_NAMES: &[&str] = &[
+    "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth",
+    "models_clip_open-clip-xlm-roberta-large-vit-huge-14.safetensors",
+    "open-clip-xlm-roberta-large-vit-huge-14_visual_fp16.safetensors",
+    "clip_vision_h.safetensors",
+    "image_encoder",
+    "clip.safetensors",
+];
+const TOKENIZER_NAMES: &[&str] = &["google/umt5-xxl/tokenizer.json", "tokenizer/tokenizer.json", "tokenizer.json"];
+
 impl ModelFiles {
     /// Finds the parts of a model: `path` is a folder in the official layout, or the transformer's file with the
     /// other parts beside it or named in `overrides`.
     ///
     /// # Errors
     /// A part is missing; the error says which names were looked for.
-    pub fn find(_path: &Path, _overrides: &ModelOverrides) -> Result<Self, PipelineError> {
-        unimplemented!()
+    pub fn find(path: &Path, overrides: &ModelOverrides) -> Result<Self, PipelineError> {
+        let problem = |problem: String| PipelineError::Model { path: path.to_owned(), problem };
+        let info = std::fs::metadata(path).map_err(|e| {
+            problem(format!("there is no such model ({e}); give a model folder or a transformer file, or `demo`"))
+        })?;
+        let folder = if info.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
+        let look = |given: &Option<PathBuf>, names: &[&str], what: &str, flag: &str| match given {
+            Some(given) => Ok(given.clone()),
+            None => names.iter().map(|n| folder.join(n)).find(|p| p.exists()).ok_or_else(|| {
+                problem(format!("the model has no {what}; put one of {} beside it, or name it with {flag}", names.join(", ")))
+            }),
+        };
+        let config = folder.join("steadydance.json");
+        Ok(Self {
+            dit: if info.is_dir() { look(&None, DIT_NAMES, "diffusion transformer", "--model FILE")? } else { path.to_owned() },
+            vae: look(&overrides.vae, VAE_NAMES, "VAE", "--vae")?,
+            text_encoder: look(&overrides.text_encoder, TEXT_NAMES, "text encoder", "--text-encoder")?,
+            image_encoder: look(&overrides.image_encoder, IMAGE_NAMES, "image encoder", "--image-encoder")?,
+            tokenizer: look(&overrides.tokenizer, TOKENIZER_NAMES, "tokenizer", "--tokenizer")?,
+            config: config.is_file().then_some(config),
+        })
     }
+}
+
+/// Sizes as `steadydance.json` tells them; each part may be absent and is then read off the shapes.
+#[derive(Debug, Clone, Default, Deserialize)]
+struct ConfigFile {
+    dit: Option<dit::Config>,
+    vae: Option<vae::Config>,
+    umt5: Option<umt5::Config>,
+    clip: Option<clip::Config>,
+}
+
+/// One network's weights, checked but not read.
+pub(crate) struct Part {
+    pub checkpoint: Checkpoint,
+    /// What matrices are converted to; `None` keeps them as stored.
+    pub held: Option<DType>,
+    manifest: Manifest,
+}
+
+impl Part {
+    fn new(
+        checkpoint: Checkpoint,
+        manifest: Manifest,
+        network: &str,
+        dtype: Option<HeldDType>,
+        ignore: impl Fn(&str) -> bool,
+    ) -> Result<Self, PipelineError> {
+        manifest.check(&checkpoint, network, ignore)?;
+        let held = match dtype {
+            Some(HeldDType::F32) => Some(DType::F32),
+            Some(HeldDType::Bf16) => Some(DType::BF16),
+            Some(HeldDType::F16) => Some(DType::F16),
+            // The official shards are f32; they are run in bf16, as the reference does.
+            None => stored_wide(&checkpoint, &manifest).then_some(DType::BF16),
+        };
+        Ok(Self { checkpoint, held, manifest })
+    }
+
+    /// The precision that matrices have in memory.
+    pub fn dtype(&self) -> DType {
+        self.held.unwrap_or(DType::BF16)
+    }
+
+    /// Weights that follow a placement, on the host.
+    pub fn placed(&self, placement: Placement) -> Arc<Placed> {
+        let source = Arc::new(CheckpointSource(self.checkpoint.clone()));
+        Arc::new(Placed::new(source, placement, &Device::Cpu, self.held))
+    }
+
+    fn info(&self, name: &str) -> ComponentInfo {
+        ComponentInfo {
+            name: name.to_owned(),
+            path: self.checkpoint.path().to_owned(),
+            parameters: self.manifest.parameters(),
+            stored_bytes: self.checkpoint.stored_bytes(),
+        }
+    }
+}
+
+/// Whether the matrices are stored in more than 16 bits.
+fn stored_wide(checkpoint: &Checkpoint, manifest: &Manifest) -> bool {
+    let matrices = manifest.tensors().filter(|t| t.matrix).filter_map(|t| checkpoint.entry(&t.name));
+    let mut matrices = matrices.peekable();
+    matrices.peek().is_some() && matrices.all(|e| e.dtype.bitsize() > 16)
+}
+
+/// A model whose files are open and whose tensors all fit.
+pub(crate) struct OpenModel {
+    pub blueprint: Blueprint,
+    pub dit: Part,
+    pub vae: Part,
+    pub text_encoder: Part,
+    pub image_encoder: Part,
+    pub tokenizer: umt5::Tokenizer,
+    /// Whose area is used when no size is asked for; `None` leaves it to the preset.
+    pub default_size: Option<[usize; 2]>,
+    pub trained: bool,
+}
+
+impl OpenModel {
+    pub fn open(source: &ModelSource, dtype: Option<HeldDType>) -> Result<Self, PipelineError> {
+        match source {
+            ModelSource::Demo => Self::demo(dtype),
+            ModelSource::Files(files) => Self::files(files, dtype),
+        }
+    }
+
+    fn demo(dtype: Option<HeldDType>) -> Result<Self, PipelineError> {
+        let demo = &models::DEMO;
+        let open = |label: &str, bytes| Checkpoint::from_static(&format!("demo/{label}.safetensors"), bytes);
+        let tokenizer = umt5::Tokenizer::from_bytes(demo.tokenizer)
+            .map_err(|e| PipelineError::Model { path: "demo/tokenizer.json".into(), problem: e.to_string() })?;
+        let checkpoints = [
+            open("dit", demo.dit)?,
+            open("vae", demo.vae)?,
+            open("umt5", demo.text_encoder)?,
+            open("clip", demo.image_encoder)?,
+        ];
+        let config = read_config(Path::new("demo/steadydance.json"), demo.config)?;
+        let model = Self::assemble(checkpoints, config, tokenizer, dtype)?;
+        Ok(Self { default_size: Some(demo.size), trained: demo.trained, ..model })
+    }
+
+    fn files(files: &ModelFiles, dtype: Option<HeldDType>) -> Result<Self, PipelineError> {
+        let config = match &files.config {
+            Some(path) => {
+                let text = std::fs::read_to_string(path)
+                    .map_err(|e| PipelineError::Model { path: path.clone(), problem: format!("cannot be read ({e})") })?;
+                read_config(path, &text)?
+            }
+            None => ConfigFile::default(),
+        };
+        let tokenizer = umt5::Tokenizer::from_file(&files.tokenizer)
+            .map_err(|e| PipelineError::Model { path: files.tokenizer.clone(), problem: e.to_string() })?;
+        let checkpoints = [
+            Checkpoint::open(&files.dit)?,
+            Checkpoint::open(&files.vae)?,
+            Checkpoint::open(&files.text_encoder)?,
+            Checkpoint::open(&files.image_encoder)?,
+        ];
+        Self::assemble(checkpoints, config, tokenizer, dtype)
+    }
+
+    fn assemble(
+        checkpoints: [Checkpoint; 4],
+        config: ConfigFile,
+        tokenizer: umt5::Tokenizer,
+        dtype: Option<HeldDType>,
+    ) -> Result<Self, PipelineError> {
+        let [dit, vae, text, image] = checkpoints;
+        let dit = canonical(dit, Component::Dit);
+        let vae = canonical(vae, Component::Vae);
+        let text = canonical(text, Component::TextEncoder);
+        let image = canonical(image, Component::ImageEncoder);
+        let no_sizes = |checkpoint: &Checkpoint, what: &str| PipelineError::Model {
+            path: checkpoint.path().to_owned(),
+            problem: format!("it is no {what}: the tensors that tell its sizes are missing"),
+        };
+        let blueprint = Blueprint {
+            dit: match config.dit {
+                Some(config) => config,
+                None => dit::Config::detect(|n| dit.shape(n)).ok_or_else(|| no_sizes(&dit, "Wan diffusion transformer"))?,
+            },
+            vae: match config.vae {
+                Some(config) => config,
+                None => vae::Config::detect(|n| vae.shape(n)).ok_or_else(|| no_sizes(&vae, "Wan 2.1 VAE"))?,
+            },
+            text_encoder: match config.umt5 {
+                Some(config) => config,
+                None => umt5::Config::detect(|n| text.shape(n)).map_err(|_| no_sizes(&text, "UMT5 encoder"))?,
+            },
+            image_encoder: match config.clip {
+                Some(config) => config,
+                None => clip::Config::detect(|n| image.shape(n)).map_err(|_| no_sizes(&image, "CLIP vision tower"))?,
+            },
+        };
+        let [dit_manifest, vae_manifest, text_manifest, image_manifest] = blueprint.manifests()?;
+        let label = blueprint.dit.label();
+        Ok(Self {
+            dit: Part::new(dit, dit_manifest, &label, dtype, |_| false)?,
+            vae: Part::new(vae, vae_manifest, "the Wan 2.1 VAE", Some(HeldDType::F32), |_| false)?,
+            text_encoder: Part::new(text, text_manifest, "the UMT5 encoder", dtype, |_| false)?,
+            image_encoder: Part::new(image, image_manifest, "the CLIP vision tower", dtype, |n| {
+                blueprint.image_encoder.ignored(n)
+            })?,
+            blueprint,
+            tokenizer,
+            default_size: None,
+            trained: true,
+        })
+    }
+
+    /// What people are told about it.
+    pub fn info(&self) -> ModelInfo {
+        let components = vec![
+            self.dit.info("dit"),
+            self.vae.info("vae"),
+            self.text_encoder.info("text-encoder"),
+            self.image_encoder.info("image-encoder"),
+        ];
+        ModelInfo {
+            label: self.blueprint.dit.label(),
+            trained: self.trained,
+            parameters: components.iter().map(|c| c.parameters).sum(),
+            components,
+        }
+    }
+}
+
+/// The four networks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Component {
+    Dit,
+    Vae,
+    TextEncoder,
+    ImageEncoder,
+}
+
+/// The checkpoint under the names that our networks use.
+pub(crate) fn canonical(checkpoint: Checkpoint, component: Component) -> Checkpoint {
+    let names: Vec<String> = checkpoint.entries().map(|e| e.name.clone()).collect();
+    let names = || names.iter().map(String::as_str);
+    let map = match component {
+        Component::Dit => dit::keymap(names()),
+        Component::Vae => vae::keymap(names()),
+        Component::TextEncoder => umt5::key_map(),
+        Component::ImageEncoder => clip::key_map(),
+    };
+    checkpoint.rename(&map)
+}
+
+fn read_config(path: &Path, text: &str) -> Result<ConfigFile, PipelineError> {
+    serde_json::from_str(text).map_err(|e| PipelineError::Model {
+        path: path.to_owned(),
+        problem: format!("the model's sizes cannot be read ({e})"),
+    })
 }

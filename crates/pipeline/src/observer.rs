@@ -66,6 +66,19 @@ pub trait Observer {
     /// `latents` `[16, F, h, w]` f32 after `step` (1-based) of the sampling loop.
     fn latents(&mut self, _step: usize, _latents: &Tensor) {}
 
+    /// A named tensor on its way: `text_embeds`, `neg_text_embeds` `[n, text_dim]`, `ref_image_embeds`,
+    /// `pose_image_embeds` `[1, tokens, clip_dim]`, `image_latents` `[16, F, h, w]`, `frame_mask` `[4, F, h, w]`,
+    /// `ref_latents`, `pose_ref_latents` `[16, 1, h, w]`, `pose_latents`, `neg_pose_latents` `[16, F, h, w]`,
+    /// `noise` `[16, F, h, w]`, `velocity` `[16, F, h, w]` after guidance, and `video` `[3, n, H, W]` in −1..=1, chunk
+    /// after chunk. For parity checks and for those who want more than frames.
+    fn tensor(&mut self, _name: &str, _tensor: &Tensor) {}
+
+    /// The initial noise `[16, F, h, w]` f32, when it is to be another than the seed's (say, one exported from another
+    /// program: seeds are not portable between programs).
+    fn initial_noise(&mut self) -> Option<Tensor> {
+        None
+    }
+
     /// Frame `index` of the result, before it is encoded.
     fn frame(&mut self, _index: usize, _frame: &RgbImage) {}
 

@@ -334,11 +334,8 @@ impl Checkpoint {
             );
         }
         let stored = candle_dtype(entry.dtype).ok_or_else(|| {
-            candle_core::Error::wrap(WeightsError::DType {
-                path: self.path.clone(),
-                name: name.to_owned(),
-                dtype: format!("{:?}", entry.dtype),
-            })
+            let (path, name) = (self.path.clone(), name.to_owned());
+            WeightsError::DType { path, name, dtype: format!("{:?}", entry.dtype) }.into_candle()
         })?;
         let width = stored.size_in_bytes();
         let mut pieces = Vec::with_capacity(entry.parts.len());
@@ -355,11 +352,8 @@ impl Checkpoint {
                 }
             };
             if let Some(element) = first_non_finite(raw, stored) {
-                return Err(candle_core::Error::wrap(WeightsError::NotFinite {
-                    path: self.path.clone(),
-                    name: name.to_owned(),
-                    element: seen + element,
-                }));
+                let (path, name) = (self.path.clone(), name.to_owned());
+                return Err(WeightsError::NotFinite { path, name, element: seen + element }.into_candle());
             }
             seen += count;
             let piece = Tensor::from_raw_buffer(raw, stored, &part.shape, &Device::Cpu)?;

@@ -81,3 +81,26 @@ pub enum WeightsError {
         source: std::io::Error,
     },
 }
+
+impl WeightsError {
+    /// Wraps this error so that it passes through networks, whose errors are candle's.
+    pub(crate) fn into_candle(self) -> candle_core::Error {
+        candle_core::Error::WrappedContext { wrapped: Box::new(self), context: "reading weights".into() }
+    }
+
+    /// Takes the error back out of candle's, where it was put when a network read its weights.
+    ///
+    /// # Errors
+    /// Gives the argument back when it is an error of another kind.
+    pub fn from_candle(error: candle_core::Error) -> Result<Self, candle_core::Error> {
+        match error {
+            candle_core::Error::WrappedContext { wrapped, context } => match wrapped.downcast::<WeightsError>() {
+                Ok(found) => Ok(*found),
+                Err(wrapped) => Err(candle_core::Error::WrappedContext { wrapped, context }),
+            },
+            candle_core::Error::WithBacktrace { inner, .. } => Self::from_candle(*inner),
+            candle_core::Error::Context { inner, .. } => Self::from_candle(*inner),
+            other => Err(other),
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! The whole story of a clip: one function whose numbered steps are the phases of the project's design.
+
+use std::cell::RefCell;
+use std::time::Instant;
+
+use candle_core::{Device, Tensor};
+use dit::Dit;
+use media::video::{AudioOutcome, AudioSource, FrameRate, VideoWriter, WriterOptions};
+use offload::{Phase, Placement};
+use scheduler::{INITIAL_NOISE_STREAM, Polarity, Sampler};
+
+use crate::denoise::{Conditions, Watch, denoise, frame_mask};
+use crate::geometry::LATENT;
+use crate::motion::Side;
+use crate::progress::Progress;
+use crate::resolve::Resolved;
+use crate::{AnimateRequest, Audio, Observer, PipelineError, Report, clips, pixels};
+use crate::model::OpenModel;
+
+/// Makes the clip that `resolved` decided on.
+pub(crate) fn animate(
+    model: &OpenModel,
+    request: &AnimateRequest,
+    resolved: &Resolved,
+    observer: &mut dyn Observer,
+) -> Result<Report, PipelineError> {
+    let started = Instant::now();
+    let plan = &resolved.plan;
+    let clip = [plan.width, plan.height];
+    let placement = |phase| plan.stages.phase(phase).map_or(Placement::Resident, |p| p.placement);
+    let mut progress = Progress::new(observer);
+    for note in &plan.notes {
+        progress.note(note.as_str());
+    }
+    if !model.trained {
+        progress.note("the demo model is untrained: it shows how the program works, not a dance");
+    }
+
+    // 4. Reference picture and the first pose frame; later pose frames are made or read when the VAE takes them.
+    progress.begin(Phase::Pose, 1)?;
+    let reference = resolved.geometry.cropped(media::image::read_rgb(&request.reference).map_err(PipelineError::Media)?);
+    let first_pose = match resolved.motion.frames(Side::Positive, resolved.geometry)?.next() {
+        Some(frame) => frame?,
+        None => return Err(PipelineError::Media(media::MediaError::NoFrames { path: request.reference.clone() })),
+    };
+    progress.advance(1)?;
+    progress.end()?;
+
+    // 5. Prompts. The negative one is only needed when a branch of the guidance has it.
+    let needs_negative_text = plan.guidance.branches().iter().any(|b| b.text == Polarity::Negative);
+    let (text_embeds, neg_text_embeds) = {
+        let layers = model.blueprint.text_encoder.num_layers;
+        progress.begin(Phase::TextEncode, layers)?;
+        let mut prompts = vec![request.prompt.as_str()];
+        let negative = request.negative_prompt.as_deref().unwrap_or(umt5::DEFAULT_NEGATIVE_PROMPT_I2V);
+        if needs_negative_text {
+            prompts.push(negative);
+        }
+        let ids = prompts
+            .iter()
+            .map(|p| model.tokenizer.encode(p, model.blueprint.dit.text_len.min(umt5::MAX_TOKENS)))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|e| PipelineError::Model { path: "tokenizer".into(), problem: e.to_string() })?;
+        let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
+        let source = model.text_encoder.placed(placement(Phase::TextEncode));
+        let encoded = umt5::Encoder::new(&model.blueprint.text_encoder, source)
+            .and_then(|net| net.encode_all(&ids, &mut |done, _| progress.set(done).map_err(stop)));
+        let mut encoded = encoded.map_err(|e| progress.explain(|| "text encoder".into(), e))?.into_iter();
+        progress.end()?;
+        let row = |t: Option<Tensor>| t.map(|t| t.squeeze(0)).transpose();
+        let rows = row(encoded.next()).and_then(|a| Ok((a, row(encoded.next())?)));
+        let (positive, negative) = rows.map_err(|e| progress.explain(|| "text encoder".into(), e))?;
+        let Some(positive) = positive else {
+            return Err(PipelineError::from_compute("text encoder".into(), candle_core::Error::msg("no output")));
+        };
+        (positive, negative)
+    };
+    progress.tensor("text_embeds", &text_embeds);
+    if let Some(t) = &neg_text_embeds {
+        progress.tensor("neg_text_embeds", t);
+    }
+
+    // 7. Image tokens of the reference and of the first pose.
+    let (ref_image_embeds, pose_image_embeds) = {
+        let config = &model.blueprint.image_encoder;
+        progress.begin(Phase::ImageEncode, 2)?;
+        let net = clip::VisionTower::new(config, model.image_encoder.placed(placement(Phase::ImageEncode)))
+            .map_err(|e| progress.explain(|| "image encoder".into(), e))?;
+        let mut encode = |image, what: &str| -> Result<Tensor, PipelineError> {
+            let input = pixels::clip_pixels(image, config.image_size)?;
+            let tokens = net.forward(&input).map_err(|e| progress.explain(|| format!("image encoder, {what}"), e))?;
+            progress.advance(1)?;
+            Ok(tokens)
+        };
+        let pair = (encode(&reference, "reference")?, encode(&first_pose, "first pose")?);
+        progress.end()?;
+        pair
+    };
+    progress.tensor("ref_image_embeds", &ref_image_embeds);
+    progress.tensor("pose_image_embeds", &pose_image_embeds);
+
+    // 8. Latents of the reference followed by grey, of the poses, and of their negative twins.
+    let needs_negative_pose = plan.guidance.branches().iter().any(|b| b.pose == Polarity::Negative);
+    let conditions = {
+        let clips_to_encode = if needs_negative_pose { 3 } else { 2 };
+        progress.begin(Phase::VaeEncode, clips_to_encode * plan.num_frames)?;
+        let net = clips::encoder(&model.blueprint.vae, model.vae.placed(placement(Phase::VaeEncode)))
+            .map_err(|e| progress.explain(|| "VAE encoder".into(), e))?;
+        let reference = pixels::vae_pixels(&reference, clip)?;
+        let grey = Tensor::zeros_like(&reference).map_err(|e| progress.explain(|| "VAE encoder".into(), e))?;
+        let grey = std::iter::repeat_with(|| Ok(grey.clone()));
+        let image_latents =
+            clips::encode(&net, std::iter::once(Ok(reference.clone())).chain(grey), plan.num_frames, &mut progress)?;
+        let mut encode_side = |side| {
+            let frames = resolved.motion.frames(side, resolved.geometry)?;
+            let frames = frames.map(|frame| pixels::vae_pixels(&frame?, clip));
+            clips::encode(&net, frames, plan.num_frames, &mut progress)
+        };
+        let pose_latents = encode_side(Side::Positive)?;
+        let neg_pose_latents = if needs_negative_pose { Some(encode_side(Side::Negative)?) } else { None };
+        progress.end()?;
+        // The encoder is causal and takes the first frame alone: a picture's latent is its clip's first frame.
+        let first = |t: &Tensor| t.narrow(1, 0, 1).map_err(|e| PipelineError::from_compute("VAE encoder".into(), e));
+        let mask = frame_mask(plan.latent_frames, plan.height / LATENT, plan.width / LATENT, &Device::Cpu)
+            .map_err(|e| PipelineError::from_compute("frame mask".into(), e))?;
+        Conditions {
+            text_embeds,
+            neg_text_embeds,
+            ref_image_embeds,
+            pose_image_embeds,
+            ref_latents: first(&image_latents)?,
+            pose_ref_latents: first(&pose_latents)?,
+            image_latents,
+            frame_mask: mask,
+            pose_latents,
+            neg_pose_latents,
+        }
+    };
+    for (name, tensor) in [
+        ("image_latents", &conditions.image_latents),
+        ("frame_mask", &conditions.frame_mask),
+        ("ref_latents", &conditions.ref_latents),
+        ("pose_ref_latents", &conditions.pose_ref_latents),
+        ("pose_latents", &conditions.pose_latents),
+    ] {
+        progress.tensor(name, tensor);
+    }
+    if let Some(t) = &conditions.neg_pose_latents {
+        progress.tensor("neg_pose_latents", t);
+    }
+
+    // 9 and 10. Noise, and the sampling loop.
+    let latents = {
+        let layers = model.blueprint.dit.num_layers;
+        progress.begin(Phase::Denoise, plan.forwards * layers)?;
+        let shape = (16, plan.latent_frames, plan.height / LATENT, plan.width / LATENT);
+        let given = progress.observer().initial_noise();
+        let noise = match given {
+            Some(noise) if noise.dims() == [shape.0, shape.1, shape.2, shape.3] => noise,
+            Some(noise) => {
+                let problem = format!("initial noise is {:?}; this clip needs {shape:?}", noise.dims());
+                return Err(PipelineError::from_compute("noise".into(), candle_core::Error::msg(problem)));
+            }
+            None => scheduler::noise(shape, request.settings.seed, INITIAL_NOISE_STREAM, &Device::Cpu)
+                .map_err(|e| PipelineError::from_compute("noise".into(), e))?,
+        };
+        progress.tensor("noise", &noise);
+        let net = Dit::new(&model.blueprint.dit, model.dit.placed(placement(Phase::Denoise)))
+            .map_err(|e| progress.explain(|| "dit".into(), e))?;
+        let mut sampler = Sampler::new(plan.schedule.clone(), request.settings.seed);
+        let mut watch = LoopWatch {
+            progress: &mut progress,
+            plan,
+            step_started: Instant::now(),
+            place: RefCell::new("dit".into()),
+            not_finite: false,
+        };
+        let result = denoise(&net, &conditions, &mut sampler, &plan.guidance, &noise, &mut watch);
+        let (place, not_finite) = (watch.place.take(), watch.not_finite);
+        let latents = result.map_err(|e| match not_finite {
+            true => PipelineError::NotFinite { place },
+            false => progress.explain(|| place, e),
+        })?;
+        progress.end()?;
+        latents
+    };
+    drop(conditions);
+
+    // 11 and 12. Latents to pixels, chunk by chunk in time, straight into the file.
+    progress.begin(Phase::Decode, plan.num_frames)?;
+    let net = clips::decoder(&model.blueprint.vae, model.vae.placed(placement(Phase::Decode)))
+        .map_err(|e| progress.explain(|| "VAE decoder".into(), e))?;
+    let mut writer = match &request.output {
+        Some(path) => Some(VideoWriter::create(path, &writer_options(request, resolved)?).map_err(PipelineError::Output)?),
+        None => None,
+    };
+    let mut index = 0;
+    clips::decode(&net, &latents, &mut |chunk| {
+        progress.tensor("video", chunk);
+        let explain = |e| PipelineError::from_compute("VAE decoder".into(), e);
+        for i in 0..chunk.dim(1).map_err(explain)? {
+            let frame = chunk.narrow(1, i, 1).and_then(|f| f.squeeze(1)).map_err(explain)?;
+            let frame = pixels::picture(&frame).map_err(explain)??;
+            progress.observer().frame(index, &frame);
+            if let Some(writer) = &mut writer {
+                writer.write(&frame).map_err(PipelineError::Output)?;
+            }
+            index += 1;
+            progress.advance(1)?;
+        }
+        Ok(())
+    })?;
+    let written = writer.map(VideoWriter::finish).transpose().map_err(PipelineError::Output)?;
+    progress.end()?;
+    let audio = written.as_ref().map(|w| w.audio);
+    match audio {
+        Some(AudioOutcome::ContainerCannot) => progress.note("this kind of output cannot hold sound; it has none"),
+        Some(AudioOutcome::NoCodec) => progress.note("FFmpeg here cannot convert the driving video's sound; the clip has none"),
+        _ => {}
+    }
+
+    Ok(Report {
+        output: written.map(|w| w.path),
+        width: plan.width,
+        height: plan.height,
+        num_frames: index,
+        fps: plan.fps,
+        seed: plan.seed,
+        forwards: plan.forwards,
+        has_audio: matches!(audio, Some(AudioOutcome::Copied | AudioOutcome::Encoded)),
+        seconds: started.elapsed().as_secs_f64(),
+        phase_seconds: progress.seconds,
+        predicted_peak_bytes: plan.stages.peak_bytes,
+        peak_rss_bytes: offload::peak_rss_bytes(),
+    })
+}
+
+/// Stops a network from inside; [`Progress::explain`] knows that it was a wish to stop.
+fn stop(_: PipelineError) -> candle_core::Error {
+    candle_core::Error::Msg("cancelled".into())
+}
+
+fn writer_options(request: &AnimateRequest, resolved: &Resolved) -> Result<WriterOptions, PipelineError> {
+    let plan = &resolved.plan;
+    let fps = FrameRate::from_f64(plan.fps).map_err(PipelineError::Output)?;
+    let mut options = WriterOptions::new(plan.width as u32, plan.height as u32, fps);
+    options.crf = Some(request.crf);
+    if let (Audio::Keep, Some(drive)) = (request.audio, request.motion.drive())
+        && drive.is_file()
+    {
+        options.audio = Some(AudioSource { path: drive.to_owned(), start_s: 0.0 });
+    }
+    if request.metadata {
+        options.comment = Some(resolved.metadata(request));
+    }
+    Ok(options)
+}
+
+struct LoopWatch<'a, 'b> {
+    progress: &'a mut Progress<'b>,
+    plan: &'a crate::AnimatePlan,
+    step_started: Instant,
+    /// Where the loop is, for error messages.
+    place: RefCell<String>,
+    not_finite: bool,
+}
+
+impl LoopWatch<'_, '_> {
+    fn check_finite(&mut self, place: String, tensor: &Tensor) -> candle_core::Result<()> {
+        // A sum is finite unless an element is not (or magnitudes reach 1e38, which is as wrong).
+        let finite = tensor.sum_all()?.to_scalar::<f32>()?.is_finite();
+        self.place.replace(place);
+        self.not_finite = !finite;
+        if finite { Ok(()) } else { Err(candle_core::Error::Msg("not finite".into())) }
+    }
+}
+
+impl Watch for LoopWatch<'_, '_> {
+    fn block(&mut self, step: usize, block: usize, output: &Tensor) -> candle_core::Result<()> {
+        let total = self.plan.schedule.num_steps();
+        self.check_finite(format!("dit, block {block}, step {}/{total}", step + 1), output)?;
+        self.progress.advance(1).map_err(stop)
+    }
+
+    fn step(&mut self, step: usize, velocity: &Tensor, latents: &Tensor) -> candle_core::Result<()> {
+        let schedule = &self.plan.schedule;
+        self.check_finite(format!("sampler, step {}/{}", step + 1, schedule.num_steps()), latents)?;
+        self.progress.tensor("velocity", velocity);
+        let event = crate::Event::Step {
+            step: step + 1,
+            total: schedule.num_steps(),
+            timestep: schedule.timesteps()[step],
+            sigma: schedule.sigmas()[step],
+            forwards: self.plan.guidance.forwards(step),
+            seconds: self.step_started.elapsed().as_secs_f64(),
+        };
+        self.step_started = Instant::now();
+        self.progress.observer().event(&event);
+        self.progress.observer().latents(step + 1, latents);
+        self.progress.check().map_err(stop)
+    }
+}

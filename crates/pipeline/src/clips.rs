@@ -1,0 +1,64 @@
+//! Clips through the VAE, a few frames at a time.
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+use offload::Placed;
+use vae::{Decoder, Encoder, clamp_pixels};
+use weights::WeightSource;
+
+use crate::PipelineError;
+use crate::progress::Progress;
+
+/// Pixel frames that go into the encoder at once: what makes one latent frame.
+const CHUNK: usize = crate::geometry::LATENT_FRAMES;
+
+pub(crate) fn encoder(config: &vae::Config, source: Arc<Placed>) -> candle_core::Result<Encoder> {
+    Encoder::new(config, &source.group("")?)
+}
+
+pub(crate) fn decoder(config: &vae::Config, source: Arc<Placed>) -> candle_core::Result<Decoder> {
+    Decoder::new(config, &source.group("")?)
+}
+
+/// The first `count` of `frames`, each `[3, H, W]` in −1..=1 → `[16, F, h, w]`. At most four frames are held.
+pub(crate) fn encode(
+    net: &Encoder,
+    mut frames: impl Iterator<Item = Result<Tensor, PipelineError>>,
+    count: usize,
+    progress: &mut Progress,
+) -> Result<Tensor, PipelineError> {
+    let mut stream = net.stream();
+    let mut latents = Vec::new();
+    let mut taken = 0;
+    while taken < count {
+        let size = if taken == 0 { 1 } else { CHUNK.min(count - taken) };
+        let chunk = frames.by_ref().take(size).collect::<Result<Vec<_>, _>>()?;
+        let explain = |e| PipelineError::from_compute(format!("VAE encoder, frame {}", taken + 1), e);
+        if chunk.len() < size {
+            return Err(explain(candle_core::Error::Msg(format!("the clip ended after {} frames", taken + chunk.len()).into())));
+        }
+        let chunk = Tensor::stack(&chunk, 1).and_then(|c| c.unsqueeze(0)).map_err(explain)?;
+        latents.extend(stream.push(&chunk).map_err(explain)?);
+        taken += size;
+        progress.advance(size)?;
+    }
+    let explain = |e| PipelineError::from_compute("VAE encoder".into(), e);
+    stream.finish().map_err(explain)?;
+    Tensor::cat(&latents, 2).and_then(|t| t.squeeze(0)).map_err(explain)
+}
+
+/// `latents` `[16, F, h, w]` → `[3, n, H, W]` in −1..=1, chunk after chunk to `sink`.
+pub(crate) fn decode(
+    net: &Decoder,
+    latents: &Tensor,
+    sink: &mut dyn FnMut(&Tensor) -> Result<(), PipelineError>,
+) -> Result<(), PipelineError> {
+    let explain = |e| PipelineError::from_compute("VAE decoder".into(), e);
+    let latents = latents.unsqueeze(0).map_err(explain)?;
+    for chunk in net.decode(&latents).map_err(explain)? {
+        let chunk = chunk.and_then(|c| clamp_pixels(&c)?.squeeze(0)).map_err(explain)?;
+        sink(&chunk)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,134 @@
+//! The sampling loop (spec steadydancer §3.1).
+
+use candle_core::{Result, Tensor};
+use dit::{Conditioning, Dit, Inputs, PoseInputs};
+use scheduler::{GuidancePlan, Polarity, Sampler};
+
+/// What conditions a SteadyDancer clip, named as in the project's design; f32, or convertible to it.
+#[derive(Debug, Clone)]
+pub struct Conditions {
+    /// `[n, text_dim]`.
+    pub text_embeds: Tensor,
+    /// `[m, text_dim]`; needed when a branch of the guidance has negative text.
+    pub neg_text_embeds: Option<Tensor>,
+    /// `[1, tokens, clip_dim]` of the reference picture.
+    pub ref_image_embeds: Tensor,
+    /// `[1, tokens, clip_dim]` of the first pose frame.
+    pub pose_image_embeds: Tensor,
+    /// `[16, F, h, w]` of the reference followed by grey frames.
+    pub image_latents: Tensor,
+    /// `[4, F, h, w]`: ones in the first latent frame.
+    pub frame_mask: Tensor,
+    /// `[16, 1, h, w]` of the reference.
+    pub ref_latents: Tensor,
+    /// `[16, 1, h, w]` of the first pose frame.
+    pub pose_ref_latents: Tensor,
+    /// `[16, F, h, w]`.
+    pub pose_latents: Tensor,
+    /// `[16, F, h, w]`; needed when a branch of the guidance has the negative pose.
+    pub neg_pose_latents: Option<Tensor>,
+}
+
+impl Conditions {
+    /// The network's inputs for one branch.
+    ///
+    /// # Errors
+    /// The branch needs a condition that is absent.
+    pub fn inputs(&self, text: Polarity, pose: Polarity) -> Result<Inputs> {
+        let missing = |what: &str| candle_core::Error::msg(format!("{what} are needed by the guidance and are absent"));
+        let text_embeds = match text {
+            Polarity::Positive => self.text_embeds.clone(),
+            _ => self.neg_text_embeds.clone().ok_or_else(|| missing("neg_text_embeds"))?,
+        };
+        let pose_latents = match pose {
+            Polarity::Positive => self.pose_latents.clone(),
+            _ => self.neg_pose_latents.clone().ok_or_else(|| missing("neg_pose_latents"))?,
+        };
+        let ones = self.frame_mask.narrow(1, 0, 1)?.ones_like()?;
+        let ref_latents = Tensor::cat(&[&self.ref_latents, &ones, &self.ref_latents], 0)?;
+        Ok(Inputs {
+            text_embeds: Some(text_embeds),
+            ref_image_embeds: Some(self.ref_image_embeds.clone()),
+            image_latents: Some(Tensor::cat(&[&self.frame_mask, &self.image_latents], 0)?),
+            pose: Some(PoseInputs {
+                pose_latents,
+                ref_latents,
+                pose_ref_latents: self.pose_ref_latents.clone(),
+                pose_image_embeds: self.pose_image_embeds.clone(),
+            }),
+            vace: None,
+        })
+    }
+}
+
+/// Wan's mask of given frames for `latent_frames` F and `[h, w]` → `[4, F, h, w]` f32: frame 0 is given.
+///
+/// # Errors
+/// Fails only where the device does.
+pub fn frame_mask(latent_frames: usize, h: usize, w: usize, device: &candle_core::Device) -> Result<Tensor> {
+    let first = Tensor::ones((4, 1, h, w), candle_core::DType::F32, device)?;
+    first.pad_with_zeros(1, 0, latent_frames.saturating_sub(1))
+}
+
+/// What the loop tells and asks as it goes.
+pub trait Watch {
+    /// After block `block` (0-based) of `blocks`, in a forward; `output` `[1, L, D]`. An error stops the loop.
+    ///
+    /// # Errors
+    /// The implementation's own.
+    fn block(&mut self, _step: usize, _block: usize, _output: &Tensor) -> Result<()> {
+        Ok(())
+    }
+
+    /// After step `step` (0-based): the guided velocity and the new latents, both `[16, F, h, w]`.
+    ///
+    /// # Errors
+    /// The implementation's own.
+    fn step(&mut self, _step: usize, _velocity: &Tensor, _latents: &Tensor) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl Watch for () {}
+
+/// Runs the loop from `noise` `[16, F, h, w]` f32 → latents of the same shape. Each branch's conditions are brought to
+/// the network's width once, whatever the number of steps.
+///
+/// # Errors
+/// Shapes that do not fit, absent conditions, weights that cannot be read, or whatever `watch` returns.
+pub fn denoise(
+    dit: &Dit,
+    conditions: &Conditions,
+    sampler: &mut Sampler,
+    guidance: &GuidancePlan,
+    noise: &Tensor,
+    watch: &mut dyn Watch,
+) -> Result<Tensor> {
+    let mut prepared: Vec<((Polarity, Polarity), Conditioning)> = Vec::new();
+    let scale = sampler.schedule().initial_noise_scale();
+    let mut latents = if scale == 1.0 { noise.clone() } else { (noise * scale)? };
+    for step in 0..sampler.schedule().num_steps() {
+        let timestep = sampler.schedule().timesteps()[step];
+        let mut velocities = Vec::new();
+        for active in guidance.active(step) {
+            let key = (active.branch.text, active.branch.pose);
+            let at = match prepared.iter().position(|(k, _)| *k == key) {
+                Some(at) => at,
+                None => {
+                    let inputs = conditions.inputs(key.0, key.1)?;
+                    prepared.push((key, dit.prepare(&inputs, &mut dit::no_tap)?));
+                    prepared.len() - 1
+                }
+            };
+            let mut tap = |name: &str, output: &Tensor| match name.strip_prefix("block_").and_then(|n| n.parse().ok()) {
+                Some(block) => watch.block(step, block, output),
+                None => Ok(()),
+            };
+            velocities.push(dit.forward(&latents, timestep, &prepared[at].1, &mut tap)?);
+        }
+        let velocity = guidance.combine(step, &velocities)?;
+        latents = sampler.step(step, &velocity, &latents)?;
+        watch.step(step, &velocity, &latents)?;
+    }
+    Ok(latents)
+}

@@ -1,0 +1,135 @@
+//! How much memory each phase takes, from sizes alone.
+
+use candle_core::DType;
+use offload::{Phase, PhaseNeeds};
+use weights::Manifest;
+
+use crate::PipelineError;
+
+/// Sizes of all four networks: all that a plan needs to know of a model.
+#[derive(Debug, Clone)]
+pub(crate) struct Blueprint {
+    pub dit: dit::Config,
+    pub vae: vae::Config,
+    pub text_encoder: umt5::Config,
+    pub image_encoder: clip::Config,
+}
+
+impl Blueprint {
+    /// Networks of the published SteadyDancer-14B.
+    pub fn steadydancer_14b() -> Self {
+        Self {
+            dit: dit::Config::steadydancer_14b(),
+            vae: vae::Config::wan21(),
+            text_encoder: umt5::Config::xxl(),
+            image_encoder: clip::Config::vit_h_14(),
+        }
+    }
+
+    /// Tensors of the four networks: transformer, VAE, text encoder, image encoder.
+    pub fn manifests(&self) -> Result<[Manifest; 4], PipelineError> {
+        let place = |source| PipelineError::Compute { place: "model sizes".into(), source };
+        Ok([
+            dit::manifest(&self.dit).map_err(place)?,
+            vae::manifest(&self.vae).map_err(place)?,
+            umt5::manifest(&self.text_encoder).map_err(place)?,
+            clip::manifest(&self.image_encoder).map_err(place)?,
+        ])
+    }
+}
+
+/// What a clip's size means in latents and tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ClipShape {
+    pub width: usize,
+    pub height: usize,
+    pub num_frames: usize,
+}
+
+impl ClipShape {
+    /// Latent frames F.
+    pub fn latent_frames(&self) -> usize {
+        (self.num_frames - 1) / crate::geometry::LATENT_FRAMES + 1
+    }
+
+    /// Elements of one `[16, F, h, w]`.
+    pub fn latent_elements(&self, channels: usize) -> usize {
+        let side = |v: usize| v / crate::geometry::LATENT;
+        channels * self.latent_frames() * side(self.width) * side(self.height)
+    }
+
+    /// Tokens of one forward with `extra` appended frames.
+    pub fn tokens(&self, extra: usize) -> usize {
+        (self.latent_frames() + extra) * (self.width / crate::SIDE_MULTIPLE) * (self.height / crate::SIDE_MULTIPLE)
+    }
+}
+
+const F32: u64 = 4;
+/// Score buffers of attention: the bound of the kernel, twice for the softmax's copy.
+const SCORES: u64 = 2 * (64 << 20);
+
+/// The needs of all phases. `dtypes` are the precisions of the matrices of transformer, text and image encoder.
+pub(crate) fn needs(
+    blueprint: &Blueprint,
+    clip: ClipShape,
+    dtypes: [DType; 3],
+) -> Result<Vec<PhaseNeeds>, PipelineError> {
+    let [dit, vae, text, image] = blueprint.manifests()?;
+    let streamed = |manifest: &Manifest, dtype: DType, group: &str| {
+        let weights_bytes = manifest.bytes(dtype);
+        let largest = manifest.under(&format!("{group}.0.")).bytes(dtype);
+        let fixed_bytes = weights_bytes - manifest.under(&format!("{group}.")).bytes(dtype);
+        (weights_bytes, fixed_bytes, largest)
+    };
+    let whole = |phase, weights_bytes, activation_bytes| PhaseNeeds {
+        phase,
+        weights_bytes,
+        fixed_bytes: weights_bytes,
+        largest_group_bytes: 0,
+        activation_bytes,
+    };
+    let with_groups = |phase, (weights_bytes, fixed_bytes, largest_group_bytes), activation_bytes| PhaseNeeds {
+        phase,
+        weights_bytes,
+        fixed_bytes,
+        largest_group_bytes,
+        activation_bytes,
+    };
+    let t = &blueprint.text_encoder;
+    let text_tokens = umt5::MAX_TOKENS as u64;
+    let text_activations =
+        text_tokens * F32 * (6 * t.dim + 3 * t.dim_ffn) as u64 + 3 * text_tokens * text_tokens * t.num_heads as u64 * F32;
+    let i = &blueprint.image_encoder;
+    let side = (i.image_size / i.patch_size) as u64;
+    let image_tokens = side * side + 1;
+    let image_activations = image_tokens * F32 * (14 * i.dim) as u64
+        + 2 * image_tokens * image_tokens * i.num_heads as u64 * F32;
+    let d = &blueprint.dit;
+    let extra = if d.is_steadydancer() { 2 } else { 0 };
+    let tokens = clip.tokens(extra) as u64;
+    // Residual, modulated input, q, k, v, their head-major copies and the attended values; or the feed-forward's two.
+    let attention_floats = 10 * d.dim as u64;
+    let ffn_floats = (4 * d.dim + 2 * d.ffn_dim) as u64;
+    let dit_activations = tokens * F32 * attention_floats.max(ffn_floats) + SCORES;
+    let encode = vae::encode_activation_bytes(&blueprint.vae, clip.height, clip.width);
+    let decode = vae::decode_activation_bytes(&blueprint.vae, clip.height, clip.width);
+    let vae_bytes = vae.bytes(DType::F32);
+    let [dit_dtype, text_dtype, image_dtype] = dtypes;
+    Ok(vec![
+        whole(Phase::Pose, 0, 64 << 20),
+        with_groups(Phase::TextEncode, streamed(&text, text_dtype, "blocks"), text_activations),
+        with_groups(Phase::ImageEncode, streamed(&image, image_dtype, "transformer"), image_activations),
+        whole(Phase::VaeEncode, vae_bytes, encode),
+        with_groups(Phase::Denoise, streamed(&dit, dit_dtype, "blocks"), dit_activations),
+        whole(Phase::Decode, vae_bytes, decode),
+    ])
+}
+
+/// What a run holds through all phases: the program itself, pictures, embeddings, latents of every condition.
+pub(crate) fn held_bytes(blueprint: &Blueprint, clip: ClipShape) -> u64 {
+    const PROGRAM: u64 = 96 << 20;
+    let latents = clip.latent_elements(blueprint.dit.out_dim.max(16)) as u64 * F32;
+    let text = 2 * umt5::MAX_TOKENS as u64 * blueprint.text_encoder.dim as u64 * F32;
+    let picture = (clip.width * clip.height * 3) as u64 * F32;
+    PROGRAM + 16 * latents + text + 8 * picture
+}

@@ -1,0 +1,75 @@
+//! The observer with a sense of phases: what is running, how far it is, and whether to go on.
+
+use std::time::Instant;
+
+use candle_core::Tensor;
+use offload::Phase;
+
+use crate::{Event, Observer, PipelineError};
+
+/// Wraps the observer for one run.
+pub(crate) struct Progress<'a> {
+    observer: &'a mut dyn Observer,
+    phase: Phase,
+    done: usize,
+    total: usize,
+    started: Instant,
+    /// Seconds of the finished phases.
+    pub seconds: Vec<(Phase, f64)>,
+}
+
+impl<'a> Progress<'a> {
+    pub fn new(observer: &'a mut dyn Observer) -> Self {
+        Self { observer, phase: Phase::Pose, done: 0, total: 0, started: Instant::now(), seconds: Vec::new() }
+    }
+
+    pub fn observer(&mut self) -> &mut dyn Observer {
+        self.observer
+    }
+
+    pub fn note(&mut self, message: impl Into<String>) {
+        self.observer.event(&Event::Note { message: message.into() });
+    }
+
+    pub fn begin(&mut self, phase: Phase, total: usize) -> Result<(), PipelineError> {
+        (self.phase, self.done, self.total, self.started) = (phase, 0, total, Instant::now());
+        self.observer.event(&Event::PhaseStarted { phase, total });
+        self.check()
+    }
+
+    /// `units` more are done.
+    pub fn advance(&mut self, units: usize) -> Result<(), PipelineError> {
+        self.set(self.done + units)
+    }
+
+    /// `done` units are done in all.
+    pub fn set(&mut self, done: usize) -> Result<(), PipelineError> {
+        self.done = done.min(self.total);
+        self.observer.event(&Event::Progress { phase: self.phase, done: self.done, total: self.total });
+        self.check()
+    }
+
+    pub fn end(&mut self) -> Result<(), PipelineError> {
+        let seconds = self.started.elapsed().as_secs_f64();
+        self.seconds.push((self.phase, seconds));
+        self.observer.event(&Event::PhaseFinished { phase: self.phase, seconds });
+        self.check()
+    }
+
+    pub fn tensor(&mut self, name: &str, tensor: &Tensor) {
+        self.observer.tensor(name, tensor);
+    }
+
+    /// An error when the observer wants to stop.
+    pub fn check(&self) -> Result<(), PipelineError> {
+        if self.observer.cancelled() { Err(PipelineError::Cancelled { phase: self.phase }) } else { Ok(()) }
+    }
+
+    /// Names the place of a computation's failure; a wish to stop that came through a network stays what it is.
+    pub fn explain(&self, place: impl FnOnce() -> String, source: candle_core::Error) -> PipelineError {
+        if self.observer.cancelled() {
+            return PipelineError::Cancelled { phase: self.phase };
+        }
+        PipelineError::from_compute(place(), source)
+    }
+}

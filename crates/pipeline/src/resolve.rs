@@ -1,0 +1,137 @@
+//! From a request to a plan: everything that headers and sizes can decide.
+
+use candle_core::DType;
+use offload::Memory;
+use scheduler::Polarity;
+
+use crate::geometry::Geometry;
+use crate::motion::ResolvedMotion;
+use crate::needs::{Blueprint, ClipShape, held_bytes, needs};
+use crate::{AnimatePlan, AnimateRequest, PipelineError, RequestError};
+
+/// A request with everything decided.
+pub(crate) struct Resolved {
+    pub geometry: Geometry,
+    pub motion: ResolvedMotion,
+    pub plan: AnimatePlan,
+}
+
+/// What the model contributes to a plan.
+pub(crate) struct ModelSide<'a> {
+    pub label: String,
+    pub blueprint: &'a Blueprint,
+    /// Precision of the matrices of transformer, text encoder and image encoder.
+    pub dtypes: [DType; 3],
+    /// The area that is used when no size is asked for.
+    pub default_size: [usize; 2],
+    pub memory: Memory,
+}
+
+/// Checks inputs by their headers, output by its place, numbers and memory.
+pub(crate) fn resolve(request: &AnimateRequest, model: &ModelSide) -> Result<Resolved, PipelineError> {
+    request.validate()?;
+    let info = media::image::probe(&request.reference).map_err(PipelineError::Media)?;
+    let reference = [info.width as usize, info.height as usize];
+    let geometry = Geometry::new(request, reference, model.default_size);
+    let motion = ResolvedMotion::new(request, reference)?;
+    if let Some(drive) = request.motion.drive() {
+        media::video::probe(drive).map_err(PipelineError::Media)?;
+    }
+    check_output(request)?;
+    let mut notes = motion.notes.clone();
+    if geometry.crops() {
+        let [w, h] = geometry.cropped_size();
+        notes.push(format!(
+            "the reference is cropped at the centre from {}x{} to {w}x{h} for the aspect of {}x{}; --size-rule area keeps all of it",
+            reference[0], reference[1], geometry.clip[0], geometry.clip[1]
+        ));
+    }
+    let clip = ClipShape { width: geometry.clip[0], height: geometry.clip[1], num_frames: motion.num_frames };
+    let plan = make_plan(request, model, clip, motion.has_negative, notes)?;
+    Ok(Resolved { geometry, motion, plan })
+}
+
+/// The plan for a clip of known size: pure.
+pub(crate) fn make_plan(
+    request: &AnimateRequest,
+    model: &ModelSide,
+    clip: ClipShape,
+    has_negative_pose: bool,
+    mut notes: Vec<String>,
+) -> Result<AnimatePlan, PipelineError> {
+    if !model.blueprint.dit.is_steadydancer() {
+        return Err(PipelineError::Model {
+            path: model.label.clone().into(),
+            problem: "it has no pose conditions; animating needs a SteadyDancer transformer".into(),
+        });
+    }
+    let s = &request.settings;
+    let schedule = s.schedule()?;
+    let mut guidance = s.guidance(schedule.num_steps(), true)?;
+    if !has_negative_pose && guidance.branches().iter().any(|b| b.pose == Polarity::Negative) {
+        guidance = s.guidance(schedule.num_steps(), false)?;
+        notes.push("pose guidance is off: it needs negative poses, and none were given (--neg-pose)".into());
+    }
+    let needs = needs(model.blueprint, clip, model.dtypes)?;
+    let stages = offload::plan(&needs, held_bytes(model.blueprint, clip), &model.memory)?;
+    Ok(AnimatePlan {
+        model: model.label.clone(),
+        width: clip.width,
+        height: clip.height,
+        num_frames: clip.num_frames,
+        latent_frames: clip.latent_frames(),
+        tokens: clip.tokens(2),
+        fps: s.fps,
+        seed: s.seed,
+        forwards: guidance.total_forwards(),
+        schedule,
+        guidance,
+        stages,
+        notes,
+    })
+}
+
+impl Resolved {
+    /// Seed, settings and version as the JSON that is written into the file. Paths stay out of it.
+    pub fn metadata(&self, request: &AnimateRequest) -> String {
+        serde_json::json!({
+            "steadydance": env!("CARGO_PKG_VERSION"),
+            "model": self.plan.model,
+            "prompt": request.prompt,
+            "negative_prompt": request.negative_prompt,
+            "seed": self.plan.seed,
+            "width": self.plan.width,
+            "height": self.plan.height,
+            "num_frames": self.plan.num_frames,
+            "settings": request.settings,
+        })
+        .to_string()
+    }
+}
+
+/// The output must have a name we can write, in a folder that takes files, and be none of the inputs.
+fn check_output(request: &AnimateRequest) -> Result<(), PipelineError> {
+    let Some(output) = &request.output else { return Ok(()) };
+    for input in inputs(request) {
+        if media::video::same_file(output, input) {
+            let (output, input) = (output.clone(), input.to_owned());
+            return Err(RequestError::OutputIsInput { output, input }.into());
+        }
+    }
+    media::video::check_output(output).map_err(PipelineError::Output)
+}
+
+fn inputs(request: &AnimateRequest) -> Vec<&std::path::Path> {
+    use crate::Motion;
+    let mut all = vec![request.reference.as_path()];
+    match &request.motion {
+        Motion::Keypoints { file, .. } => all.push(file),
+        Motion::Drawn { pose, neg_pose, .. } => {
+            all.push(pose);
+            all.extend(neg_pose.as_deref());
+        }
+        Motion::Video { .. } => {}
+    }
+    all.extend(request.motion.drive());
+    all
+}
