@@ -7,5 +7,6 @@ pub mod error;
 pub mod image;
 pub mod resize;
 mod sniff;
+pub mod video;
 
 pub use error::{MediaError, Result};
