@@ -29,6 +29,19 @@ pub(crate) fn open_file(path: &Path) -> Result<(File, Vec<u8>)> {
     Ok((file, head))
 }
 
+/// The size in pixels a picture's first bytes state, for formats of which FFmpeg hides a size it will not decode.
+pub(crate) fn stated_size(head: &[u8]) -> Option<(u64, u64)> {
+    if head.starts_with(b"GIF8") {
+        let side = |at: usize| Some(u64::from(u16::from_le_bytes(head.get(at..at + 2)?.try_into().ok()?)));
+        return Some((side(6)?, side(8)?));
+    }
+    if head.starts_with(b"\x89PNG") {
+        let side = |at: usize| Some(u64::from(u32::from_be_bytes(head.get(at..at + 4)?.try_into().ok()?)));
+        return Some((side(16)?, side(20)?));
+    }
+    None
+}
+
 /// A few words for what begins with these bytes.
 pub(crate) fn looks_like(head: &[u8]) -> String {
     let at = |offset: usize, magic: &[u8]| head.get(offset..).is_some_and(|rest| rest.starts_with(magic));

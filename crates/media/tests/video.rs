@@ -172,7 +172,7 @@ fn same_frames_same_bytes() {
         let mut bytes = Vec::new();
         for copy in 0..6u8 {
             // An encoder that reads memory it never wrote shows with another heap.
-            drop((0..200).map(|k| vec![k.wrapping_add(copy * 41); 12_000 + usize::from(k) * 37]).collect::<Vec<_>>());
+            drop((0..200u8).map(|k| vec![k.wrapping_add(copy * 41); 12_000 + usize::from(k) * 37]).collect::<Vec<_>>());
             let path = folder.path().join(format!("{copy}.{name}"));
             let mut options = options(96, 64, 16.0);
             options.preset = "medium".to_owned();

@@ -1,6 +1,8 @@
 //! Decoding one video stream with FFmpeg.
 
 use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use ::image::RgbImage;
@@ -26,6 +28,9 @@ pub(super) fn open(path: &Path) -> Result<Input> {
     super::init_ffmpeg();
     let (file, head) = sniff::open_file(path)?;
     let not_a_video = || MediaError::NotAVideo { path: path.to_owned(), looks_like: sniff::looks_like(&head) };
+    if let Some((width, height)) = sniff::stated_size(&head) {
+        check_size(path, width, height)?;
+    }
     let io = StreamIo::from_read_seek(file).map_err(|e| MediaError::damaged(path, "file", e))?;
     let input = format::input_from_stream(io, None, None).map_err(|e| {
         let looks_like = sniff::looks_like(&head);
@@ -50,6 +55,16 @@ pub(super) fn video_stream(input: &Input, path: &Path) -> Result<usize> {
             path: path.to_owned(),
             container: input.format().name().to_owned(),
         })
+}
+
+/// Whether the file's last byte is `byte`.
+fn ends_with(path: &Path, byte: u8) -> bool {
+    let mut last = [0];
+    let read = File::open(path).and_then(|mut file| {
+        file.seek(SeekFrom::End(-1))?;
+        file.read_exact(&mut last)
+    });
+    read.is_ok() && last[0] == byte
 }
 
 /// A video stream being decoded.
@@ -85,6 +100,11 @@ impl StreamSource {
         let codec_name = parameters.id().name().to_owned();
         let unsupported = || MediaError::UnsupportedCodec { path: path.to_owned(), codec: codec_name.clone() };
 
+        // A decoder forgets a size it finds too large, so the header's is read through the encoder's view of it.
+        let header = codec::Context::from_parameters(parameters.clone()).and_then(|context| context.encoder().video());
+        if let Ok(header) = header {
+            check_size(path, u64::from(header.width()), u64::from(header.height()))?;
+        }
         let mut context =
             codec::Context::from_parameters(parameters).map_err(|e| MediaError::damaged(path, "video", e))?;
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(MAX_THREADS));
@@ -136,7 +156,9 @@ impl StreamSource {
             metadata,
         };
         let nominal_frame_s = if avg_fps > 0.0 { 1.0 / avg_fps } else { 1.0 / 25.0 };
-        let expected = info.frames.or_else(|| duration_s.map(|s| (s * avg_fps) as u64).filter(|&n| n > 0));
+        // A gif states no length; its last byte says whether it is complete.
+        let cut = info.container == "gif" && !ends_with(path, 0x3b);
+        let expected = info.frames.filter(|_| !cut).or_else(|| duration_s.map(|s| (s * avg_fps) as u64).filter(|&n| n > 0));
         let source = Self {
             path: path.to_owned(),
             index,
@@ -151,7 +173,7 @@ impl StreamSource {
             size: None,
             draining: false,
             finished: false,
-            read_failed: false,
+            read_failed: cut,
             corrupt_packets: 0,
             warnings: VecDeque::new(),
             input,
@@ -204,7 +226,7 @@ impl StreamSource {
                 }
                 Err(Error::Other { errno: ffmpeg_next::error::EAGAIN }) => {}
                 Err(error) => {
-                    self.read_failed = error != Error::Eof;
+                    self.read_failed |= error != Error::Eof;
                     self.draining = true;
                     // Sending the end twice is the only way this fails.
                     let _ = self.decoder.send_eof();
