@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::error::{MediaError, Result};
 
-/// Opens a regular, non-empty file and returns it with up to 64 of its first bytes.
+/// Opens a regular, non-empty file and returns it with up to 128 of its first bytes.
 ///
 /// # Errors
 /// Missing, unreadable, a folder, or zero bytes.
@@ -20,8 +20,8 @@ pub(crate) fn open_file(path: &Path) -> Result<(File, Vec<u8>)> {
     if meta.is_file() && meta.len() == 0 {
         return Err(MediaError::Empty { path: path.to_owned() });
     }
-    let mut head = Vec::with_capacity(64);
-    (&mut file).take(64).read_to_end(&mut head).map_err(fail)?;
+    let mut head = Vec::with_capacity(128);
+    (&mut file).take(128).read_to_end(&mut head).map_err(fail)?;
     if head.is_empty() {
         return Err(MediaError::Empty { path: path.to_owned() });
     }
@@ -29,8 +29,12 @@ pub(crate) fn open_file(path: &Path) -> Result<(File, Vec<u8>)> {
     Ok((file, head))
 }
 
-/// The size in pixels a picture's first bytes state, for formats of which FFmpeg hides a size it will not decode.
+/// The size in pixels a file's first bytes state. FFmpeg forgets a size it will not decode.
 pub(crate) fn stated_size(head: &[u8]) -> Option<(u64, u64)> {
+    if head.get(8..12) == Some(b"AVI ") && head.get(24..28) == Some(b"avih") {
+        let side = |at: usize| Some(u64::from(u32::from_le_bytes(head.get(at..at + 4)?.try_into().ok()?)));
+        return Some((side(64)?, side(68)?));
+    }
     if head.starts_with(b"GIF8") {
         let side = |at: usize| Some(u64::from(u16::from_le_bytes(head.get(at..at + 2)?.try_into().ok()?)));
         return Some((side(6)?, side(8)?));

@@ -100,11 +100,6 @@ impl StreamSource {
         let codec_name = parameters.id().name().to_owned();
         let unsupported = || MediaError::UnsupportedCodec { path: path.to_owned(), codec: codec_name.clone() };
 
-        // A decoder forgets a size it finds too large, so the header's is read through the encoder's view of it.
-        let header = codec::Context::from_parameters(parameters.clone()).and_then(|context| context.encoder().video());
-        if let Ok(header) = header {
-            check_size(path, u64::from(header.width()), u64::from(header.height()))?;
-        }
         let mut context =
             codec::Context::from_parameters(parameters).map_err(|e| MediaError::damaged(path, "video", e))?;
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(MAX_THREADS));
