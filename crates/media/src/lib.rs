@@ -1,1 +1,12 @@
 //! Images and video in and out; the only crate that knows FFmpeg.
+//!
+//! Pictures and frames are [`image::RgbImage`]: 8-bit RGB, upright, rows from the top. Nothing here knows a tensor;
+//! [`resize`] works on plain buffers.
+
+pub mod error;
+pub mod image;
+pub mod resize;
+mod sniff;
+pub mod video;
+
+pub use error::{MediaError, Result};
