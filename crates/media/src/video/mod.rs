@@ -8,6 +8,7 @@
 //! FFmpeg's own log is silenced for the process; what went wrong is in the errors and warnings.
 
 mod audio;
+mod check;
 mod color;
 mod folder;
 mod gif;
@@ -25,6 +26,7 @@ mod writer;
 
 use std::sync::OnceLock;
 
+pub use check::check_output;
 pub use audio::{AudioOutcome, AudioSource};
 pub use info::{MediaWarning, VideoInfo, probe, timestamps};
 pub use output::same_file;
