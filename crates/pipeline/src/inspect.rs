@@ -108,7 +108,7 @@ fn identify(checkpoint: &Checkpoint) -> Option<NetworkMatch> {
         return matched("dit", &label, &config, dit::manifest(&config).ok()?, &dit, |_| false);
     }
     let vae = named(Component::Vae);
-    if let Some(config) = vae::Config::detect(|n| vae.shape(n)) {
+    if let Ok(config) = vae::Config::detect(|n| vae.shape(n).map(<[usize]>::to_vec)) {
         return matched("vae", "Wan 2.1 VAE", &config, vae::manifest(&config).ok()?, &vae, |_| false);
     }
     let text = named(Component::TextEncoder);

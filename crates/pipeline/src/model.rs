@@ -248,7 +248,7 @@ impl OpenModel {
             },
             vae: match config.vae {
                 Some(config) => config,
-                None => vae::Config::detect(|n| vae.shape(n)).ok_or_else(|| no_sizes(&vae, "Wan 2.1 VAE"))?,
+                None => vae::Config::detect(|n| vae.shape(n).map(<[usize]>::to_vec)).map_err(|_| no_sizes(&vae, "Wan 2.1 VAE"))?,
             },
             text_encoder: match config.umt5 {
                 Some(config) => config,
@@ -307,7 +307,7 @@ pub(crate) fn canonical(checkpoint: Checkpoint, component: Component) -> Checkpo
     let names = || names.iter().map(String::as_str);
     let map = match component {
         Component::Dit => dit::keymap(names()),
-        Component::Vae => vae::keymap(names()),
+        Component::Vae => vae::keymap(),
         Component::TextEncoder => umt5::key_map(),
         Component::ImageEncoder => clip::key_map(),
     };
