@@ -7,8 +7,10 @@ use plsfix::TextFixerConfig;
 
 use crate::html;
 
-/// ftfy looks at no more than this many characters of a line at a time.
-const SEGMENT_CHARS: usize = 1_000_000;
+/// A line is repaired in pieces of this many characters. ftfy's pieces are a hundred times longer, but there the
+/// library's expressions can exceed their budget of steps and panic. Only 512 tokens of a prompt count, which
+/// end long before, but for a line made of nothing but whitespace or one repeated unknown sign.
+const SEGMENT_CHARS: usize = 10_000;
 
 /// The prompt as the tokenizer is to see it.
 ///
@@ -83,7 +85,7 @@ fn is_space(c: char) -> bool {
     c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
 }
 
-fn collapse(text: &Cow<'_, str>) -> String {
+fn collapse(text: &str) -> String {
     let words = text.split(is_space).filter(|word| !word.is_empty());
     words.fold(String::with_capacity(text.len()), |mut out, word| {
         if !out.is_empty() {

@@ -1,5 +1,6 @@
 //! The tokenizer of `google/umt5-xxl`: SentencePiece unigram in Hugging Face's `tokenizer.json`.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use tokenizers::AddedToken;
@@ -11,6 +12,9 @@ const END: &str = "</s>";
 
 /// Tokens that transformers recognises when they stand literally in a prompt, whether or not the file lists them.
 const SPECIAL: [&str; 3] = ["<pad>", END, "<unk>"];
+
+/// Letters, ligatures, circled digits, squares and fractions, which the character map takes apart.
+const TRIAL: &str = "Trial: häßlich e\u{301} ﬁ ㌔㍍ ①②③ ½ ﷺ ﾊﾝｶｸ 日本語 한국어 😀";
 
 /// What can be wrong with a tokenizer.
 #[derive(Debug, thiserror::Error)]
@@ -73,7 +77,8 @@ impl Tokenizer {
 
     fn parse(label: &str, bytes: &[u8]) -> Result<Self, TokenizerError> {
         let invalid = |problem: String| TokenizerError::Invalid { label: label.to_owned(), problem };
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| invalid(e.to_string()))?;
+        let read = contained(|| tokenizers::Tokenizer::from_bytes(bytes)).map_err(invalid)?;
+        let mut inner = read.map_err(|e| invalid(e.to_string()))?;
         let end = inner.token_to_id(END).ok_or(TokenizerError::NoEnd { label: label.to_owned() })?;
         let listed: Vec<String> = inner.get_added_tokens_decoder().into_values().map(|token| token.content).collect();
         let unlisted = SPECIAL.into_iter().filter(|t| !listed.iter().any(|l| l == t) && inner.token_to_id(t).is_some());
@@ -82,7 +87,10 @@ impl Tokenizer {
         // Length is our business: a file may have been saved with some training run's padding and truncation.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| invalid(e.to_string()))?;
-        Ok(Self { inner, end })
+        let tokenizer = Self { inner, end };
+        // A damaged character map shows only when it is used: better now than after the models were loaded.
+        tokenizer.ids(TRIAL).map_err(|e| invalid(e.to_string()))?;
+        Ok(tokenizer)
     }
 
     /// Entries of the vocabulary, added tokens included; the embedding table has at least that many rows.
@@ -118,9 +126,16 @@ impl Tokenizer {
 
     /// All ids of `text` without the end token.
     fn ids(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
-        let failed = |e: tokenizers::Error| TokenizerError::Encode { problem: e.to_string() };
-        Ok(self.inner.encode_fast(text, false).map_err(failed)?.get_ids().to_vec())
+        let failed = |problem: String| TokenizerError::Encode { problem };
+        let encoding = contained(|| self.inner.encode_fast(text, false)).map_err(failed)?;
+        Ok(encoding.map_err(|e| failed(e.to_string()))?.get_ids().to_vec())
     }
+}
+
+/// Runs the library, which panics where a file's character map is damaged; the panic becomes a message.
+fn contained<T>(run: impl FnOnce() -> T) -> Result<T, String> {
+    // Nothing that was half changed is used afterwards: reading makes a new value, encoding changes none.
+    catch_unwind(AssertUnwindSafe(run)).map_err(|_| "its character map is damaged".to_owned())
 }
 
 /// The first `chars` characters of `text`, and the rest of the word they end in.

@@ -36,6 +36,9 @@ fn ids_of_transformers() {
         assert_eq!(umt5::clean(&p.prompt), p.cleaned, "{}: {:?}", p.language, p.prompt);
         assert_eq!(tokenizer.encode(&p.prompt, 512).unwrap(), p.ids, "{}: {:?}", p.language, p.prompt);
     }
+    for default in [umt5::DEFAULT_NEGATIVE_PROMPT_I2V, umt5::DEFAULT_NEGATIVE_PROMPT_T2V] {
+        assert!(prompts.iter().any(|p| p.prompt == default), "the fixture lacks {default}");
+    }
     println!("{} prompts agree", prompts.len());
 }
 
@@ -77,6 +80,15 @@ fn damaged_files_are_errors() {
         let Err(error) = Tokenizer::from_bytes(bad) else { panic!("{bad:?} was read") };
         assert!(matches!(error, TokenizerError::Invalid { .. }), "{error}");
         assert!(error.to_string().contains("umt5-xxl"));
+    }
+    // Character maps that the library itself does not survive: none, too short, an offset outside.
+    for map in ["", "/////w==", "BAAAAP////8="] {
+        let text = format!(
+            r#"{{"version":"1.0","normalizer":{{"type":"Precompiled","precompiled_charsmap":"{map}"}},
+                "model":{{"type":"Unigram","unk_id":0,"vocab":[["<unk>",0.0],["</s>",0.0]]}}}}"#
+        );
+        let Err(error) = Tokenizer::from_bytes(text.as_bytes()) else { panic!("{map:?} was read") };
+        assert!(error.to_string().contains("character map is damaged"), "{error}");
     }
     let no_end = br#"{"version":"1.0","model":{"type":"Unigram","unk_id":0,"vocab":[["<unk>",0.0],["a",-1.0]]}}"#;
     assert!(matches!(Tokenizer::from_bytes(no_end), Err(TokenizerError::NoEnd { .. })));
