@@ -21,6 +21,7 @@ mod reader;
 mod resample;
 mod sheet;
 mod stream;
+mod transcode;
 mod writer;
 
 use std::sync::OnceLock;

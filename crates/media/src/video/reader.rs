@@ -78,7 +78,13 @@ impl VideoReader {
             let (source, info) = StreamSource::open(path)?;
             (Source::Stream(Box::new(source)), info)
         };
-        Ok(Self { source, info, warnings: Vec::new(), next_index: 0, failed: false })
+        Ok(Self {
+            source,
+            info,
+            warnings: Vec::new(),
+            next_index: 0,
+            failed: false,
+        })
     }
 
     /// What the file says about itself.
@@ -109,7 +115,11 @@ impl VideoReader {
             Source::Folder(source) => source.next_frame(),
         };
         self.failed = result.is_err();
-        let next = result?.map(|(image, time_s)| Frame { index: self.next_index, time_s, image });
+        let next = result?.map(|(image, time_s)| Frame {
+            index: self.next_index,
+            time_s,
+            image,
+        });
         self.next_index += usize::from(next.is_some());
         Ok(next)
     }
