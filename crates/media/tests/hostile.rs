@@ -406,6 +406,24 @@ fn outputs_that_cannot_be() {
     );
 }
 
+/// Nobody can create a file in /proc, not even the administrator.
+#[cfg(target_os = "linux")]
+#[test]
+fn an_unwritable_place() {
+    for name in ["/proc/out.mp4", "/proc/out.gif", "/proc/out"] {
+        let error = VideoWriter::create(name, &options(64, 48, 16.0))
+            .err()
+            .expect("refused");
+        assert!(matches!(error, MediaError::Unwritable { .. }), "{error}");
+        assert!(
+            error
+                .to_string()
+                .starts_with(&format!("{name}: cannot be created (")),
+            "{error}"
+        );
+    }
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn a_name_with_a_colon_or_percent_is_a_name() {

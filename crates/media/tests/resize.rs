@@ -215,7 +215,7 @@ fn wrong_sizes_are_errors() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..Default::default() })]
     /// Weights sum to one: a flat picture stays flat, at any pair of sizes.
     #[test]
     fn flat_stays_flat(w in 1usize..40, h in 1usize..40, tw in 1usize..60, th in 1usize..60, level: u8) {

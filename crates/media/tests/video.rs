@@ -5,7 +5,9 @@ mod support;
 use std::fs;
 
 use media::MediaError;
-use media::video::{self, AudioOutcome, ReadOptions, VideoReader, VideoWriter};
+use media::video::{
+    self, AudioOutcome, FrameMode, ReadOptions, ShortClip, VideoReader, VideoWriter,
+};
 use support::{find, fps, names, options, picture, read_all, shown, write};
 
 const SETTINGS: &str =
@@ -378,6 +380,28 @@ fn folders_sort_naturally_and_must_match() {
         ),
         "{error}"
     );
+}
+
+#[test]
+fn chosen_frames_come_in_order_and_repeat() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("a.mp4");
+    write(&path, &options(64, 48, 30.0), 15);
+    let chosen = |indices: &[usize]| -> Vec<usize> {
+        let reader = VideoReader::open(&path).expect("open");
+        reader
+            .frames_at(indices.to_vec())
+            .map(|frame| shown(&frame.expect("frame")))
+            .collect()
+    };
+    assert_eq!(chosen(&[0, 0, 2, 4, 4, 9]), [0, 0, 2, 4, 4, 9]);
+    assert_eq!(chosen(&[13, 14, 20]), [13, 14, 14]);
+    assert!(chosen(&[]).is_empty());
+
+    let times = video::timestamps(&path, &ReadOptions::default()).expect("timestamps");
+    let indices = video::resample_indices(&times, 16.0, 5, FrameMode::KeepTime, ShortClip::Error)
+        .expect("indices");
+    assert_eq!(chosen(&indices), [0, 1, 3, 5, 7]);
 }
 
 #[test]
