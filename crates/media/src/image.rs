@@ -1,7 +1,7 @@
 //! Pictures from files, as 8-bit RGB.
 
 use std::fs::File;
-use std::io::{BufReader, Read, Seek};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Seek};
 use std::path::Path;
 
 use ::image::metadata::Orientation;
@@ -53,7 +53,8 @@ pub fn read_rgb(path: impl AsRef<Path>) -> Result<RgbImage> {
     let path = path.as_ref();
     let opened = open(path)?;
     let kind = opened.info.format;
-    let mut picture = DynamicImage::from_decoder(opened.decoder).map_err(|e| explain(path, kind, e))?;
+    let mut picture =
+        DynamicImage::from_decoder(opened.decoder).map_err(|e| explain(path, kind, e))?;
     picture.apply_orientation(opened.orientation);
     Ok(picture.into_rgb8())
 }
@@ -66,10 +67,15 @@ struct Opened {
 
 fn open(path: &Path) -> Result<Opened> {
     let (mut file, head) = sniff::open_file(path)?;
-    let not_an_image = || MediaError::NotAnImage { path: path.to_owned(), looks_like: sniff::looks_like(&head) };
+    let not_an_image = || MediaError::NotAnImage {
+        path: path.to_owned(),
+        looks_like: sniff::looks_like(&head),
+    };
     let format = ::image::guess_format(&head).map_err(|_| not_an_image())?;
     let name = format_name(format).ok_or_else(not_an_image)?;
-    if format == ImageFormat::Jpeg && !jpeg_is_whole(&mut file).map_err(|e| MediaError::open(path, e))? {
+    if format == ImageFormat::Jpeg
+        && !jpeg_is_whole(&mut file).map_err(|e| MediaError::open(path, e))?
+    {
         return Err(MediaError::damaged(path, name, "the end marker is missing"));
     }
     let mut reader = ImageReader::with_format(BufReader::new(file), format);
@@ -82,12 +88,29 @@ fn open(path: &Path) -> Result<Opened> {
     let (width, height) = decoder.dimensions();
     check_size(path, u64::from(width), u64::from(height))?;
     if width < MIN_SIDE || height < MIN_SIDE {
-        return Err(MediaError::TooSmall { path: path.to_owned(), width, height, min_side: MIN_SIDE });
+        return Err(MediaError::TooSmall {
+            path: path.to_owned(),
+            width,
+            height,
+            min_side: MIN_SIDE,
+        });
     }
     // A broken EXIF block is no reason to refuse a picture.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let (width, height) = if swaps_sides(orientation) { (height, width) } else { (width, height) };
-    Ok(Opened { info: ImageInfo { width, height, format: name }, orientation, decoder })
+    let (width, height) = if swaps_sides(orientation) {
+        (height, width)
+    } else {
+        (width, height)
+    };
+    Ok(Opened {
+        info: ImageInfo {
+            width,
+            height,
+            format: name,
+        },
+        orientation,
+        decoder,
+    })
 }
 
 /// Refuses sizes over [`MAX_SIDE`] and [`MAX_PIXELS`].
@@ -120,13 +143,18 @@ fn format_name(format: ImageFormat) -> Option<&'static str> {
 fn swaps_sides(orientation: Orientation) -> bool {
     matches!(
         orientation,
-        Orientation::Rotate90 | Orientation::Rotate270 | Orientation::Rotate90FlipH | Orientation::Rotate270FlipH
+        Orientation::Rotate90
+            | Orientation::Rotate270
+            | Orientation::Rotate90FlipH
+            | Orientation::Rotate270FlipH
     )
 }
 
 fn explain(path: &Path, kind: &str, error: ImageError) -> MediaError {
     match error {
-        ImageError::IoError(e) if e.kind() != std::io::ErrorKind::UnexpectedEof && e.raw_os_error().is_some() => {
+        ImageError::IoError(e)
+            if e.kind() != ErrorKind::UnexpectedEof && e.raw_os_error().is_some() =>
+        {
             MediaError::open(path, e)
         }
         other => MediaError::damaged(path, kind, other),
@@ -137,21 +165,42 @@ fn explain(path: &Path, kind: &str, error: ImageError) -> MediaError {
 /// a cut file would pass unseen. Inside the data 0xFF is always followed by 0x00 or a restart marker, so the first
 /// FF D9 after the first scan header is the end.
 fn jpeg_is_whole(file: &mut File) -> std::io::Result<bool> {
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)?;
+    let verdict = find_jpeg_end(&mut BufReader::new(&mut *file));
     file.rewind()?;
-    let mut at = 2;
-    let scan = loop {
-        let Some(&[marker, code, high, low]) = bytes.get(at..at + 4) else { return Ok(false) };
-        if marker != 0xff {
+    match verdict {
+        Err(e) if e.kind() == ErrorKind::UnexpectedEof => Ok(false),
+        other => other,
+    }
+}
+
+fn find_jpeg_end(reader: &mut BufReader<&mut File>) -> std::io::Result<bool> {
+    reader.seek_relative(2)?;
+    loop {
+        let mut segment = [0; 4];
+        reader.read_exact(&mut segment)?;
+        let [marker, code, high, low] = segment;
+        match (marker, code) {
+            (0xff, 0xda) => break,
+            // Padding before a marker.
+            (0xff, 0xff) => reader.seek_relative(-3)?,
+            (0xff, _) => reader.seek_relative(i64::from(u16::from_be_bytes([high, low])) - 2)?,
             // Not a segment: leave the verdict to the decoder.
-            return Ok(true);
+            _ => return Ok(true),
         }
-        match code {
-            0xda => break at + 2,
-            0xff => at += 1,
-            _ => at += 2 + usize::from(u16::from_be_bytes([high, low])),
+    }
+    let mut after_marker = false;
+    loop {
+        let chunk = reader.fill_buf()?;
+        if chunk.is_empty() {
+            return Ok(false);
         }
-    };
-    Ok(bytes[scan..].windows(2).any(|pair| pair == [0xff, 0xd9]))
+        for &byte in chunk {
+            if after_marker && byte == 0xd9 {
+                return Ok(true);
+            }
+            after_marker = byte == 0xff;
+        }
+        let read = chunk.len();
+        reader.consume(read);
+    }
 }

@@ -3,6 +3,8 @@
 //! Pictures and frames are [`image::RgbImage`]: 8-bit RGB, upright, rows from the top. Nothing here knows a tensor;
 //! [`resize`] works on plain buffers.
 
+#![forbid(unsafe_code)]
+
 pub mod error;
 pub mod image;
 pub mod resize;

@@ -22,6 +22,7 @@ mod reader;
 mod resample;
 mod sheet;
 mod stream;
+mod transcode;
 mod writer;
 
 use std::sync::OnceLock;
@@ -31,7 +32,7 @@ pub use audio::{AudioOutcome, AudioSource};
 pub use info::{MediaWarning, VideoInfo, probe, timestamps};
 pub use output::same_file;
 pub use rate::FrameRate;
-pub use reader::{Frame, ReadOptions, VideoReader};
+pub use reader::{Frame, FramesAt, ReadOptions, VideoReader};
 pub use resample::{FrameMode, ShortClip, available_frames, largest_clip_length, resample_indices};
 pub use sheet::contact_sheet;
 pub use writer::{OutputKind, VideoWriter, WriterOptions, Written};

@@ -1,6 +1,6 @@
 //! Frames one after another, from a file or a folder.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ::image::RgbImage;
 
@@ -42,6 +42,7 @@ impl Default for ReadOptions {
 /// Frames come upright, all of one size, in order, with true timestamps that rise; only the current one is held.
 /// A damaged or truncated file gives the frames that are whole; [`warnings`](Self::warnings) then says what is missing.
 pub struct VideoReader {
+    path: PathBuf,
     source: Source,
     info: VideoInfo,
     warnings: Vec<MediaWarning>,
@@ -78,7 +79,28 @@ impl VideoReader {
             let (source, info) = StreamSource::open(path)?;
             (Source::Stream(Box::new(source)), info)
         };
-        Ok(Self { source, info, warnings: Vec::new(), next_index: 0, failed: false })
+        Ok(Self {
+            path: path.to_owned(),
+            source,
+            info,
+            warnings: Vec::new(),
+            next_index: 0,
+            failed: false,
+        })
+    }
+
+    /// The frames at `indices`, which must not fall, as [`resample_indices`](super::resample_indices) gives them:
+    /// repeated where an index repeats, one frame held at a time, nothing decoded after the last. An index past the end
+    /// gives the last frame.
+    ///
+    /// # Errors
+    /// The items are those of [`next_frame`](Self::next_frame).
+    pub fn frames_at(self, indices: Vec<usize>) -> FramesAt {
+        FramesAt {
+            reader: self,
+            indices: indices.into_iter(),
+            current: None,
+        }
     }
 
     /// What the file says about itself.
@@ -109,9 +131,60 @@ impl VideoReader {
             Source::Folder(source) => source.next_frame(),
         };
         self.failed = result.is_err();
-        let next = result?.map(|(image, time_s)| Frame { index: self.next_index, time_s, image });
+        let next = result?.map(|(image, time_s)| Frame {
+            index: self.next_index,
+            time_s,
+            image,
+        });
         self.next_index += usize::from(next.is_some());
         Ok(next)
+    }
+}
+
+/// The frames of a [`VideoReader`] at chosen indices; see [`VideoReader::frames_at`].
+pub struct FramesAt {
+    reader: VideoReader,
+    indices: std::vec::IntoIter<usize>,
+    current: Option<Frame>,
+}
+
+impl FramesAt {
+    /// The reader underneath, for its warnings.
+    pub fn reader(&self) -> &VideoReader {
+        &self.reader
+    }
+
+    fn frame(&mut self, index: usize) -> Result<RgbImage> {
+        while self
+            .current
+            .as_ref()
+            .is_none_or(|frame| frame.index < index)
+        {
+            match self.reader.next_frame()? {
+                Some(frame) => self.current = Some(frame),
+                // The container promised a frame that does not decode; the last one stands in.
+                None => break,
+            }
+        }
+        match &self.current {
+            Some(frame) => Ok(frame.image.clone()),
+            None => Err(MediaError::NoFrames {
+                path: self.reader.path.clone(),
+            }),
+        }
+    }
+}
+
+impl Iterator for FramesAt {
+    type Item = Result<RgbImage>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let index = self.indices.next()?;
+        let frame = self.frame(index);
+        if frame.is_err() {
+            self.indices = Vec::new().into_iter();
+        }
+        Some(frame)
     }
 }
 

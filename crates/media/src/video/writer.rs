@@ -14,7 +14,16 @@ use crate::image::check_size;
 
 /// x264's speed settings, fastest first.
 const PRESETS: [&str; 10] = [
-    "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo",
+    "ultrafast",
+    "superfast",
+    "veryfast",
+    "faster",
+    "fast",
+    "medium",
+    "slow",
+    "slower",
+    "veryslow",
+    "placebo",
 ];
 
 /// What kind of output a path asks for, by its extension.
@@ -43,9 +52,10 @@ impl OutputKind {
             Some("webm") => Ok(Self::Webm),
             Some("gif") => Ok(Self::Gif),
             None => Ok(Self::PngFolder),
-            Some(other) => {
-                Err(MediaError::UnknownExtension { path: path.to_owned(), extension: format!(".{other}") })
-            }
+            Some(other) => Err(MediaError::UnknownExtension {
+                path: path.to_owned(),
+                extension: format!(".{other}"),
+            }),
         }
     }
 }
@@ -88,7 +98,8 @@ impl WriterOptions {
     }
 
     pub(super) fn crf_or_default(&self, kind: OutputKind) -> u8 {
-        self.crf.unwrap_or(if kind == OutputKind::Webm { 24 } else { 17 })
+        self.crf
+            .unwrap_or(if kind == OutputKind::Webm { 24 } else { 17 })
     }
 
     fn check(&self, kind: OutputKind, path: &Path) -> Result<()> {
@@ -98,9 +109,17 @@ impl WriterOptions {
         if width == 0 || height == 0 || (encoded && (width % 2 == 1 || height % 2 == 1)) {
             return Err(MediaError::OddSize { width, height });
         }
-        let (limit, allowed) = if kind == OutputKind::Webm { (63, "0 to 63") } else { (51, "0 to 51") };
+        let (limit, allowed) = if kind == OutputKind::Webm {
+            (63, "0 to 63")
+        } else {
+            (51, "0 to 51")
+        };
         if encoded && self.crf_or_default(kind) > limit {
-            return Err(MediaError::Setting { name: "crf", value: self.crf_or_default(kind).to_string(), allowed });
+            return Err(MediaError::Setting {
+                name: "crf",
+                value: self.crf_or_default(kind).to_string(),
+                allowed,
+            });
         }
         if !PRESETS.contains(&self.preset.as_str()) {
             return Err(MediaError::Setting {
@@ -170,11 +189,19 @@ impl VideoWriter {
         };
         options.check(kind, path)?;
         let sink = match kind {
-            OutputKind::Mp4 | OutputKind::Webm => Sink::Muxer(Box::new(Muxer::create(path, kind, options)?)),
+            OutputKind::Mp4 | OutputKind::Webm => {
+                Sink::Muxer(Box::new(Muxer::create(path, kind, options)?))
+            }
             OutputKind::Gif => Sink::Gif(Box::new(GifWriter::create(path, options)?)),
             OutputKind::PngFolder => Sink::PngFolder(PngFolder::create(path, options)?),
         };
-        Ok(Self { path: path.to_owned(), options: options.clone(), sink, frames: 0, last_time_s: -1.0 })
+        Ok(Self {
+            path: path.to_owned(),
+            options: options.clone(),
+            sink,
+            frames: 0,
+            last_time_s: -1.0,
+        })
     }
 
     /// Adds a frame, one frame's length after the one before.
@@ -208,7 +235,11 @@ impl VideoWriter {
         }
         let rises = time_s > self.last_time_s && (0.0..1e7).contains(&time_s);
         if !rises {
-            return Err(MediaError::TimeOrder { index: self.frames, time_s, previous_s: self.last_time_s });
+            return Err(MediaError::TimeOrder {
+                index: self.frames,
+                time_s,
+                previous_s: self.last_time_s,
+            });
         }
         match &mut self.sink {
             Sink::Muxer(muxer) => muxer.write(image, time_s)?,
@@ -254,7 +285,12 @@ impl VideoWriter {
                 silent
             }
         };
-        Ok(Written { path: self.path, frames: self.frames, duration_s, audio })
+        Ok(Written {
+            path: self.path,
+            frames: self.frames,
+            duration_s,
+            audio,
+        })
     }
 
     /// Throws away what was written; the same as dropping the writer.
