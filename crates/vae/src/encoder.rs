@@ -8,7 +8,7 @@ use crate::{Config, VaeError, layers};
 #[derive(Debug)]
 pub struct Encoder {
     config: Config,
-    stack: Stack,
+    pub(crate) stack: Stack,
     /// `[1, z, 1, 1, 1]`.
     mean: Tensor,
     std: Tensor,
@@ -104,7 +104,7 @@ impl EncoderStream<'_> {
 
 impl Encoder {
     /// Mean and log-variance `[B, 2·z, F, h, w]` → normalised mean.
-    fn normalised(&self, moments: &Tensor) -> Result<Tensor> {
+    pub(crate) fn normalised(&self, moments: &Tensor) -> Result<Tensor> {
         let mean = moments.narrow(1, 0, self.config.z_dim)?;
         mean.broadcast_sub(&self.mean)?.broadcast_div(&self.std)
     }

@@ -17,6 +17,8 @@ mod layers;
 mod memory;
 mod names;
 mod stack;
+#[cfg(test)]
+mod tests;
 
 use candle_core::{Result, Tensor};
 use weights::{Manifest, Weights};
