@@ -4,6 +4,7 @@
 //! Every function takes and returns candle tensors. Activations are f32; matrices may be f32, bf16 or f16.
 
 pub mod attention;
+pub mod conv3d;
 pub mod linear;
 pub mod norm;
 pub mod rope;

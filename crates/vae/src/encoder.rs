@@ -1,0 +1,148 @@
+use candle_core::{Result, Tensor};
+use weights::Weights;
+
+use crate::stack::{Stack, StackState};
+use crate::{Config, VaeError, layers};
+
+/// Pixels to latents.
+#[derive(Debug)]
+pub struct Encoder {
+    config: Config,
+    pub(crate) stack: Stack,
+    /// `[1, z, 1, 1, 1]`.
+    mean: Tensor,
+    std: Tensor,
+}
+
+impl Encoder {
+    /// Reads `encoder.*` and `conv1.*`.
+    ///
+    /// # Errors
+    /// A tensor is missing or misshapen, or the configuration contradicts itself.
+    pub fn new(config: &Config, weights: &Weights) -> Result<Self> {
+        config.check()?;
+        let (mean, std) = statistics(config, weights)?;
+        Ok(Self { config: config.clone(), stack: Stack::new(&layers::encoder(config), weights)?, mean, std })
+    }
+
+    /// The sizes.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Begins a video.
+    pub fn stream(&self) -> EncoderStream<'_> {
+        EncoderStream { encoder: self, state: self.stack.start(), chunk: None, frames: 0 }
+    }
+
+    /// `video` `[B, 3, T, H, W]` f32 in [−1, 1], T = 4·n+1, H and W multiples of 8 → the mean of the latent
+    /// distribution, normalised, `[B, 16, (T − 1)/4 + 1, H/8, W/8]`. Nothing is drawn at random.
+    ///
+    /// # Errors
+    /// [`VaeError`] when the shape does not fit.
+    pub fn encode(&self, video: &Tensor) -> Result<Tensor> {
+        let [_, _, frames, height, width] = dims5(video, "the video", 3)?;
+        self.config.check_video(frames, height, width)?;
+        self.encode_frames((0..frames).map(|t| video.narrow(2, t, 1)))
+    }
+
+    /// As [`encode`](Self::encode), from chunks `[B, 3, n, H, W]` with any n that are fetched one after the other, so
+    /// that the pixels of a long video are never held together. The number of frames is known, and checked, at the
+    /// end only.
+    ///
+    /// # Errors
+    /// [`VaeError`] when a shape or the number of frames does not fit; whatever the iterator returns.
+    pub fn encode_frames(&self, chunks: impl IntoIterator<Item = Result<Tensor>>) -> Result<Tensor> {
+        let mut stream = self.stream();
+        let mut latents = Vec::new();
+        for chunk in chunks {
+            latents.extend(stream.push(&chunk?)?);
+        }
+        stream.finish()?;
+        Tensor::cat(&latents, 2)
+    }
+}
+
+/// One video on its way through the encoder.
+#[derive(Debug)]
+pub struct EncoderStream<'a> {
+    encoder: &'a Encoder,
+    state: StackState,
+    chunk: Option<Vec<usize>>,
+    frames: usize,
+}
+
+impl EncoderStream<'_> {
+    /// The next frames `[B, 3, n, H, W]` f32 in [−1, 1], any n → the latent frames `[B, 16, m, H/8, W/8]` that are
+    /// complete with them, if any: one with frame 0 and one with every fourth frame after it.
+    ///
+    /// # Errors
+    /// [`VaeError`] when the shape does not fit. After an error the stream is of no use any more.
+    pub fn push(&mut self, chunk: &Tensor) -> Result<Option<Tensor>> {
+        let [_, _, frames, height, width] = dims5(chunk, "the video chunk", 3)?;
+        self.encoder.config.check_size(height, width)?;
+        same_but_frames(chunk, &mut self.chunk, "the video chunk")?;
+        self.frames += frames;
+        let mut done = Vec::new();
+        self.encoder.stack.push(chunk, &mut self.state, &mut done)?;
+        if done.is_empty() {
+            return Ok(None);
+        }
+        self.encoder.normalised(&Tensor::cat(&done, 2)?).map(Some)
+    }
+
+    /// Ends the video.
+    ///
+    /// # Errors
+    /// [`VaeError::FrameCount`] when the last latent frame is not complete or there is none.
+    pub fn finish(self) -> Result<()> {
+        let config = &self.encoder.config;
+        // The size was checked with each chunk; here only the number of frames is in question.
+        Ok(config.check_video(self.frames, config.spatial_stride(), config.spatial_stride())?)
+    }
+}
+
+impl Encoder {
+    /// Mean and log-variance `[B, 2·z, F, h, w]` → normalised mean.
+    pub(crate) fn normalised(&self, moments: &Tensor) -> Result<Tensor> {
+        let mean = moments.narrow(1, 0, self.config.z_dim)?;
+        mean.broadcast_sub(&self.mean)?.broadcast_div(&self.std)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn encode_whole(&self, video: &Tensor) -> Result<Tensor> {
+        let out = self.stack.push_whole(video, &mut self.stack.start())?;
+        self.normalised(&out.ok_or_else(|| candle_core::Error::msg("no latent frame"))?)
+    }
+}
+
+/// Mean and standard deviation as `[1, z, 1, 1, 1]`.
+pub(crate) fn statistics(config: &Config, weights: &Weights) -> Result<(Tensor, Tensor)> {
+    let tensor = |values: &[f64]| {
+        let values: Vec<f32> = values.iter().map(|v| *v as f32).collect();
+        Tensor::from_vec(values, (1, config.z_dim, 1, 1, 1), weights.device())
+    };
+    Ok((tensor(&config.mean)?, tensor(&config.std)?))
+}
+
+/// The five dimensions of a tensor that must have `channels` channels and at least one frame.
+pub(crate) fn dims5(x: &Tensor, what: &'static str, channels: usize) -> std::result::Result<[usize; 5], VaeError> {
+    match *x.dims() {
+        [b, c, t, h, w] if c == channels && b * t * h * w > 0 => Ok([b, c, t, h, w]),
+        _ => Err(VaeError::Shape { what, found: x.dims().to_vec(), channels }),
+    }
+}
+
+/// Checks that a chunk differs from the first one in its number of frames only.
+pub(crate) fn same_but_frames(
+    x: &Tensor,
+    first: &mut Option<Vec<usize>>,
+    what: &'static str,
+) -> std::result::Result<(), VaeError> {
+    let expected = first.get_or_insert_with(|| x.dims().to_vec());
+    let same = x.dims().iter().zip(expected.iter()).enumerate().all(|(axis, (a, b))| axis == 2 || a == b);
+    if same {
+        return Ok(());
+    }
+    Err(VaeError::ChunkChanged { what, found: x.dims().to_vec(), expected: expected.clone() })
+}

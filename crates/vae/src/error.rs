@@ -1,0 +1,83 @@
+/// What can be wrong with a configuration, a checkpoint's shapes or a video.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum VaeError {
+    /// The number of frames does not fill latent frames.
+    #[error("the video has {found} frames; expected {stride}·n+1, nearest {nearest}; drop or repeat frames")]
+    FrameCount {
+        /// Frames given.
+        found: usize,
+        /// Pixel frames of a latent frame.
+        stride: usize,
+        /// The nearest number that is allowed.
+        nearest: usize,
+    },
+    /// Height or width is not a multiple of the spatial stride.
+    #[error(
+        "the video is {width}×{height}; width and height must be multiples of {stride}, nearest {nearest_width}×{nearest_height}; resize or crop it"
+    )]
+    Size {
+        /// Height given, in pixels.
+        height: usize,
+        /// Width given, in pixels.
+        width: usize,
+        /// Pixels of a latent pixel.
+        stride: usize,
+        /// Nearest allowed height.
+        nearest_height: usize,
+        /// Nearest allowed width.
+        nearest_width: usize,
+    },
+    /// A tensor of the wrong shape was handed in.
+    #[error("{what} has shape {found:?}; expected [B, {channels}, frames, height, width]")]
+    Shape {
+        /// What the tensor is.
+        what: &'static str,
+        /// Its shape.
+        found: Vec<usize>,
+        /// Channels expected.
+        channels: usize,
+    },
+    /// A chunk differs from the ones before it.
+    #[error("{what} has shape {found:?} after chunks of {expected:?}; all chunks of a stream are alike but for frames")]
+    ChunkChanged {
+        /// What the tensor is.
+        what: &'static str,
+        /// Its shape.
+        found: Vec<usize>,
+        /// The shape of the first chunk.
+        expected: Vec<usize>,
+    },
+    /// The configuration contradicts itself.
+    #[error("VAE configuration: {field} has {found} entries; expected {expected}")]
+    Config {
+        /// The field.
+        field: &'static str,
+        /// Entries it has.
+        found: usize,
+        /// Entries it needs.
+        expected: usize,
+    },
+    /// A dimension of the configuration is zero or otherwise impossible.
+    #[error("VAE configuration: {field} is {found}; expected {expected}")]
+    Value {
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        found: String,
+        /// What is allowed.
+        expected: &'static str,
+    },
+    /// The tensors are not those of a Wan 2.1 VAE.
+    #[error("not a Wan 2.1 VAE: {problem}; give Wan2.1_VAE.pth or the vae folder of a diffusers release")]
+    NotAVae {
+        /// What does not fit.
+        problem: String,
+    },
+}
+
+impl From<VaeError> for candle_core::Error {
+    fn from(error: VaeError) -> Self {
+        Self::wrap(error)
+    }
+}

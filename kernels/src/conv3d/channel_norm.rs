@@ -1,0 +1,160 @@
+//! RMS norm over the channels of `[B, C, ..]`, with SiLU in the same pass.
+
+use candle_core::{Device, Result, Storage, Tensor};
+use rayon::prelude::*;
+
+use super::simd::Level;
+
+/// Neighbouring positions that one task takes: 2 KiB of each channel.
+const POSITIONS: usize = 512;
+
+/// `y[c] = gamma[c]·√C·x[c] / max(‖x‖₂, 1e-12)`, the norm over the channels of each position; then SiLU if asked for.
+/// `x` `[B, C, ..]` f32, `gamma` `[C]` f32 → the shape of `x`.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn channel_rms_norm(x: &Tensor, gamma: &Tensor, silu: bool) -> Result<Tensor> {
+    if x.rank() < 2 || gamma.dims() != [x.dim(1)?] {
+        candle_core::bail!("channel norm: {:?} gains for {:?}", gamma.dims(), x.dims());
+    }
+    match x.device() {
+        Device::Cpu => on_host(x, gamma, silu, Level::detect()),
+        _ => super::reference::channel_rms_norm(x, gamma, silu),
+    }
+}
+
+/// The result's memory, written by tasks that do not overlap.
+struct Output(*mut f32);
+// SAFETY: tasks are disjoint, so no element is touched by two threads.
+unsafe impl Sync for Output {}
+
+pub(super) fn on_host(x: &Tensor, gamma: &Tensor, silu: bool, level: Level) -> Result<Tensor> {
+    let x = x.contiguous()?;
+    let (batch, channels) = (x.dim(0)?, x.dim(1)?);
+    let area = x.elem_count() / (batch * channels).max(1);
+    let root = (channels as f32).sqrt();
+    let gain: Vec<f32> = gamma.to_vec1::<f32>()?.iter().map(|g| g * root).collect();
+    let (storage, layout) = x.storage_and_layout();
+    let Storage::Cpu(cpu) = &*storage else {
+        candle_core::bail!("channel norm: expected a tensor on the host");
+    };
+    let input = &cpu.as_slice::<f32>()?[layout.start_offset()..][..layout.shape().elem_count()];
+    let mut out = vec![0f32; input.len()];
+    let output = Output(out.as_mut_ptr());
+    let output = &output;
+    let tasks = batch * area.div_ceil(POSITIONS);
+    (0..tasks).into_par_iter().for_each(|task| {
+        let per_batch = area.div_ceil(POSITIONS);
+        let start = task % per_batch * POSITIONS;
+        let count = POSITIONS.min(area - start);
+        let row = |c: usize| ((task / per_batch) * channels + c) * area + start;
+        let mut scale = [0f32; POSITIONS];
+        let scale = &mut scale[..count];
+        for c in 0..channels {
+            add_squares(scale, &input[row(c)..][..count]);
+        }
+        for s in scale.iter_mut() {
+            *s = s.sqrt().max(1e-12).recip();
+        }
+        for (c, gain) in gain.iter().enumerate() {
+            // SAFETY: channel c of this task's positions, inside the result and nobody else's.
+            let out = unsafe { std::slice::from_raw_parts_mut(output.0.add(row(c)), count) };
+            finish(level, Finish { out, input: &input[row(c)..][..count], scale, gain: *gain, silu });
+        }
+    });
+    drop(storage);
+    Tensor::from_vec(out, x.shape(), x.device())
+}
+
+fn add_squares(sums: &mut [f32], values: &[f32]) {
+    for (s, v) in sums.iter_mut().zip(values) {
+        *s += v * v;
+    }
+}
+
+struct Finish<'a> {
+    out: &'a mut [f32],
+    input: &'a [f32],
+    scale: &'a [f32],
+    gain: f32,
+    silu: bool,
+}
+
+fn finish(level: Level, row: Finish) {
+    match level {
+        // SAFETY: `detect` found the instructions.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => unsafe { finish_avx512(row) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => unsafe { finish_avx2(row) },
+        Level::Portable => finish_row(row),
+    }
+}
+
+/// # Safety
+/// AVX-512F exists.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+unsafe fn finish_avx512(row: Finish) {
+    finish_row(row);
+}
+
+/// # Safety
+/// AVX2 exists.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+unsafe fn finish_avx2(row: Finish) {
+    finish_row(row);
+}
+
+#[inline(always)]
+fn finish_row(row: Finish) {
+    let Finish { out, input, scale, gain, silu } = row;
+    if silu {
+        for ((o, x), s) in out.iter_mut().zip(input).zip(scale) {
+            let y = x * s * gain;
+            *o = y / (1.0 + exp(-y));
+        }
+    } else {
+        for ((o, x), s) in out.iter_mut().zip(input).zip(scale) {
+            *o = x * s * gain;
+        }
+    }
+}
+
+/// eˣ to 2 units in the last place, written so that loops over it become vector code: 2ⁿ·eʳ with |r| ≤ ½·ln 2 and
+/// Taylor's series of eʳ to the seventh power. Below −87 it stays at e⁻⁸⁷, above 88 at e⁸⁸.
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    // 1.5·2²³: adding and subtracting it rounds to a whole number, which then stands in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    // ln 2 in two parts, the first short enough that n·HIGH is exact.
+    const HIGH: f32 = 0.693_359_4;
+    const LOW: f32 = -2.121_944_4e-4;
+    let x = x.clamp(-87.0, 88.0);
+    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    let r = x - n * HIGH - n * LOW;
+    let mut sum = 1.0 / 5040.0;
+    for c in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+        sum = sum * r + c;
+    }
+    let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23));
+    sum * power
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn exp_is_close_everywhere() {
+        let mut worst = 0f64;
+        for i in -87_000..88_000 {
+            let x = i as f32 / 1000.0;
+            let want = f64::from(x).exp();
+            worst = worst.max(((f64::from(super::exp(x)) - want) / want).abs());
+        }
+        assert!(worst < 3e-7, "{worst:e}");
+        assert!(super::exp(-1e30) < 2e-38 && super::exp(f32::NAN).is_nan());
+    }
+}
