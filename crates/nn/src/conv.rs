@@ -100,8 +100,7 @@ impl CausalConv3d {
             history.push(x, have)?;
             return Ok(None);
         }
-        let geometry =
-            Geometry { frames_before: history.frames.len(), temporal_stride: 2, spatial: Spatial::Same };
+        let geometry = Geometry { frames_before: history.frames.len(), temporal_stride: 2, spatial: Spatial::Same };
         let y = conv3d(&self.filter, geometry, Input { x, history: &history.frames, residual: None })?;
         history.push(x, have - 2 * y.dim(2)?)?;
         Ok(Some(y))
@@ -130,5 +129,70 @@ impl ChannelRmsNorm {
     /// Shapes that do not fit.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         channel_rms_norm(x, &self.gamma, self.silu)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use candle_core::{Device, Tensor};
+    use weights::{RandomWeights, Weights};
+
+    use super::{CausalConv3d, FrameHistory};
+
+    fn conv(kernel: [usize; 3]) -> CausalConv3d {
+        let weights = Weights::new(Arc::new(RandomWeights::new(3)), Device::Cpu, None);
+        CausalConv3d::new((2, 3), kernel, &weights).unwrap()
+    }
+
+    fn frames(count: usize) -> Tensor {
+        let values: Vec<f32> = (0..2 * count * 12).map(|i| (i as f32).sin()).collect();
+        Tensor::from_vec(values, (1, 2, count, 3, 4), &Device::Cpu).unwrap()
+    }
+
+    fn values(x: &Tensor) -> Vec<f32> {
+        x.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    #[test]
+    fn history_is_the_last_frames_whatever_the_chunks() {
+        let x = frames(6);
+        for sizes in [&[6][..], &[1, 1, 1, 1, 1, 1], &[4, 2], &[5, 1]] {
+            let mut history = FrameHistory::default();
+            let mut start = 0;
+            for size in sizes {
+                history.push(&x.narrow(2, start, *size).unwrap(), 2).unwrap();
+                start += size;
+            }
+            let kept: Vec<Vec<f32>> = history.frames().iter().map(values).collect();
+            assert_eq!(kept, [4, 5].map(|t| values(&x.narrow(2, t, 1).unwrap())), "{sizes:?}");
+        }
+    }
+
+    #[test]
+    fn stride_two_waits_for_its_frames() {
+        let (conv, x) = (conv([3, 1, 1]), frames(7));
+        let whole = conv.forward_stride2(&x, &mut FrameHistory::default()).unwrap().unwrap();
+        assert_eq!(whole.dims(), [1, 3, 3, 3, 4]);
+        let mut history = FrameHistory::default();
+        let mut parts = Vec::new();
+        for t in 0..7 {
+            let y = conv.forward_stride2(&x.narrow(2, t, 1).unwrap(), &mut history).unwrap();
+            assert_eq!(y.is_some(), t >= 2 && t % 2 == 0, "frame {t}");
+            parts.extend(y);
+        }
+        assert_eq!(values(&Tensor::cat(&parts, 2).unwrap()), values(&whole));
+        assert_eq!(history.frames().len(), 1);
+    }
+
+    #[test]
+    fn a_causal_convolution_in_parts_is_the_whole() {
+        let (conv, x) = (conv([3, 3, 3]), frames(5));
+        let whole = conv.forward(&x, &mut FrameHistory::default(), None).unwrap();
+        let mut history = FrameHistory::default();
+        let parts = [(0, 1), (1, 3), (4, 1)]
+            .map(|(start, count)| conv.forward(&x.narrow(2, start, count).unwrap(), &mut history, None).unwrap());
+        assert_eq!(values(&Tensor::cat(&parts, 2).unwrap()), values(&whole));
     }
 }

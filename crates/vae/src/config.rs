@@ -168,7 +168,7 @@ impl Config {
         if !(1..=64).contains(&self.num_res_blocks) {
             return value("num_res_blocks", self.num_res_blocks.to_string(), "1 to 64");
         }
-        if self.dim_mult[1..].iter().any(|m| self.dim * m % 2 != 0) {
+        if self.dim_mult[1..].iter().any(|m| !(self.dim * m).is_multiple_of(2)) {
             return value("dim", self.dim.to_string(), "an even number of channels before each upsampling");
         }
         if self.std.iter().any(|s| !s.is_finite() || *s <= 0.0) || self.mean.iter().any(|m| !m.is_finite()) {

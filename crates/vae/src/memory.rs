@@ -64,3 +64,30 @@ fn working(layer: &Layer, area: u64) -> u64 {
         Kind::Attention => 10 * input + SCORES.min(2 * area * area * F32),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_released_network_remembers_what_the_reference_caches() {
+        // The reference's caches at 832×480 in f32 are 3.52 and 2.09 GiB; the working set comes on top.
+        let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+        let decode = gib(decode_activation_bytes(&Config::wan21(), 480, 832));
+        let encode = gib(encode_activation_bytes(&Config::wan21(), 480, 832));
+        assert!((3.6..4.6).contains(&decode), "{decode}");
+        assert!((2.2..3.0).contains(&encode), "{encode}");
+    }
+
+    #[test]
+    fn memory_grows_with_the_picture_only() {
+        let config = Config::tiny();
+        let sizes = [(64, 64), (64, 128), (480, 832), (720, 1280)];
+        for pair in sizes.windows(2) {
+            let at = |(h, w): (usize, usize)| {
+                [encode_activation_bytes(&config, h, w), decode_activation_bytes(&config, h, w)]
+            };
+            assert!(at(pair[0]).iter().zip(at(pair[1])).all(|(a, b)| *a < b));
+        }
+    }
+}

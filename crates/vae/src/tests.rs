@@ -51,17 +51,10 @@ fn the_released_network_has_the_known_number_of_parameters() {
 
 #[test]
 fn the_configuration_is_read_off_either_half() {
-    let halves: [fn(&Config) -> Result<Manifest>; 3] = [
-        manifest,
-        |c| Manifest::record(|w| Encoder::new(c, w)),
-        |c| Manifest::record(|w| Decoder::new(c, w)),
-    ];
-    let wide = Config {
-        dim_mult: vec![1, 3, 4],
-        temporal_downsample: vec![true, false],
-        num_res_blocks: 3,
-        ..Config::tiny()
-    };
+    let halves: [fn(&Config) -> Result<Manifest>; 3] =
+        [manifest, |c| Manifest::record(|w| Encoder::new(c, w)), |c| Manifest::record(|w| Decoder::new(c, w))];
+    let wide =
+        Config { dim_mult: vec![1, 3, 4], temporal_downsample: vec![true, false], num_res_blocks: 3, ..Config::tiny() };
     for config in [Config::wan21(), Config::tiny(), wide] {
         for half in halves {
             let tensors = half(&config).unwrap();
@@ -89,10 +82,8 @@ fn encoding_in_any_chunks_is_the_whole_bit_for_bit() {
     // Layer by layer over several frames at a time, with what the layers remember in between.
     for sizes in [[1, 4, 12], [9, 4, 4], [5, 8, 4]] {
         let mut state = encoder.stack.start();
-        let parts: Vec<Tensor> = chunks(&video, &sizes)
-            .iter()
-            .map(|c| encoder.stack.push_whole(c, &mut state).unwrap().unwrap())
-            .collect();
+        let parts: Vec<Tensor> =
+            chunks(&video, &sizes).iter().map(|c| encoder.stack.push_whole(c, &mut state).unwrap().unwrap()).collect();
         assert_same(&encoder.normalised(&Tensor::cat(&parts, 2).unwrap()).unwrap(), &whole);
     }
 }
@@ -160,7 +151,8 @@ fn latents_are_normalised_with_the_statistics() {
     let video = waves([1, 3, 1, 16, 16]);
     let raw = Encoder::new(&config.clone().raw_latents(), &weights).unwrap().encode(&video).unwrap();
     let normalised = Encoder::new(&config, &weights).unwrap().encode(&video).unwrap();
-    let value = |t: &Tensor, c: usize| t.get(0).unwrap().get(c).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()[0];
+    let value =
+        |t: &Tensor, c: usize| t.get(0).unwrap().get(c).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()[0];
     for c in 0..16 {
         let want = (f64::from(value(&raw, c)) - config.mean[c]) / config.std[c];
         assert!((f64::from(value(&normalised, c)) - want).abs() < 1e-5, "channel {c}");

@@ -50,6 +50,9 @@ fn predictions_hold_and_are_not_wasteful() {
         ("decode", decode, decode_activation_bytes(&config, height, width)),
     ] {
         println!("{what}: measured {measured}, predicted {predicted}");
-        assert!(predicted >= measured && predicted <= 2 * measured, "{what}: {measured} measured, {predicted} predicted");
+        assert!(
+            predicted >= measured && predicted <= 2 * measured,
+            "{what}: {measured} measured, {predicted} predicted"
+        );
     }
 }

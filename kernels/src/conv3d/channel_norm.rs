@@ -40,85 +40,73 @@ pub(super) fn on_host(x: &Tensor, gamma: &Tensor, silu: bool, level: Level) -> R
     };
     let input = &cpu.as_slice::<f32>()?[layout.start_offset()..][..layout.shape().elem_count()];
     let mut out = vec![0f32; input.len()];
-    let output = Output(out.as_mut_ptr());
-    let output = &output;
+    let norm = Norm { input, output: Output(out.as_mut_ptr()), gain: &gain, area, silu };
     let tasks = batch * area.div_ceil(POSITIONS);
-    (0..tasks).into_par_iter().for_each(|task| {
-        let per_batch = area.div_ceil(POSITIONS);
-        let start = task % per_batch * POSITIONS;
-        let count = POSITIONS.min(area - start);
-        let row = |c: usize| ((task / per_batch) * channels + c) * area + start;
-        let mut scale = [0f32; POSITIONS];
-        let scale = &mut scale[..count];
-        for c in 0..channels {
-            add_squares(scale, &input[row(c)..][..count]);
-        }
-        for s in scale.iter_mut() {
-            *s = s.sqrt().max(1e-12).recip();
-        }
-        for (c, gain) in gain.iter().enumerate() {
-            // SAFETY: channel c of this task's positions, inside the result and nobody else's.
-            let out = unsafe { std::slice::from_raw_parts_mut(output.0.add(row(c)), count) };
-            finish(level, Finish { out, input: &input[row(c)..][..count], scale, gain: *gain, silu });
-        }
-    });
+    (0..tasks).into_par_iter().for_each(|task| norm.run(task, level));
     drop(storage);
     Tensor::from_vec(out, x.shape(), x.device())
 }
 
-fn add_squares(sums: &mut [f32], values: &[f32]) {
-    for (s, v) in sums.iter_mut().zip(values) {
-        *s += v * v;
-    }
-}
-
-struct Finish<'a> {
-    out: &'a mut [f32],
+struct Norm<'a> {
     input: &'a [f32],
-    scale: &'a [f32],
-    gain: f32,
+    output: Output,
+    /// gamma·√C.
+    gain: &'a [f32],
+    /// Positions of a channel.
+    area: usize,
     silu: bool,
 }
 
-fn finish(level: Level, row: Finish) {
-    match level {
-        // SAFETY: `detect` found the instructions.
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => unsafe { finish_avx512(row) },
-        // SAFETY: as above.
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => unsafe { finish_avx2(row) },
-        Level::Portable => finish_row(row),
-    }
-}
-
-/// # Safety
-/// AVX-512F exists.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-unsafe fn finish_avx512(row: Finish) {
-    finish_row(row);
-}
-
-/// # Safety
-/// AVX2 exists.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-unsafe fn finish_avx2(row: Finish) {
-    finish_row(row);
-}
-
-#[inline(always)]
-fn finish_row(row: Finish) {
-    let Finish { out, input, scale, gain, silu } = row;
-    if silu {
-        for ((o, x), s) in out.iter_mut().zip(input).zip(scale) {
-            let y = x * s * gain;
-            *o = y / (1.0 + exp(-y));
+impl Norm<'_> {
+    fn run(&self, task: usize, level: Level) {
+        match level {
+            // SAFETY: `available` found the instructions.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => unsafe { self.run_avx512(task) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => unsafe { self.run_avx2(task) },
+            Level::Portable => self.run_here(task),
         }
-    } else {
-        for ((o, x), s) in out.iter_mut().zip(input).zip(scale) {
-            *o = x * s * gain;
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f")]
+    fn run_avx512(&self, task: usize) {
+        self.run_here(task);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2")]
+    fn run_avx2(&self, task: usize) {
+        self.run_here(task);
+    }
+
+    /// One run of positions, all channels; compiled once for each level.
+    #[inline(always)]
+    fn run_here(&self, task: usize) {
+        let per_batch = self.area.div_ceil(POSITIONS);
+        let start = task % per_batch * POSITIONS;
+        let count = POSITIONS.min(self.area - start);
+        let row = |c: usize| ((task / per_batch) * self.gain.len() + c) * self.area + start;
+        let mut scale = [0f32; POSITIONS];
+        let scale = &mut scale[..count];
+        for c in 0..self.gain.len() {
+            for (s, v) in scale.iter_mut().zip(&self.input[row(c)..][..count]) {
+                *s += v * v;
+            }
+        }
+        for s in scale.iter_mut() {
+            *s = s.sqrt().max(1e-12).recip();
+        }
+        for (c, gain) in self.gain.iter().enumerate() {
+            let input = &self.input[row(c)..][..count];
+            // SAFETY: channel c of this task's positions, inside the result and nobody else's.
+            let out = unsafe { std::slice::from_raw_parts_mut(self.output.0.add(row(c)), count) };
+            for ((o, x), s) in out.iter_mut().zip(input).zip(scale.iter()) {
+                let y = x * s * gain;
+                *o = if self.silu { y / (1.0 + exp(-y)) } else { y };
+            }
         }
     }
 }

@@ -288,11 +288,7 @@ impl Padded {
             Spatial::Double => {
                 for (r, row) in plane.chunks_exact_mut(self.pitch).enumerate() {
                     match self.source_row(source, (self.top + r as isize).div_euclid(2)) {
-                        Some(from) => {
-                            for (i, v) in row.iter_mut().enumerate() {
-                                *v = at(from, (self.left + i as isize).div_euclid(2));
-                            }
-                        }
+                        Some(from) => copy_doubled(row, from, self.left),
                         None => row.fill(0.0),
                     }
                 }
@@ -302,9 +298,9 @@ impl Padded {
                     for (r, row) in part.chunks_exact_mut(self.pitch).enumerate() {
                         match self.source_row(source, self.top + (2 * r + phase / 2) as isize) {
                             Some(from) => {
-                                for (i, v) in row.iter_mut().enumerate() {
-                                    *v = at(from, self.left + (2 * i + phase % 2) as isize);
-                                }
+                                let start = self.left.unsigned_abs() + phase % 2;
+                                let mut from = from.iter().skip(start).step_by(2);
+                                row.fill_with(|| from.next().copied().unwrap_or(0.0));
                             }
                             None => row.fill(0.0),
                         }
@@ -320,11 +316,6 @@ impl Padded {
     }
 }
 
-/// Element x of a row, zero outside it.
-fn at(row: &[f32], x: isize) -> f32 {
-    usize::try_from(x).ok().and_then(|x| row.get(x)).copied().unwrap_or(0.0)
-}
-
 /// `row[i] = from[left + i]`, zero outside `from`.
 fn copy_padded(row: &mut [f32], from: &[f32], left: isize) {
     let before = left.min(0).unsigned_abs().min(row.len());
@@ -333,4 +324,24 @@ fn copy_padded(row: &mut [f32], from: &[f32], left: isize) {
     row[..before].fill(0.0);
     row[before..before + count].copy_from_slice(&from[start..start + count]);
     row[before + count..].fill(0.0);
+}
+
+/// `row[i] = from[⌊(left + i)/2⌋]`, zero outside `from`.
+fn copy_doubled(row: &mut [f32], from: &[f32], left: isize) {
+    let at = |x: isize| usize::try_from(x).ok().and_then(|x| from.get(x)).copied().unwrap_or(0.0);
+    let mut source = left.div_euclid(2);
+    // An odd start sees the second copy of its pixel only.
+    let single = (left.rem_euclid(2) as usize).min(row.len());
+    let (head, pairs) = row.split_at_mut(single);
+    if single == 1 {
+        head.fill(at(source));
+        source += 1;
+    }
+    // Whole pairs: zeros before the row, the row, zeros behind it.
+    let before = source.min(0).unsigned_abs().min(pairs.len() / 2);
+    let start = source.max(0).unsigned_abs().min(from.len());
+    let mut values = std::iter::repeat_n(0.0, before).chain(from[start..].iter().copied());
+    let (whole, rest) = pairs.as_chunks_mut::<2>();
+    whole.fill_with(|| [values.next().unwrap_or(0.0); 2]);
+    rest.fill(values.next().unwrap_or(0.0));
 }

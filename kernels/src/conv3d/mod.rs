@@ -21,7 +21,7 @@ use cpu::Packed;
 /// What happens to height and width. Kernels that look at neighbours pad with zeros.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Spatial {
-    /// Stride 1, `k/2` zeros on all four sides (k odd): `H×W → H×W`.
+    /// Stride 1, `k/2` zeros on all four sides (square kernels, k odd): `H×W → H×W`.
     Same,
     /// One zero column to the right and one zero row below, nothing left or above, stride 2, 3×3 only:
     /// `H×W → ⌊H/2⌋×⌊W/2⌋`.
@@ -160,13 +160,13 @@ struct Plan {
 impl Plan {
     fn new(filter: &Filter, geometry: Geometry, input: &Input) -> Result<Self> {
         let dims = filter.dims;
-        let [out_channels, in_channels, kt, kh, kw] = dims;
+        let [_, in_channels, kt, kh, kw] = dims;
         let (batch, channels, frames, height, width) = input.x.dims5()?;
         let Geometry { frames_before, temporal_stride, spatial } = geometry;
         if channels != in_channels {
             candle_core::bail!("conv3d: input {:?} has {channels} channels; expected {in_channels}", input.x.dims());
         }
-        if kh % 2 == 0 || kw % 2 == 0 || (spatial == Spatial::Halve && (kh, kw) != (3, 3)) {
+        if kh != kw || kh % 2 == 0 || (spatial == Spatial::Halve && kh != 3) {
             candle_core::bail!("conv3d: a {kh}×{kw} kernel does not go with {spatial:?}; 3×3 does");
         }
         if frames_before >= kt || temporal_stride == 0 || frames_before + frames < kt {
@@ -186,14 +186,12 @@ impl Plan {
             Spatial::Double => (2 * height, 2 * width),
         };
         let out_frames = (frames_before + frames - kt) / temporal_stride + 1;
-        let plan =
-            Self { geometry, filter: dims, batch, frames, height, width, out_frames, out_height, out_width };
+        let plan = Self { geometry, filter: dims, batch, frames, height, width, out_frames, out_height, out_width };
         if let Some(residual) = input.residual
             && residual.dims() != plan.out_dims()
         {
             candle_core::bail!("conv3d: residual {:?}; the result is {:?}", residual.dims(), plan.out_dims());
         }
-        debug_assert!(out_channels > 0);
         Ok(plan)
     }
 

@@ -31,9 +31,7 @@ pub fn conv3d(weight: &Tensor, bias: &Tensor, geometry: Geometry, input: Input) 
         let kernel = weight.narrow(2, k, 1)?.squeeze(2)?.contiguous()?;
         let term = match geometry.spatial {
             Spatial::Same => seen.conv2d(&kernel, kernel_height / 2, 1, 1, 1)?,
-            Spatial::Halve => {
-                seen.pad_with_zeros(2, 0, 1)?.pad_with_zeros(3, 0, 1)?.conv2d(&kernel, 0, 2, 1, 1)?
-            }
+            Spatial::Halve => seen.pad_with_zeros(2, 0, 1)?.pad_with_zeros(3, 0, 1)?.conv2d(&kernel, 0, 2, 1, 1)?,
             Spatial::Double => {
                 seen.upsample_nearest2d(2 * height, 2 * width)?.conv2d(&kernel, kernel_height / 2, 1, 1, 1)?
             }

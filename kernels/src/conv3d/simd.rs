@@ -167,8 +167,7 @@ mod x86 {
                         }
                     }
                     for o in 0..OUT {
-                        let (row, _) =
-                            block.sums[(first + o) * positions + p..][..step].as_chunks_mut::<$lanes>();
+                        let (row, _) = block.sums[(first + o) * positions + p..][..step].as_chunks_mut::<$lanes>();
                         for v in 0..VECTORS {
                             // SAFETY: as above.
                             row[v] = unsafe { transmute::<$vector, [f32; $lanes]>(acc[o][v]) };

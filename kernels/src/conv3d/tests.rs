@@ -36,9 +36,9 @@ fn agrees_with_the_reference_over_shapes() {
         (1, 70, 12, 2, 5, 300),
     ] {
         let x = randn(&[batch, in_channels, frames, height, width], seed);
-        for (kt, kh, kw) in [(1, 1, 1), (3, 1, 1), (1, 3, 3), (3, 3, 3)] {
+        for (kt, kh, kw) in [(1, 1, 1), (3, 1, 1), (1, 3, 3), (2, 5, 5), (3, 3, 3)] {
             for spatial in [Spatial::Same, Spatial::Double, Spatial::Halve] {
-                if spatial == Spatial::Halve && (kh == 1 || height < 2 || width < 2) {
+                if spatial == Spatial::Halve && (kh != 3 || height < 2 || width < 2) {
                     continue;
                 }
                 let f = filter([out_channels, in_channels, kt, kh, kw], seed + 100);
@@ -64,8 +64,7 @@ fn agrees_with_the_reference_at_temporal_strides() {
         for before in 0..2 {
             let x = randn(&[2, 4, frames, 5, 6], frames as u64);
             let history: Vec<Tensor> = (0..before).map(|i| randn(&[2, 4, 1, 5, 6], 50 + i)).collect();
-            let geometry =
-                Geometry { frames_before: history.len(), temporal_stride: 2, spatial: Spatial::Same };
+            let geometry = Geometry { frames_before: history.len(), temporal_stride: 2, spatial: Spatial::Same };
             let y = check(&f, geometry, Input { x: &x, history: &history, residual: None });
             assert_eq!(y.dim(2).unwrap(), (frames + history.len() - 3) / 2 + 1);
         }
@@ -152,6 +151,10 @@ fn what_does_not_fit_is_an_error() {
     assert!(Filter::new(&randn(&[2, 3, 3], 1), &randn(&[2], 2)).is_err());
     assert!(Filter::new(&randn(&[2, 3, 3, 3, 3], 1), &randn(&[3], 2)).is_err());
     assert!(channel_rms_norm(&x, &randn(&[2], 1), false).is_err());
+    for (kh, kw) in [(2, 2), (1, 3)] {
+        let f = Filter::new(&randn(&[2, 3, 1, kh, kw], 1), &randn(&[2], 2)).unwrap();
+        assert!(conv3d(&f, Geometry::causal(1), Input { x: &x, history: &[], residual: None }).is_err());
+    }
 }
 
 /// Times against candle's sum of 2-D convolutions: `cargo test -p steadydance-kernels conv3d -- --ignored --nocapture`.
