@@ -18,7 +18,8 @@ fn write(folder: &Path, name: &str, manifest: &Manifest) -> anyhow::Result<u64> 
     for spec in manifest.tensors() {
         tensors.insert(spec.name.clone(), source.tensor(&spec.name, &spec.shape, Some(DType::BF16), &Device::Cpu)?);
     }
-    let metadata = BTreeMap::from([("note".to_owned(), "steadydance demo model, untrained: seeded random weights".to_owned())]);
+    let metadata =
+        BTreeMap::from([("note".to_owned(), "steadydance demo model, untrained: seeded random weights".to_owned())]);
     save_safetensors(&folder.join(format!("{name}.safetensors")), &tensors, &metadata)?;
     Ok(manifest.parameters())
 }

@@ -127,7 +127,10 @@ impl Dit {
     }
 
     fn with_blocks(config: &Config, w: &Weights, blocks: Arc<dyn WeightSource>) -> Result<Self> {
-        if config.num_heads == 0 || !config.dim.is_multiple_of(2 * config.num_heads) || !config.freq_dim.is_multiple_of(2) {
+        if config.num_heads == 0
+            || !config.dim.is_multiple_of(2 * config.num_heads)
+            || !config.freq_dim.is_multiple_of(2)
+        {
             candle_core::bail!(
                 "dim {} in {} heads and freq_dim {} do not make a network",
                 config.dim,

@@ -157,9 +157,7 @@ pub enum MediaError {
         extension: String,
     },
     /// 4:2:0 video needs even sides.
-    #[error(
-        "frame size is {width}x{height}; H.264 and VP9 need even sides, crop or pad by one pixel"
-    )]
+    #[error("frame size is {width}x{height}; H.264 and VP9 need even sides, crop or pad by one pixel")]
     OddSize {
         /// Width in pixels.
         width: u32,
@@ -167,9 +165,7 @@ pub enum MediaError {
         height: u32,
     },
     /// A frame that is not of the size the writer was made for.
-    #[error(
-        "frame {index} is {width}x{height}; this video was begun with {expected_width}x{expected_height}"
-    )]
+    #[error("frame {index} is {width}x{height}; this video was begun with {expected_width}x{expected_height}")]
     FrameSize {
         /// Number of the frame, from 0.
         index: usize,
@@ -183,9 +179,7 @@ pub enum MediaError {
         expected_height: u32,
     },
     /// A frame time that does not come after the one before.
-    #[error(
-        "frame {index} has time {time_s} s, but the frame before has {previous_s} s; times must rise"
-    )]
+    #[error("frame {index} has time {time_s} s, but the frame before has {previous_s} s; times must rise")]
     TimeOrder {
         /// Number of the frame, from 0.
         index: usize,
@@ -282,18 +276,11 @@ impl MediaError {
     }
 
     pub(crate) fn write(path: &Path, reason: impl ToString) -> Self {
-        Self::Write {
-            path: path.to_owned(),
-            reason: one_line(&reason.to_string()),
-        }
+        Self::Write { path: path.to_owned(), reason: one_line(&reason.to_string()) }
     }
 
     pub(crate) fn damaged(path: &Path, kind: &str, reason: impl ToString) -> Self {
-        Self::Damaged {
-            path: path.to_owned(),
-            kind: kind.to_owned(),
-            reason: one_line(&reason.to_string()),
-        }
+        Self::Damaged { path: path.to_owned(), kind: kind.to_owned(), reason: one_line(&reason.to_string()) }
     }
 }
 

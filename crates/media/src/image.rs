@@ -53,8 +53,7 @@ pub fn read_rgb(path: impl AsRef<Path>) -> Result<RgbImage> {
     let path = path.as_ref();
     let opened = open(path)?;
     let kind = opened.info.format;
-    let mut picture =
-        DynamicImage::from_decoder(opened.decoder).map_err(|e| explain(path, kind, e))?;
+    let mut picture = DynamicImage::from_decoder(opened.decoder).map_err(|e| explain(path, kind, e))?;
     picture.apply_orientation(opened.orientation);
     Ok(picture.into_rgb8())
 }
@@ -67,15 +66,10 @@ struct Opened {
 
 fn open(path: &Path) -> Result<Opened> {
     let (mut file, head) = sniff::open_file(path)?;
-    let not_an_image = || MediaError::NotAnImage {
-        path: path.to_owned(),
-        looks_like: sniff::looks_like(&head),
-    };
+    let not_an_image = || MediaError::NotAnImage { path: path.to_owned(), looks_like: sniff::looks_like(&head) };
     let format = ::image::guess_format(&head).map_err(|_| not_an_image())?;
     let name = format_name(format).ok_or_else(not_an_image)?;
-    if format == ImageFormat::Jpeg
-        && !jpeg_is_whole(&mut file).map_err(|e| MediaError::open(path, e))?
-    {
+    if format == ImageFormat::Jpeg && !jpeg_is_whole(&mut file).map_err(|e| MediaError::open(path, e))? {
         return Err(MediaError::damaged(path, name, "the end marker is missing"));
     }
     let mut reader = ImageReader::with_format(BufReader::new(file), format);
@@ -83,34 +77,16 @@ fn open(path: &Path) -> Result<Opened> {
     let mut limits = Limits::no_limits();
     limits.max_alloc = Some(MAX_PIXELS * 8);
     reader.limits(limits);
-    let mut decoder: Box<dyn ImageDecoder> =
-        Box::new(reader.into_decoder().map_err(|e| explain(path, name, e))?);
+    let mut decoder: Box<dyn ImageDecoder> = Box::new(reader.into_decoder().map_err(|e| explain(path, name, e))?);
     let (width, height) = decoder.dimensions();
     check_size(path, u64::from(width), u64::from(height))?;
     if width < MIN_SIDE || height < MIN_SIDE {
-        return Err(MediaError::TooSmall {
-            path: path.to_owned(),
-            width,
-            height,
-            min_side: MIN_SIDE,
-        });
+        return Err(MediaError::TooSmall { path: path.to_owned(), width, height, min_side: MIN_SIDE });
     }
     // A broken EXIF block is no reason to refuse a picture.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let (width, height) = if swaps_sides(orientation) {
-        (height, width)
-    } else {
-        (width, height)
-    };
-    Ok(Opened {
-        info: ImageInfo {
-            width,
-            height,
-            format: name,
-        },
-        orientation,
-        decoder,
-    })
+    let (width, height) = if swaps_sides(orientation) { (height, width) } else { (width, height) };
+    Ok(Opened { info: ImageInfo { width, height, format: name }, orientation, decoder })
 }
 
 /// Refuses sizes over [`MAX_SIDE`] and [`MAX_PIXELS`].
@@ -143,18 +119,13 @@ fn format_name(format: ImageFormat) -> Option<&'static str> {
 fn swaps_sides(orientation: Orientation) -> bool {
     matches!(
         orientation,
-        Orientation::Rotate90
-            | Orientation::Rotate270
-            | Orientation::Rotate90FlipH
-            | Orientation::Rotate270FlipH
+        Orientation::Rotate90 | Orientation::Rotate270 | Orientation::Rotate90FlipH | Orientation::Rotate270FlipH
     )
 }
 
 fn explain(path: &Path, kind: &str, error: ImageError) -> MediaError {
     match error {
-        ImageError::IoError(e)
-            if e.kind() != ErrorKind::UnexpectedEof && e.raw_os_error().is_some() =>
-        {
+        ImageError::IoError(e) if e.kind() != ErrorKind::UnexpectedEof && e.raw_os_error().is_some() => {
             MediaError::open(path, e)
         }
         other => MediaError::damaged(path, kind, other),

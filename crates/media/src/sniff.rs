@@ -14,22 +14,16 @@ pub(crate) fn open_file(path: &Path) -> Result<(File, Vec<u8>)> {
     let fail = |source| MediaError::open(path, source);
     let meta = std::fs::metadata(path).map_err(fail)?;
     if meta.is_dir() {
-        return Err(MediaError::IsDirectory {
-            path: path.to_owned(),
-        });
+        return Err(MediaError::IsDirectory { path: path.to_owned() });
     }
     let mut file = File::open(path).map_err(fail)?;
     if meta.is_file() && meta.len() == 0 {
-        return Err(MediaError::Empty {
-            path: path.to_owned(),
-        });
+        return Err(MediaError::Empty { path: path.to_owned() });
     }
     let mut head = Vec::with_capacity(128);
     (&mut file).take(128).read_to_end(&mut head).map_err(fail)?;
     if head.is_empty() {
-        return Err(MediaError::Empty {
-            path: path.to_owned(),
-        });
+        return Err(MediaError::Empty { path: path.to_owned() });
     }
     std::io::Seek::rewind(&mut file).map_err(fail)?;
     Ok((file, head))
@@ -38,27 +32,15 @@ pub(crate) fn open_file(path: &Path) -> Result<(File, Vec<u8>)> {
 /// The size in pixels a file's first bytes state. FFmpeg forgets a size it will not decode.
 pub(crate) fn stated_size(head: &[u8]) -> Option<(u64, u64)> {
     if head.get(8..12) == Some(b"AVI ") && head.get(24..28) == Some(b"avih") {
-        let side = |at: usize| {
-            Some(u64::from(u32::from_le_bytes(
-                head.get(at..at + 4)?.try_into().ok()?,
-            )))
-        };
+        let side = |at: usize| Some(u64::from(u32::from_le_bytes(head.get(at..at + 4)?.try_into().ok()?)));
         return Some((side(64)?, side(68)?));
     }
     if head.starts_with(b"GIF8") {
-        let side = |at: usize| {
-            Some(u64::from(u16::from_le_bytes(
-                head.get(at..at + 2)?.try_into().ok()?,
-            )))
-        };
+        let side = |at: usize| Some(u64::from(u16::from_le_bytes(head.get(at..at + 2)?.try_into().ok()?)));
         return Some((side(6)?, side(8)?));
     }
     if head.starts_with(b"\x89PNG") {
-        let side = |at: usize| {
-            Some(u64::from(u32::from_be_bytes(
-                head.get(at..at + 4)?.try_into().ok()?,
-            )))
-        };
+        let side = |at: usize| Some(u64::from(u32::from_be_bytes(head.get(at..at + 4)?.try_into().ok()?)));
         return Some((side(16)?, side(20)?));
     }
     None
@@ -66,10 +48,7 @@ pub(crate) fn stated_size(head: &[u8]) -> Option<(u64, u64)> {
 
 /// A few words for what begins with these bytes.
 pub(crate) fn looks_like(head: &[u8]) -> String {
-    let at = |offset: usize, magic: &[u8]| {
-        head.get(offset..)
-            .is_some_and(|rest| rest.starts_with(magic))
-    };
+    let at = |offset: usize, magic: &[u8]| head.get(offset..).is_some_and(|rest| rest.starts_with(magic));
     let known = [
         (0, &b"\x89PNG"[..], "a png picture"),
         (0, b"\xff\xd8\xff", "a jpeg picture"),
@@ -133,15 +112,9 @@ mod tests {
     fn names_common_mistakes() {
         assert_eq!(looks_like(b"hello world\n"), "plain text");
         assert_eq!(looks_like("Grüße".as_bytes()), "plain text");
-        assert_eq!(
-            looks_like(b"<!DOCTYPE html><html>"),
-            "a web page (a failed download?)"
-        );
+        assert_eq!(looks_like(b"<!DOCTYPE html><html>"), "a web page (a failed download?)");
         assert_eq!(looks_like(b"\0\0\0\x18ftypmp42"), "an mp4 or mov video");
-        assert_eq!(
-            looks_like(b"version https://git-lfs.github.com/spec/v1"),
-            "a git-lfs pointer (run `git lfs pull`)"
-        );
+        assert_eq!(looks_like(b"version https://git-lfs.github.com/spec/v1"), "a git-lfs pointer (run `git lfs pull`)");
         assert_eq!(looks_like(&[0; 64]), "zero bytes only");
         assert_eq!(looks_like(&[1, 2, 3, 255, 254]), "unknown binary data");
     }

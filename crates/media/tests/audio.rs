@@ -22,15 +22,9 @@ fn track(path: &Path) -> Track {
     let mut input = ffmpeg_next::format::input(path).expect("open");
     let (index, base, codec, rate) = {
         let audio = input.streams().best(kind::Type::Audio).expect("sound");
-        let context =
-            ffmpeg_next::codec::Context::from_parameters(audio.parameters()).expect("context");
+        let context = ffmpeg_next::codec::Context::from_parameters(audio.parameters()).expect("context");
         let rate = context.decoder().audio().expect("decoder").rate();
-        (
-            audio.index(),
-            f64::from(audio.time_base()),
-            audio.parameters().id().name(),
-            rate,
-        )
+        (audio.index(), f64::from(audio.time_base()), audio.parameters().id().name(), rate)
     };
     let (mut start_s, mut end_s) = (f64::INFINITY, f64::NEG_INFINITY);
     let mut packet = Packet::empty();
@@ -43,12 +37,7 @@ fn track(path: &Path) -> Track {
         packet = Packet::empty();
     }
     let samples = if codec == "opus" { 960.0 } else { 1024.0 };
-    Track {
-        codec,
-        start_s,
-        end_s,
-        packet_s: samples / f64::from(rate),
-    }
+    Track { codec, start_s, end_s, packet_s: samples / f64::from(rate) }
 }
 
 fn write(path: &Path, audio: AudioSource, frames: usize, rate: f64) -> AudioOutcome {
@@ -62,10 +51,7 @@ fn write(path: &Path, audio: AudioSource, frames: usize, rate: f64) -> AudioOutc
 }
 
 fn source(path: impl AsRef<Path>, start_s: f64) -> AudioSource {
-    AudioSource {
-        path: path.as_ref().to_owned(),
-        start_s,
-    }
+    AudioSource { path: path.as_ref().to_owned(), start_s }
 }
 
 #[test]
@@ -75,10 +61,7 @@ fn sound_is_cut_to_the_clip_within_a_packet() {
     let tone = wav(&at("tone.wav"), 5.0, 44_100, 2);
 
     // wav → AAC, 2 s of 5.
-    assert_eq!(
-        write(&at("full.mp4"), source(&tone, 0.0), 64, 16.0),
-        AudioOutcome::Encoded
-    );
+    assert_eq!(write(&at("full.mp4"), source(&tone, 0.0), 64, 16.0), AudioOutcome::Encoded);
     // AAC → AAC by copy, from the start and from the middle; AAC → Opus.
     for (name, start_s, frames, outcome, codec) in [
         ("copy.mp4", 0.0, 33, AudioOutcome::Copied, "aac"),
@@ -86,30 +69,14 @@ fn sound_is_cut_to_the_clip_within_a_packet() {
         ("opus.webm", 0.0, 33, AudioOutcome::Encoded, "opus"),
         ("middle.webm", 1.3, 17, AudioOutcome::Encoded, "opus"),
     ] {
-        assert_eq!(
-            write(&at(name), source(at("full.mp4"), start_s), frames, 16.0),
-            outcome,
-            "{name}"
-        );
+        assert_eq!(write(&at(name), source(at("full.mp4"), start_s), frames, 16.0), outcome, "{name}");
         let info = VideoReader::open(at(name)).expect("open").info().clone();
-        assert_eq!(
-            (info.has_audio, info.audio_codec.as_deref()),
-            (true, Some(codec)),
-            "{name}"
-        );
+        assert_eq!((info.has_audio, info.audio_codec.as_deref()), (true, Some(codec)), "{name}");
         let track = track(&at(name));
         assert_eq!(track.codec, codec);
         let clip_s = frames as f64 / 16.0;
-        assert!(
-            (track.end_s - clip_s).abs() <= track.packet_s + 2e-3,
-            "{name}: ends at {}",
-            track.end_s
-        );
-        assert!(
-            track.start_s.abs() <= track.packet_s + 2e-3,
-            "{name}: begins at {}",
-            track.start_s
-        );
+        assert!((track.end_s - clip_s).abs() <= track.packet_s + 2e-3, "{name}: ends at {}", track.end_s);
+        assert!(track.start_s.abs() <= track.packet_s + 2e-3, "{name}: begins at {}", track.start_s);
         let frames_read = read_all(&at(name));
         assert_eq!(frames_read.len(), frames, "{name}");
         assert_eq!(frames_read[0].time_s, 0.0);
@@ -122,16 +89,9 @@ fn sound_shorter_than_the_clip_just_ends() {
     let tone = wav(&folder.path().join("tone.wav"), 0.5, 22_050, 1);
     for name in ["a.mp4", "a.webm"] {
         let path = folder.path().join(name);
-        assert_eq!(
-            write(&path, source(&tone, 0.2), 16, 16.0),
-            AudioOutcome::Encoded
-        );
+        assert_eq!(write(&path, source(&tone, 0.2), 16, 16.0), AudioOutcome::Encoded);
         let track = track(&path);
-        assert!(
-            (track.end_s - 0.3).abs() <= track.packet_s + 2e-3,
-            "{name}: ends at {}",
-            track.end_s
-        );
+        assert!((track.end_s - 0.3).abs() <= track.packet_s + 2e-3, "{name}: ends at {}", track.end_s);
         assert_eq!(read_all(&path).len(), 16);
     }
 }
@@ -141,8 +101,7 @@ fn levels(path: &Path) -> Vec<f64> {
     let mut input = ffmpeg_next::format::input(path).expect("open");
     let audio = input.streams().best(kind::Type::Audio).expect("sound");
     let (index, base) = (audio.index(), f64::from(audio.time_base()));
-    let context =
-        ffmpeg_next::codec::Context::from_parameters(audio.parameters()).expect("context");
+    let context = ffmpeg_next::codec::Context::from_parameters(audio.parameters()).expect("context");
     let mut unopened = context.decoder();
     unopened.set_packet_time_base(audio.time_base());
     let mut decoder = unopened.audio().expect("decoder");
@@ -190,15 +149,8 @@ fn sound_stays_in_step() {
     write(&at("cut.mp4"), source(at("full.mp4"), 0.6), 16, 16.0);
     write(&at("cut.webm"), source(at("full.mp4"), 0.6), 16, 16.0);
     for (name, begin) in [("full.mp4", 1.0), ("cut.mp4", 0.4), ("cut.webm", 0.4)] {
-        let onset = levels(&at(name))
-            .iter()
-            .position(|&level| level > 0.2)
-            .expect("a tone") as f64
-            / 100.0;
-        assert!(
-            (onset - begin).abs() <= 0.025,
-            "{name}: begins at {onset}, not {begin}"
-        );
+        let onset = levels(&at(name)).iter().position(|&level| level > 0.2).expect("a tone") as f64 / 100.0;
+        assert!((onset - begin).abs() <= 0.025, "{name}: begins at {onset}, not {begin}");
     }
 }
 
@@ -207,50 +159,20 @@ fn what_cannot_carry_sound_says_so() {
     let folder = tempfile::tempdir().expect("folder");
     let at = |name: &str| folder.path().join(name);
     let tone = wav(&at("tone.wav"), 1.0, 48_000, 2);
-    assert_eq!(
-        write(&at("a.gif"), source(&tone, 0.0), 3, 16.0),
-        AudioOutcome::ContainerCannot
-    );
-    assert_eq!(
-        write(&at("frames"), source(&tone, 0.0), 3, 16.0),
-        AudioOutcome::ContainerCannot
-    );
+    assert_eq!(write(&at("a.gif"), source(&tone, 0.0), 3, 16.0), AudioOutcome::ContainerCannot);
+    assert_eq!(write(&at("frames"), source(&tone, 0.0), 3, 16.0), AudioOutcome::ContainerCannot);
     support::write(&at("silent.mp4"), &options(64, 48, 16.0), 3);
-    assert_eq!(
-        write(&at("b.mp4"), source(at("silent.mp4"), 0.0), 3, 16.0),
-        AudioOutcome::SourceSilent
-    );
-    assert_eq!(
-        write(&at("c.mp4"), source(at("frames"), 0.0), 3, 16.0),
-        AudioOutcome::SourceSilent
-    );
-    assert!(
-        !VideoReader::open(at("b.mp4"))
-            .expect("open")
-            .info()
-            .has_audio
-    );
-    assert!(matches!(
-        VideoReader::open(&tone),
-        Err(MediaError::NoVideoStream { .. })
-    ));
+    assert_eq!(write(&at("b.mp4"), source(at("silent.mp4"), 0.0), 3, 16.0), AudioOutcome::SourceSilent);
+    assert_eq!(write(&at("c.mp4"), source(at("frames"), 0.0), 3, 16.0), AudioOutcome::SourceSilent);
+    assert!(!VideoReader::open(at("b.mp4")).expect("open").info().has_audio);
+    assert!(matches!(VideoReader::open(&tone), Err(MediaError::NoVideoStream { .. })));
 
     let mut options = options(64, 48, 16.0);
     options.audio = Some(source(at("absent.mp4"), 0.0));
-    assert!(matches!(
-        VideoWriter::create(at("d.mp4"), &options),
-        Err(MediaError::NotFound { .. })
-    ));
+    assert!(matches!(VideoWriter::create(at("d.mp4"), &options), Err(MediaError::NotFound { .. })));
     options.audio = Some(source(&tone, f64::NAN));
-    assert!(matches!(
-        VideoWriter::create(at("d.mp4"), &options),
-        Err(MediaError::Setting { .. })
-    ));
-    assert!(
-        support::names(folder.path())
-            .iter()
-            .all(|name| !name.starts_with(".d") && name != "d.mp4")
-    );
+    assert!(matches!(VideoWriter::create(at("d.mp4"), &options), Err(MediaError::Setting { .. })));
+    assert!(support::names(folder.path()).iter().all(|name| !name.starts_with(".d") && name != "d.mp4"));
 }
 
 #[test]

@@ -16,10 +16,7 @@ fn failure(path: &Path) -> MediaError {
         Ok(reader) => reader.filter_map(Result::err).next().expect("an error"),
     };
     let text = error.to_string();
-    assert!(
-        !text.contains('\n') && text.contains(&path.display().to_string()),
-        "{text}"
-    );
+    assert!(!text.contains('\n') && text.contains(&path.display().to_string()), "{text}");
     assert_eq!(
         video::probe(path).is_err(),
         video::timestamps(path, &ReadOptions::default()).is_err(),
@@ -43,10 +40,7 @@ fn files_that_are_no_video() {
     ] {
         fs::write(&path, &text).expect("write");
         let error = failure(&path);
-        assert!(
-            matches!(&error, MediaError::NotAVideo { looks_like, .. } if looks_like == "plain text"),
-            "{error}"
-        );
+        assert!(matches!(&error, MediaError::NotAVideo { looks_like, .. } if looks_like == "plain text"), "{error}");
         // Some demuxers go by the name.
         let named = folder.path().join("drive.txt");
         fs::write(&named, &text).expect("write");
@@ -54,9 +48,7 @@ fn files_that_are_no_video() {
     }
     fs::write(&path, [0u8; 4096]).expect("write");
     failure(&path);
-    let noise: Vec<u8> = (0..20_000u32)
-        .map(|i| (i.wrapping_mul(2_654_435_761) >> 23) as u8)
-        .collect();
+    let noise: Vec<u8> = (0..20_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 23) as u8).collect();
     fs::write(&path, noise).expect("write");
     failure(&path);
     fs::remove_file(&path).expect("remove");
@@ -78,25 +70,20 @@ fn cut_files_give_what_is_whole() {
             let frame = frame.expect("frame");
             assert_eq!(frame.index, count);
             // The last one may be patched up from half its data.
-            assert!(
-                shown(&frame.image) == count % 16 || count > 10,
-                "{name}: frame {count}"
-            );
+            assert!(shown(&frame.image) == count % 16 || count > 10, "{name}: frame {count}");
             count += 1;
         }
         assert!((8..40).contains(&count), "{name}: {count} frames");
-        let warned = reader.warnings().iter().any(
-            |w| matches!(w, MediaWarning::Truncated { decoded, .. } if *decoded == count as u64),
-        );
+        let warned = reader
+            .warnings()
+            .iter()
+            .any(|w| matches!(w, MediaWarning::Truncated { decoded, .. } if *decoded == count as u64));
         assert!(warned, "{name}: {:?}", reader.warnings());
         assert!(reader.next().is_none(), "ended stays ended");
         // Cut inside the header: nothing to decode.
         fs::write(&path, &whole[..40]).expect("write");
         let error = failure(&path);
-        assert!(
-            !matches!(error, MediaError::NotFound { .. }),
-            "{name}: {error}"
-        );
+        assert!(!matches!(error, MediaError::NotFound { .. }), "{name}: {error}");
     }
 }
 
@@ -141,13 +128,7 @@ fn a_header_of_100000_pixels() {
     fs::write(&path, &bytes).expect("write");
     // FFmpeg takes that, or the codec's own size, or none.
     match VideoReader::open(&path) {
-        Err(error) => assert!(
-            matches!(
-                error,
-                MediaError::TooLarge { .. } | MediaError::NoFrames { .. }
-            ),
-            "{error}"
-        ),
+        Err(error) => assert!(matches!(error, MediaError::TooLarge { .. } | MediaError::NoFrames { .. }), "{error}"),
         Ok(reader) => assert_eq!((reader.info().width, reader.info().height), (64, 48)),
     }
 
@@ -158,23 +139,11 @@ fn a_header_of_100000_pixels() {
     bytes[6..10].fill(0xff);
     fs::write(&path, &bytes).expect("write");
     let error = failure(&path);
-    assert!(
-        matches!(
-            error,
-            MediaError::TooLarge {
-                width: 65535,
-                height: 65535,
-                ..
-            }
-        ),
-        "{error}"
-    );
+    assert!(matches!(error, MediaError::TooLarge { width: 65535, height: 65535, .. }), "{error}");
 
     // A png of 100 000 a side under a video's name.
     let path = folder.path().join("a.mp4");
-    picture(16, 16, 0)
-        .save_with_format(&path, image::ImageFormat::Png)
-        .expect("save");
+    picture(16, 16, 0).save_with_format(&path, image::ImageFormat::Png).expect("save");
     let mut bytes = fs::read(&path).expect("read");
     for at in [16, 20] {
         bytes[at..at + 4].copy_from_slice(&100_000u32.to_be_bytes());
@@ -194,12 +163,7 @@ fn avi(path: &Path, width: u32, height: u32, count: u32) {
         out.resize(out.len().next_multiple_of(2), 0);
         out
     };
-    let words = |values: &[u32]| {
-        values
-            .iter()
-            .flat_map(|v| v.to_le_bytes())
-            .collect::<Vec<u8>>()
-    };
+    let words = |values: &[u32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
     let avih = words(&[100_000, 0, 0, 0, count, 0, 1, 0, width, height, 0, 0, 0, 0]);
     let mut strh = b"vidsDIB ".to_vec();
     strh.extend(words(&[0, 0, 0, 1, 10, 0, count, 0, 0, 0, 0, 0]));
@@ -212,9 +176,7 @@ fn avi(path: &Path, width: u32, height: u32, count: u32) {
     for k in 0..count {
         let mut frame = vec![0u8; frame_bytes as usize];
         // Bottom-up: the first row in the file is the lowest.
-        frame[(stride * (height - 1)) as usize..]
-            .iter_mut()
-            .for_each(|v| *v = 40 * (k + 1) as u8);
+        frame[(stride * (height - 1)) as usize..].iter_mut().for_each(|v| *v = 40 * (k + 1) as u8);
         movi.extend(chunk(b"00db", &frame));
     }
     let riff = [&b"AVI "[..], &chunk(b"LIST", &hdrl), &chunk(b"LIST", &movi)].concat();
@@ -231,35 +193,18 @@ fn tiny_and_odd_sizes_decode() {
     let frames: Vec<_> = reader.map(|f| f.expect("frame")).collect();
     assert_eq!(frames.len(), 4);
     for (k, frame) in frames.iter().enumerate() {
-        assert_eq!(
-            frame.image.get_pixel(6, 0).0,
-            [40 * (k + 1) as u8; 3],
-            "upper row"
-        );
+        assert_eq!(frame.image.get_pixel(6, 0).0, [40 * (k + 1) as u8; 3], "upper row");
         assert_eq!(frame.image.get_pixel(6, 4).0, [0; 3], "lower row");
         assert!((frame.time_s - k as f64 / 10.0).abs() < 1e-6);
     }
     avi(&path, 100_000, 100_000, 0);
     let error = failure(&path);
-    assert!(
-        matches!(
-            error,
-            MediaError::TooLarge {
-                width: 100_000,
-                height: 100_000,
-                ..
-            }
-        ),
-        "{error}"
-    );
+    assert!(matches!(error, MediaError::TooLarge { width: 100_000, height: 100_000, .. }), "{error}");
 }
 
 /// The index in front of a webm names the elements too, so the element itself is the last match.
 fn find_last(bytes: &[u8], needle: &[u8]) -> usize {
-    bytes
-        .windows(needle.len())
-        .rposition(|window| window == needle)
-        .expect("needle")
+    bytes.windows(needle.len()).rposition(|window| window == needle).expect("needle")
 }
 
 #[test]
@@ -270,10 +215,7 @@ fn the_size_changes_in_the_middle() {
     let other = folder.path().join("3.webm");
     write(&second, &options(64, 48, 16.0), 3);
     write(&other, &options(96, 64, 16.0), 3);
-    let (mut a, b) = (
-        fs::read(&second).expect("read"),
-        fs::read(&other).expect("read"),
-    );
+    let (mut a, b) = (fs::read(&second).expect("read"), fs::read(&other).expect("read"));
     const CLUSTER: [u8; 4] = [0x1f, 0x43, 0xb6, 0x75];
     const CUES: [u8; 4] = [0x1c, 0x53, 0xbb, 0x6b];
     a.truncate(find_last(&a, &CUES));
@@ -291,16 +233,8 @@ fn the_size_changes_in_the_middle() {
     assert_eq!(frames.len(), 6);
     assert!(frames.iter().all(|f| f.image.dimensions() == (64, 48)));
     assert_eq!(shown(&frames[1].image), 1);
-    let changed = MediaWarning::SizeChanged {
-        frame: 3,
-        width: 96,
-        height: 64,
-    };
-    assert!(
-        reader.warnings().contains(&changed),
-        "{:?}",
-        reader.warnings()
-    );
+    let changed = MediaWarning::SizeChanged { frame: 3, width: 96, height: 64 };
+    assert!(reader.warnings().contains(&changed), "{:?}", reader.warnings());
 }
 
 /// Flips every byte of the header region and some of the data in turn: any result but a panic or a hang will do.
@@ -337,73 +271,34 @@ fn outputs_that_cannot_be() {
         }
     };
     let good = || options(64, 48, 16.0);
-    assert!(
-        matches!(create("a.avi", good()), MediaError::UnknownExtension { extension, .. } if extension == ".avi")
-    );
-    assert!(matches!(
-        create("absent/a.mp4", good()),
-        MediaError::Unwritable { .. }
-    ));
-    assert!(
-        create("absent/a.mp4", good())
-            .to_string()
-            .contains("does not exist")
-    );
+    assert!(matches!(create("a.avi", good()), MediaError::UnknownExtension { extension, .. } if extension == ".avi"));
+    assert!(matches!(create("absent/a.mp4", good()), MediaError::Unwritable { .. }));
+    assert!(create("absent/a.mp4", good()).to_string().contains("does not exist"));
     fs::create_dir(at("dir.mp4")).expect("folder");
-    assert!(matches!(
-        create("dir.mp4", good()),
-        MediaError::OutputIsDirectory { .. }
-    ));
+    assert!(matches!(create("dir.mp4", good()), MediaError::OutputIsDirectory { .. }));
     fs::create_dir(at("full")).expect("folder");
     fs::write(at("full/x"), "").expect("write");
-    assert!(matches!(
-        create("full", good()),
-        MediaError::OutputExists { .. }
-    ));
+    assert!(matches!(create("full", good()), MediaError::OutputExists { .. }));
     fs::write(at("file"), "").expect("write");
-    assert!(matches!(
-        create("file", good()),
-        MediaError::OutputExists { .. }
-    ));
-    assert!(matches!(
-        create("file/a.mp4", good()),
-        MediaError::Unwritable { .. }
-    ));
+    assert!(matches!(create("file", good()), MediaError::OutputExists { .. }));
+    assert!(matches!(create("file/a.mp4", good()), MediaError::Unwritable { .. }));
     for name in ["a.mp4", "a.webm"] {
-        assert!(matches!(
-            create(name, options(63, 48, 16.0)),
-            MediaError::OddSize { width: 63, .. }
-        ));
+        assert!(matches!(create(name, options(63, 48, 16.0)), MediaError::OddSize { width: 63, .. }));
         let mut bad = good();
         bad.crf = Some(64);
-        assert!(matches!(
-            create(name, bad),
-            MediaError::Setting { name: "crf", .. }
-        ));
+        assert!(matches!(create(name, bad), MediaError::Setting { name: "crf", .. }));
     }
-    assert!(matches!(
-        create("a.mp4", options(0, 48, 16.0)),
-        MediaError::OddSize { .. }
-    ));
-    assert!(matches!(
-        create("a.mp4", options(20_000, 48, 16.0)),
-        MediaError::TooLarge { .. }
-    ));
+    assert!(matches!(create("a.mp4", options(0, 48, 16.0)), MediaError::OddSize { .. }));
+    assert!(matches!(create("a.mp4", options(20_000, 48, 16.0)), MediaError::TooLarge { .. }));
     let mut bad = good();
     bad.preset = "warp".to_owned();
-    assert!(matches!(
-        create("a.mp4", bad),
-        MediaError::Setting { name: "preset", .. }
-    ));
+    assert!(matches!(create("a.mp4", bad), MediaError::Setting { name: "preset", .. }));
     assert_eq!(names(folder.path()), ["dir.mp4", "file", "full"]);
 
     // An empty folder may become the output.
     fs::create_dir(at("empty")).expect("folder");
     write(&at("empty"), &good(), 2);
-    assert_eq!(
-        names(&at("empty")),
-        ["frame_0000.png", "frame_0001.png", "settings.json"]
-    );
+    assert_eq!(names(&at("empty")), ["frame_0000.png", "frame_0001.png", "settings.json"]);
 }
 
 /// Nobody can create a file in /proc, not even the administrator.
@@ -411,16 +306,9 @@ fn outputs_that_cannot_be() {
 #[test]
 fn an_unwritable_place() {
     for name in ["/proc/out.mp4", "/proc/out.gif", "/proc/out"] {
-        let error = VideoWriter::create(name, &options(64, 48, 16.0))
-            .err()
-            .expect("refused");
+        let error = VideoWriter::create(name, &options(64, 48, 16.0)).err().expect("refused");
         assert!(matches!(error, MediaError::Unwritable { .. }), "{error}");
-        assert!(
-            error
-                .to_string()
-                .starts_with(&format!("{name}: cannot be created (")),
-            "{error}"
-        );
+        assert!(error.to_string().starts_with(&format!("{name}: cannot be created (")), "{error}");
     }
 }
 
@@ -428,14 +316,7 @@ fn an_unwritable_place() {
 #[test]
 fn a_name_with_a_colon_or_percent_is_a_name() {
     let folder = tempfile::tempdir().expect("folder");
-    for name in [
-        "http:a.mp4",
-        "a%04d.webm",
-        "pipe:1.mp4",
-        "-y.gif",
-        "ünï cödé.mp4",
-        "a'b\"c.mp4",
-    ] {
+    for name in ["http:a.mp4", "a%04d.webm", "pipe:1.mp4", "-y.gif", "ünï cödé.mp4", "a'b\"c.mp4"] {
         let path = folder.path().join(name);
         write(&path, &options(64, 48, 16.0), 2);
         assert_eq!(support::read_all(&path).len(), 2, "{name}");
@@ -459,9 +340,7 @@ fn a_full_disk_is_an_error_and_leaves_nothing() {
         });
         writer.write(&noise)
     });
-    let error = result
-        .and_then(|()| writer.finish().map(drop))
-        .expect_err("full");
+    let error = result.and_then(|()| writer.finish().map(drop)).expect_err("full");
     assert!(error.to_string().contains("No space left"), "{error}");
     assert!(names(Path::new(&folder)).is_empty());
 }

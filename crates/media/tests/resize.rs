@@ -17,10 +17,7 @@ fn workspace() -> PathBuf {
 
 fn floats(file: &SafeTensors, name: &str) -> Vec<f32> {
     let bytes = file.tensor(name).expect(name).data();
-    bytes
-        .chunks_exact(4)
-        .map(|b| f32::from_le_bytes(b.try_into().expect("4 bytes")))
-        .collect()
+    bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().expect("4 bytes"))).collect()
 }
 
 fn picture(file: &SafeTensors, name: &str) -> RgbImage {
@@ -33,30 +30,20 @@ fn picture(file: &SafeTensors, name: &str) -> RgbImage {
 fn relative(ours: &[f32], reference: &[f32]) -> f64 {
     assert_eq!(ours.len(), reference.len());
     let square = |v: f64| v * v;
-    let error: f64 = ours
-        .iter()
-        .zip(reference)
-        .map(|(a, b)| square(f64::from(a - b)))
-        .sum();
+    let error: f64 = ours.iter().zip(reference).map(|(a, b)| square(f64::from(a - b))).sum();
     (error / reference.iter().map(|b| square(f64::from(*b))).sum::<f64>()).sqrt()
 }
 
 /// How many samples differ, and by how much at most.
 fn levels(ours: &RgbImage, reference: &RgbImage) -> (usize, u8) {
     assert_eq!(ours.dimensions(), reference.dimensions());
-    let differences = ours
-        .as_raw()
-        .iter()
-        .zip(reference.as_raw())
-        .map(|(a, b)| a.abs_diff(*b));
-    differences.fold((0, 0), |(count, max), d| {
-        (count + usize::from(d > 0), max.max(d))
-    })
+    let differences = ours.as_raw().iter().zip(reference.as_raw()).map(|(a, b)| a.abs_diff(*b));
+    differences.fold((0, 0), |(count, max), d| (count + usize::from(d > 0), max.max(d)))
 }
 
 fn golden_cases() -> Vec<(PathBuf, Vec<u8>)> {
-    let folder = std::env::var_os("STEADYDANCE_GOLDEN_DIR")
-        .map_or_else(|| workspace().join("../shared/golden"), PathBuf::from);
+    let folder =
+        std::env::var_os("STEADYDANCE_GOLDEN_DIR").map_or_else(|| workspace().join("../shared/golden"), PathBuf::from);
     let Ok(entries) = std::fs::read_dir(&folder) else {
         eprintln!("no golden folder at {}; skipped", folder.display());
         return Vec::new();
@@ -64,8 +51,7 @@ fn golden_cases() -> Vec<(PathBuf, Vec<u8>)> {
     entries
         .filter_map(|entry| {
             let path = entry.ok()?.path();
-            let bytes =
-                (path.extension()? == "safetensors").then(|| std::fs::read(&path).ok())??;
+            let bytes = (path.extension()? == "safetensors").then(|| std::fs::read(&path).ok())??;
             let (_, header) = SafeTensors::read_metadata(&bytes).ok()?;
             let component = header.metadata().as_ref()?.get("component")?.clone();
             (component == "preprocess.image").then_some((path, bytes))
@@ -91,10 +77,7 @@ fn golden_preprocess() {
             let shape = file.tensor(name).expect("tensor").shape().to_vec();
             if output.starts_with("bicubic_") {
                 let to = Size::new(shape[2], shape[1]);
-                let error = relative(
-                    &resize::bicubic_torch(&planes, from, to).expect("size"),
-                    &floats(&file, name),
-                );
+                let error = relative(&resize::bicubic_torch(&planes, from, to).expect("size"), &floats(&file, name));
                 println!("{}: {output} relative error {error:.2e}", path.display());
                 assert!(error <= tolerance, "{output}: {error}");
             } else if output == "clip_pixels_corner" {
@@ -102,11 +85,7 @@ fn golden_preprocess() {
                 let pixels = resize::clip_pixels(&planes, from, side).expect("size");
                 let corner: Vec<f32> = (0..3 * shape[1] * shape[2])
                     .map(|i| {
-                        let (c, y, x) = (
-                            i / (shape[1] * shape[2]),
-                            i / shape[2] % shape[1],
-                            i % shape[2],
-                        );
+                        let (c, y, x) = (i / (shape[1] * shape[2]), i / shape[2] % shape[1], i % shape[2]);
                         pixels[(c * side + y) * side + x]
                     })
                     .collect();
@@ -118,26 +97,16 @@ fn golden_preprocess() {
                     .map(|p| (p.iter().map(|&v| f64::from(v)).sum::<f64>() / p.len() as f64) as f32)
                     .collect();
                 let error = relative(&means, &floats(&file, "outputs.clip_pixels_mean"));
-                println!(
-                    "{}: clip_pixels_mean relative error {error:.2e}",
-                    path.display()
-                );
+                println!("{}: clip_pixels_mean relative error {error:.2e}", path.display());
                 assert!(error <= tolerance, "clip_pixels_mean: {error}");
             } else if output.contains("_u8_") {
                 let to = Size::new(shape[1], shape[0]);
                 let ours = by_kind(output, &source, to);
                 let (count, max) = levels(&ours, &picture(&file, name));
-                println!(
-                    "{}: {output} {count} of {} differ, by at most {max}",
-                    path.display(),
-                    to.area() * 3
-                );
+                println!("{}: {output} {count} of {} differ, by at most {max}", path.display(), to.area() * 3);
                 assert!(max <= 1, "{output}: {max}");
             } else {
-                assert_eq!(
-                    output, "clip_pixels_mean",
-                    "an output this test does not know"
-                );
+                assert_eq!(output, "clip_pixels_mean", "an output this test does not know");
             }
         }
     }
@@ -155,8 +124,7 @@ fn by_kind(name: &str, source: &RgbImage, to: Size) -> RgbImage {
 
 #[test]
 fn equals_pillow_and_opencv() {
-    let bytes = std::fs::read(workspace().join("tests/reference/media/resize.safetensors"))
-        .expect("fixture");
+    let bytes = std::fs::read(workspace().join("tests/reference/media/resize.safetensors")).expect("fixture");
     let file = SafeTensors::deserialize(&bytes).expect("safetensors");
     let source = picture(&file, "image");
     let mut names = file.names();
@@ -166,37 +134,23 @@ fn equals_pillow_and_opencv() {
         let reference = picture(&file, name);
         let ours = by_kind(name, &source, Size::of(&reference));
         let (count, max) = levels(&ours, &reference);
-        println!(
-            "{name}: {count} of {} differ, by at most {max}",
-            reference.as_raw().len()
-        );
+        println!("{name}: {count} of {} differ, by at most {max}", reference.as_raw().len());
         let exact = name.starts_with("pil") || name.starts_with("linear");
-        assert!(
-            max <= u8::from(!exact),
-            "{name}: {count} samples differ by up to {max}"
-        );
+        assert!(max <= u8::from(!exact), "{name}: {count} samples differ by up to {max}");
         // Float cubic rounds a tie the other way now and then.
-        assert!(
-            count * 200 <= reference.as_raw().len(),
-            "{name}: {count} samples differ"
-        );
+        assert!(count * 200 <= reference.as_raw().len(), "{name}: {count} samples differ");
     }
 }
 
 #[test]
 fn same_size_is_identity() {
-    let source = RgbImage::from_fn(23, 17, |x, y| {
-        image::Rgb([(x * 11) as u8, (y * 15) as u8, (x * y) as u8])
-    });
+    let source = RgbImage::from_fn(23, 17, |x, y| image::Rgb([(x * 11) as u8, (y * 15) as u8, (x * y) as u8]));
     let size = Size::of(&source);
     for kind in ["linear", "cubic", "area", "pil"] {
         assert_eq!(by_kind(kind, &source, size), source, "{kind}");
     }
     let planes = resize::rgb_to_chw(&source);
-    assert_eq!(
-        resize::bicubic_torch(&planes, size, size).expect("size"),
-        planes
-    );
+    assert_eq!(resize::bicubic_torch(&planes, size, size).expect("size"), planes);
 }
 
 #[test]
@@ -204,14 +158,8 @@ fn wrong_sizes_are_errors() {
     assert!(resize::bicubic_torch(&[0.0; 10], Size::new(3, 3), Size::new(2, 2)).is_err());
     assert!(resize::bicubic_torch(&[0.0; 9], Size::new(3, 3), Size::new(0, 2)).is_err());
     assert!(resize::clip_pixels(&[0.0; 9], Size::new(3, 3), 4).is_err());
-    assert_eq!(
-        resize::bicubic_pil(&RgbImage::new(0, 5), Size::new(3, 2)).dimensions(),
-        (3, 2)
-    );
-    assert_eq!(
-        resize::linear_opencv(&RgbImage::new(4, 5), Size::new(0, 2)).dimensions(),
-        (0, 2)
-    );
+    assert_eq!(resize::bicubic_pil(&RgbImage::new(0, 5), Size::new(3, 2)).dimensions(), (3, 2));
+    assert_eq!(resize::linear_opencv(&RgbImage::new(4, 5), Size::new(0, 2)).dimensions(), (0, 2));
 }
 
 proptest! {

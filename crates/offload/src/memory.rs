@@ -21,10 +21,9 @@ impl Memory {
         system.refresh_memory();
         let (total, available) = (system.total_memory(), system.available_memory());
         match system.cgroup_limits() {
-            Some(limits) if limits.total_memory < total => Self {
-                total_bytes: limits.total_memory,
-                available_bytes: available.min(limits.free_memory),
-            },
+            Some(limits) if limits.total_memory < total => {
+                Self { total_bytes: limits.total_memory, available_bytes: available.min(limits.free_memory) }
+            }
             _ => Self { total_bytes: total, available_bytes: available },
         }
     }

@@ -45,8 +45,8 @@ impl Placed {
     ) -> Self {
         let traffic = Arc::new(Traffic::default());
         let counted: Arc<dyn TensorSource> = Arc::new(Counted { source, traffic: traffic.clone() });
-        let streamed = (placement == Placement::Streamed)
-            .then(|| Weights::new(counted.clone(), device.clone(), matrix_dtype));
+        let streamed =
+            (placement == Placement::Streamed).then(|| Weights::new(counted.clone(), device.clone(), matrix_dtype));
         Self { resident: Resident::new(counted, device.clone(), matrix_dtype), streamed, traffic }
     }
 

@@ -131,11 +131,17 @@ fn gib(bytes: u64) -> String {
 }
 
 /// Chooses for each phase: resident when it fits the budget, else streamed. More memory never gives a slower plan, and
-/// no predicted peak is above the budget.
+/// no predicted peak is above the budget. `wish` asks for one placement wherever a phase can have it; resident is then
+/// still given up where it does not fit.
 ///
 /// # Errors
 /// [`PlanError`] that names a budget which would do for all phases.
-pub fn plan(needs: &[PhaseNeeds], held_bytes: u64, memory: &Memory) -> Result<StagePlan, PlanError> {
+pub fn plan(
+    needs: &[PhaseNeeds],
+    held_bytes: u64,
+    memory: &Memory,
+    wish: Option<Placement>,
+) -> Result<StagePlan, PlanError> {
     let budget = memory.available_bytes;
     let mut phases = Vec::with_capacity(needs.len());
     for n in needs {
@@ -144,11 +150,16 @@ pub fn plan(needs: &[PhaseNeeds], held_bytes: u64, memory: &Memory) -> Result<St
         // The block at work and the next one, while the second is read.
         let streamed_weights = (n.fixed_bytes + 2 * n.largest_group_bytes).min(n.weights_bytes);
         let streamed = base + streamed_weights;
-        let (placement, weights_bytes, peak_bytes, reason) = if resident <= budget {
+        let asked = n.largest_group_bytes > 0 && wish == Some(Placement::Streamed);
+        let (placement, weights_bytes, peak_bytes, reason) = if resident <= budget && !asked {
             (Placement::Resident, n.weights_bytes, resident, "fits as a whole".to_owned())
         } else if n.largest_group_bytes > 0 && streamed <= budget {
-            let reason = format!("{} as a whole is above the budget", gib(resident));
-            (Placement::Streamed, streamed_weights, streamed, reason)
+            let why = if asked {
+                "asked for".to_owned()
+            } else {
+                format!("{} as a whole is above the budget", gib(resident))
+            };
+            (Placement::Streamed, streamed_weights, streamed, why)
         } else {
             let needed_bytes = needs.iter().map(|n| smallest(n, held_bytes)).max().unwrap_or(0);
             return Err(PlanError { phase: n.phase, needed_bytes, budget_bytes: budget });
@@ -197,16 +208,16 @@ mod tests {
             list in proptest::collection::vec(needs(), 1..7), held in 0u64..100, budget in 0u64..3000, more in 0u64..500,
         ) {
             let memory = |b: u64| Memory { total_bytes: b, available_bytes: b };
-            match plan(&list, held, &memory(budget)) {
+            match plan(&list, held, &memory(budget), None) {
                 Ok(small) => {
                     prop_assert!(small.peak_bytes <= budget);
-                    let large = plan(&list, held, &memory(budget + more)).unwrap();
+                    let large = plan(&list, held, &memory(budget + more), None).unwrap();
                     for (s, l) in small.phases.iter().zip(&large.phases) {
                         prop_assert!(s.placement == l.placement || l.placement == Placement::Resident);
                     }
                 }
                 Err(e) => {
-                    prop_assert!(plan(&list, held, &memory(e.needed_bytes)).is_ok());
+                    prop_assert!(plan(&list, held, &memory(e.needed_bytes), None).is_ok());
                     prop_assert!(e.needed_bytes > budget);
                 }
             }

@@ -11,11 +11,11 @@ use scheduler::{INITIAL_NOISE_STREAM, Polarity, Sampler};
 
 use crate::denoise::{Conditions, Watch, denoise, frame_mask};
 use crate::geometry::LATENT;
+use crate::model::OpenModel;
 use crate::motion::Side;
 use crate::progress::Progress;
 use crate::resolve::Resolved;
 use crate::{AnimateRequest, Audio, Observer, PipelineError, Report, clips, pixels};
-use crate::model::OpenModel;
 
 /// Makes the clip that `resolved` decided on.
 pub(crate) fn animate(
@@ -38,7 +38,8 @@ pub(crate) fn animate(
 
     // 4. Reference picture and the first pose frame; later pose frames are made or read when the VAE takes them.
     progress.begin(Phase::Pose, 1)?;
-    let reference = resolved.geometry.cropped(media::image::read_rgb(&request.reference).map_err(PipelineError::Media)?);
+    let reference =
+        resolved.geometry.cropped(media::image::read_rgb(&request.reference).map_err(PipelineError::Media)?);
     let first_pose = match resolved.motion.frames(Side::Positive, resolved.geometry)?.next() {
         Some(frame) => frame?,
         None => return Err(PipelineError::Media(media::MediaError::NoFrames { path: request.reference.clone() })),
@@ -191,7 +192,9 @@ pub(crate) fn animate(
     let net = clips::decoder(&model.blueprint.vae, model.vae.placed(placement(Phase::Decode)))
         .map_err(|e| progress.explain(|| "VAE decoder".into(), e))?;
     let mut writer = match &request.output {
-        Some(path) => Some(VideoWriter::create(path, &writer_options(request, resolved)?).map_err(PipelineError::Output)?),
+        Some(path) => {
+            Some(VideoWriter::create(path, &writer_options(request, resolved)?).map_err(PipelineError::Output)?)
+        }
         None => None,
     };
     let mut index = 0;
@@ -215,7 +218,9 @@ pub(crate) fn animate(
     let audio = written.as_ref().map(|w| w.audio);
     match audio {
         Some(AudioOutcome::ContainerCannot) => progress.note("this kind of output cannot hold sound; it has none"),
-        Some(AudioOutcome::NoCodec) => progress.note("FFmpeg here cannot convert the driving video's sound; the clip has none"),
+        Some(AudioOutcome::NoCodec) => {
+            progress.note("FFmpeg here cannot convert the driving video's sound; the clip has none")
+        }
         _ => {}
     }
 

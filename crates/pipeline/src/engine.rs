@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use candle_core::DType;
-use offload::{Memory, Phase, StagePlan};
+use offload::{Memory, Phase, Placement, StagePlan};
 use scheduler::{GuidancePlan, Schedule};
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +34,8 @@ pub struct EngineOptions {
     pub dtype: Option<HeldDType>,
     /// Memory that may be used, in bytes; `None` is what is available.
     pub memory_budget_bytes: Option<u64>,
+    /// Where weights shall live; `None` lets the plan decide. It never changes the result.
+    pub placement: Option<Placement>,
 }
 
 /// What is known of an opened model.
@@ -173,6 +175,7 @@ impl Engine {
             dtypes: [self.model.dit.dtype(), self.model.text_encoder.dtype(), self.model.image_encoder.dtype()],
             default_size: self.model.default_size.unwrap_or(OFFICIAL_SIZE),
             memory,
+            placement: self.options.placement,
         };
         resolve(request, &side)
     }
@@ -194,7 +197,8 @@ pub fn plan_known(
 ) -> Result<AnimatePlan, PipelineError> {
     request.validate()?;
     let known = models::known_models();
-    let Some(model) = known.iter().find(|m| m.name == name && m.network == "steadydancer" && !m.files.is_empty()) else {
+    let Some(model) = known.iter().find(|m| m.name == name && m.network == "steadydancer" && !m.files.is_empty())
+    else {
         let names: Vec<&str> = known.iter().filter(|m| !m.files.is_empty()).map(|m| m.name.as_str()).collect();
         let problem = format!("no published model has this name; there are {}", names.join(", "));
         return Err(PipelineError::Model { path: name.into(), problem });
@@ -210,6 +214,7 @@ pub fn plan_known(
         dtypes: [held; 3],
         default_size: OFFICIAL_SIZE,
         memory: *memory,
+        placement: None,
     };
     let [width, height] = request.settings.size.unwrap_or(OFFICIAL_SIZE);
     let num_frames = request.settings.num_frames.unwrap_or(request.settings.default_num_frames);

@@ -195,7 +195,9 @@ impl PipelineError {
             | PipelineError::Pose(_)
             | PipelineError::PosePair { .. }
             | PipelineError::NoDetector { .. } => ErrorKind::Input,
-            PipelineError::Weights(_) | PipelineError::Model { .. } | PipelineError::NotFinite { .. } => ErrorKind::Model,
+            PipelineError::Weights(_) | PipelineError::Model { .. } | PipelineError::NotFinite { .. } => {
+                ErrorKind::Model
+            }
             PipelineError::DoesNotFit(_) => ErrorKind::DoesNotFit,
             PipelineError::Cancelled { .. } => ErrorKind::Cancelled,
             PipelineError::Output(_) | PipelineError::Compute { .. } => ErrorKind::Other,

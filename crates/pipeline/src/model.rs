@@ -53,8 +53,12 @@ pub struct ModelOverrides {
 }
 
 /// Names under which each part is looked for, the official layout first.
-const DIT_NAMES: &[&str] =
-    &["diffusion_pytorch_model.safetensors.index.json", "diffusion_pytorch_model.safetensors", "transformer", "dit.safetensors"];
+const DIT_NAMES: &[&str] = &[
+    "diffusion_pytorch_model.safetensors.index.json",
+    "diffusion_pytorch_model.safetensors",
+    "transformer",
+    "dit.safetensors",
+];
 const VAE_NAMES: &[&str] =
     &["Wan2.1_VAE.pth", "Wan2.1_VAE.safetensors", "wan_2.1_vae.safetensors", "vae", "vae.safetensors"];
 const TEXT_NAMES: &[&str] = &[
@@ -90,12 +94,19 @@ impl ModelFiles {
         let look = |given: &Option<PathBuf>, names: &[&str], what: &str, flag: &str| match given {
             Some(given) => Ok(given.clone()),
             None => names.iter().map(|n| folder.join(n)).find(|p| p.exists()).ok_or_else(|| {
-                problem(format!("the model has no {what}; put one of {} beside it, or name it with {flag}", names.join(", ")))
+                problem(format!(
+                    "the model has no {what}; put one of {} beside it, or name it with {flag}",
+                    names.join(", ")
+                ))
             }),
         };
         let config = folder.join("steadydance.json");
         Ok(Self {
-            dit: if info.is_dir() { look(&None, DIT_NAMES, "diffusion transformer", "--model FILE")? } else { path.to_owned() },
+            dit: if info.is_dir() {
+                look(&None, DIT_NAMES, "diffusion transformer", "--model FILE")?
+            } else {
+                path.to_owned()
+            },
             vae: look(&overrides.vae, VAE_NAMES, "VAE", "--vae")?,
             text_encoder: look(&overrides.text_encoder, TEXT_NAMES, "text encoder", "--text-encoder")?,
             image_encoder: look(&overrides.image_encoder, IMAGE_NAMES, "image encoder", "--image-encoder")?,
@@ -209,8 +220,10 @@ impl OpenModel {
     fn files(files: &ModelFiles, dtype: Option<HeldDType>) -> Result<Self, PipelineError> {
         let config = match &files.config {
             Some(path) => {
-                let text = std::fs::read_to_string(path)
-                    .map_err(|e| PipelineError::Model { path: path.clone(), problem: format!("cannot be read ({e})") })?;
+                let text = std::fs::read_to_string(path).map_err(|e| PipelineError::Model {
+                    path: path.clone(),
+                    problem: format!("cannot be read ({e})"),
+                })?;
                 read_config(path, &text)?
             }
             None => ConfigFile::default(),
@@ -244,11 +257,14 @@ impl OpenModel {
         let blueprint = Blueprint {
             dit: match config.dit {
                 Some(config) => config,
-                None => dit::Config::detect(|n| dit.shape(n)).ok_or_else(|| no_sizes(&dit, "Wan diffusion transformer"))?,
+                None => {
+                    dit::Config::detect(|n| dit.shape(n)).ok_or_else(|| no_sizes(&dit, "Wan diffusion transformer"))?
+                }
             },
             vae: match config.vae {
                 Some(config) => config,
-                None => vae::Config::detect(|n| vae.shape(n).map(<[usize]>::to_vec)).map_err(|_| no_sizes(&vae, "Wan 2.1 VAE"))?,
+                None => vae::Config::detect(|n| vae.shape(n).map(<[usize]>::to_vec))
+                    .map_err(|_| no_sizes(&vae, "Wan 2.1 VAE"))?,
             },
             text_encoder: match config.umt5 {
                 Some(config) => config,

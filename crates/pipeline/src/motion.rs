@@ -136,7 +136,9 @@ fn report_notes(frames: &PoseFrames) -> Vec<String> {
     let report = frames.report();
     let mut notes = Vec::new();
     if !report.aligned {
-        notes.push("the keypoint file has no person of the reference picture: poses are centred, not fitted to it".into());
+        notes.push(
+            "the keypoint file has no person of the reference picture: poses are centred, not fitted to it".into(),
+        );
     }
     if !report.frames_without_person.is_empty() {
         let (n, of) = (report.frames_without_person.len(), report.frames);
@@ -159,10 +161,8 @@ fn report_notes(frames: &PoseFrames) -> Vec<String> {
 fn aspect_note(pose: &Path, reference: [usize; 2]) -> Result<Option<String>, PipelineError> {
     let info = video::probe(pose).map_err(PipelineError::Media)?;
     let aspect = |w: f64, h: f64| w / h.max(1.0);
-    let (a, b) = (
-        aspect(f64::from(info.width), f64::from(info.height)),
-        aspect(reference[0] as f64, reference[1] as f64),
-    );
+    let (a, b) =
+        (aspect(f64::from(info.width), f64::from(info.height)), aspect(reference[0] as f64, reference[1] as f64));
     Ok(((a / b - 1.0).abs() > 0.03).then(|| {
         format!(
             "poses are {}x{}, the reference {}x{}: they are stretched to its shape; poses aligned to this reference would have its aspect",

@@ -97,13 +97,13 @@ pub(crate) fn needs(
     };
     let t = &blueprint.text_encoder;
     let text_tokens = umt5::MAX_TOKENS as u64;
-    let text_activations =
-        text_tokens * F32 * (6 * t.dim + 3 * t.dim_ffn) as u64 + 3 * text_tokens * text_tokens * t.num_heads as u64 * F32;
+    let text_activations = text_tokens * F32 * (6 * t.dim + 3 * t.dim_ffn) as u64
+        + 3 * text_tokens * text_tokens * t.num_heads as u64 * F32;
     let i = &blueprint.image_encoder;
     let side = (i.image_size / i.patch_size) as u64;
     let image_tokens = side * side + 1;
-    let image_activations = image_tokens * F32 * (14 * i.dim) as u64
-        + 2 * image_tokens * image_tokens * i.num_heads as u64 * F32;
+    let image_activations =
+        image_tokens * F32 * (14 * i.dim) as u64 + 2 * image_tokens * image_tokens * i.num_heads as u64 * F32;
     let d = &blueprint.dit;
     let extra = if d.is_steadydancer() { 2 } else { 0 };
     let tokens = clip.tokens(extra) as u64;

@@ -12,14 +12,16 @@ pub(crate) fn vae_pixels(image: &RgbImage, [width, height]: [usize; 2]) -> std::
     let from = Size::of(image);
     let planes = resize::rgb_to_chw(image);
     let resized = resize::bicubic_torch(&planes, from, Size::new(width, height)).map_err(PipelineError::Media)?;
-    Tensor::from_vec(resized, (3, height, width), &Device::Cpu).map_err(|e| PipelineError::from_compute("pixels".into(), e))
+    Tensor::from_vec(resized, (3, height, width), &Device::Cpu)
+        .map_err(|e| PipelineError::from_compute("pixels".into(), e))
 }
 
 /// A picture → `[1, 3, side, side]` f32 for the image encoder: squashed, not cropped.
 pub(crate) fn clip_pixels(image: &RgbImage, side: usize) -> std::result::Result<Tensor, PipelineError> {
     let planes = resize::rgb_to_chw(image);
     let pixels = resize::clip_pixels(&planes, Size::of(image), side).map_err(PipelineError::Media)?;
-    Tensor::from_vec(pixels, (1, 3, side, side), &Device::Cpu).map_err(|e| PipelineError::from_compute("pixels".into(), e))
+    Tensor::from_vec(pixels, (1, 3, side, side), &Device::Cpu)
+        .map_err(|e| PipelineError::from_compute("pixels".into(), e))
 }
 
 /// `[3, height, width]` f32 → a picture; values are clamped to −1..=1.

@@ -1,7 +1,7 @@
 //! From a request to a plan: everything that headers and sizes can decide.
 
 use candle_core::DType;
-use offload::Memory;
+use offload::{Memory, Placement};
 use scheduler::Polarity;
 
 use crate::geometry::Geometry;
@@ -25,6 +25,8 @@ pub(crate) struct ModelSide<'a> {
     /// The area that is used when no size is asked for.
     pub default_size: [usize; 2],
     pub memory: Memory,
+    /// Where weights shall live, if that was asked for.
+    pub placement: Option<Placement>,
 }
 
 /// Checks inputs by their headers, output by its place, numbers and memory.
@@ -73,7 +75,7 @@ pub(crate) fn make_plan(
         notes.push("pose guidance is off: it needs negative poses, and none were given (--neg-pose)".into());
     }
     let needs = needs(model.blueprint, clip, model.dtypes)?;
-    let stages = offload::plan(&needs, held_bytes(model.blueprint, clip), &model.memory)?;
+    let stages = offload::plan(&needs, held_bytes(model.blueprint, clip), &model.memory, model.placement)?;
     Ok(AnimatePlan {
         model: model.label.clone(),
         width: clip.width,

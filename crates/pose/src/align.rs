@@ -97,9 +97,7 @@ impl ScaleGuard {
     /// [`PoseError::Setting`] if `max_deviation` is not above 1.
     pub fn validate(self) -> Result<()> {
         match self {
-            ScaleGuard::Robust { max_deviation }
-                if max_deviation.is_nan() || max_deviation <= 1.0 =>
-            {
+            ScaleGuard::Robust { max_deviation } if max_deviation.is_nan() || max_deviation <= 1.0 => {
                 Err(PoseError::Setting {
                     name: "max_deviation",
                     found: max_deviation,
@@ -163,21 +161,13 @@ impl Alignment {
         let first = first.body.map(|p| [p[0] * aspects.drive, p[1]]);
         let (scales, degenerate) = Ratios::measure(&reference, &first).scales(guard);
         let offset = [0, 1].map(|axis| reference[NECK][axis] - first[NECK][axis]);
-        let alignment = Self {
-            scales,
-            offset,
-            aspects,
-        };
+        let alignment = Self { scales, offset, aspects };
         (alignment, degenerate)
     }
 
     /// For want of a reference person: limb lengths stay, the driving picture fills the canvas's height and is centred.
     pub fn centred(aspects: Aspects) -> Self {
-        Self {
-            scales: Scales::IDENTITY,
-            offset: [(aspects.canvas - aspects.drive) / 2.0, 0.0],
-            aspects,
-        }
+        Self { scales: Scales::IDENTITY, offset: [(aspects.canvas - aspects.drive) / 2.0, 0.0], aspects }
     }
 
     /// The scales in use.
@@ -199,12 +189,9 @@ impl Alignment {
             let moved = [0, 1].map(|axis| point[axis] - old[from][axis] + new[from][axis]);
             scaled_about(new[from], scale, moved)
         };
-        for (to, scale) in [
-            (RIGHT_EYE, s.face_left),
-            (RIGHT_EAR, s.face_left),
-            (LEFT_EYE, s.face_right),
-            (LEFT_EAR, s.face_right),
-        ] {
+        for (to, scale) in
+            [(RIGHT_EYE, s.face_left), (RIGHT_EAR, s.face_left), (LEFT_EYE, s.face_right), (LEFT_EAR, s.face_right)]
+        {
             new[to] = carried(&new, NOSE, scale, old[to]);
         }
         for to in [RIGHT_SHOULDER, LEFT_SHOULDER] {
@@ -226,9 +213,8 @@ impl Alignment {
             new[to] = carried(&new, from, scale, old[to]);
         }
         let wrists = [LEFT_WRIST, RIGHT_WRIST];
-        let new_hands: [[Point; 21]; 2] = std::array::from_fn(|side| {
-            hands[side].map(|point| carried(&new, wrists[side], s.hand, point))
-        });
+        let new_hands: [[Point; 21]; 2] =
+            std::array::from_fn(|side| hands[side].map(|point| carried(&new, wrists[side], s.hand, point)));
 
         let place = |new: Point, original: Point| {
             std::array::from_fn(|axis| {
@@ -240,9 +226,7 @@ impl Alignment {
         AlignedPose {
             body: std::array::from_fn(|i| place(new[i], pose.body[i])),
             visible: pose.visible,
-            hands: std::array::from_fn(|side| {
-                std::array::from_fn(|i| place(new_hands[side][i], pose.hands[side][i]))
-            }),
+            hands: std::array::from_fn(|side| std::array::from_fn(|i| place(new_hands[side][i], pose.hands[side][i]))),
         }
     }
 }
@@ -253,14 +237,8 @@ impl Alignment {
 fn scaled_about(centre: Point, scale: f64, point: Point) -> Point {
     let sine = 0.0 * scale;
     let [cx, cy] = centre.map(|c| f64::from(c as f32));
-    let shift = [
-        (1.0 - scale) * cx - sine * cy,
-        sine * cx + (1.0 - scale) * cy,
-    ];
-    [
-        point[0] * scale + point[1] * sine + shift[0],
-        point[1] * scale - point[0] * sine + shift[1],
-    ]
+    let shift = [(1.0 - scale) * cx - sine * cy, sine * cx + (1.0 - scale) * cy];
+    [point[0] * scale + point[1] * sine + shift[0], point[1] * scale - point[0] * sine + shift[1]]
 }
 
 /// The measured ratios; a pair is the two sides of the body.
@@ -291,22 +269,10 @@ impl Ratios {
                 ("body", torso(reference) / torso(first)),
             ],
             pairs: [
-                (
-                    "arm_upper",
-                    pair([RIGHT_SHOULDER, RIGHT_ELBOW], [LEFT_SHOULDER, LEFT_ELBOW]),
-                ),
-                (
-                    "arm_lower",
-                    pair([RIGHT_ELBOW, RIGHT_WRIST], [LEFT_ELBOW, LEFT_WRIST]),
-                ),
-                (
-                    "leg_upper",
-                    pair([RIGHT_HIP, RIGHT_KNEE], [LEFT_HIP, LEFT_KNEE]),
-                ),
-                (
-                    "leg_lower",
-                    pair([RIGHT_KNEE, RIGHT_ANKLE], [LEFT_KNEE, LEFT_ANKLE]),
-                ),
+                ("arm_upper", pair([RIGHT_SHOULDER, RIGHT_ELBOW], [LEFT_SHOULDER, LEFT_ELBOW])),
+                ("arm_lower", pair([RIGHT_ELBOW, RIGHT_WRIST], [LEFT_ELBOW, LEFT_WRIST])),
+                ("leg_upper", pair([RIGHT_HIP, RIGHT_KNEE], [LEFT_HIP, LEFT_KNEE])),
+                ("leg_lower", pair([RIGHT_KNEE, RIGHT_ANKLE], [LEFT_KNEE, LEFT_ANKLE])),
             ],
         }
     }
@@ -314,10 +280,8 @@ impl Ratios {
     /// Median of the finite positive ratios, 1 if there are none.
     fn median(&self) -> f64 {
         let singles = self.singles.iter().map(|s| s.1);
-        let mut usable: Vec<f64> = singles
-            .chain(self.pairs.iter().flat_map(|p| p.1))
-            .filter(|r| r.is_finite() && *r > 0.0)
-            .collect();
+        let mut usable: Vec<f64> =
+            singles.chain(self.pairs.iter().flat_map(|p| p.1)).filter(|r| r.is_finite() && *r > 0.0).collect();
         usable.sort_by(f64::total_cmp);
         usable.get(usable.len() / 2).copied().unwrap_or(1.0)
     }
@@ -327,10 +291,7 @@ impl Ratios {
         let usable = |ratio: f64| match guard {
             ScaleGuard::Upstream => true,
             ScaleGuard::Robust { max_deviation } => {
-                ratio.is_finite()
-                    && ratio > 0.0
-                    && ratio / median <= max_deviation
-                    && median / ratio <= max_deviation
+                ratio.is_finite() && ratio > 0.0 && ratio / median <= max_deviation && median / ratio <= max_deviation
             }
         };
         // Upstream's only repair; under the robust guard there is nothing left to repair.
@@ -339,11 +300,7 @@ impl Ratios {
         let mut report = |part, measured: f64, used: f64| {
             let suspect = !(measured.is_finite() && measured > 0.0);
             if suspect || measured.to_bits() != used.to_bits() {
-                degenerate.push(DegenerateScale {
-                    part,
-                    measured,
-                    used,
-                });
+                degenerate.push(DegenerateScale { part, measured, used });
             }
         };
         let single = |ratio| if usable(ratio) { ratio } else { median };

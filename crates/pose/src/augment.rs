@@ -22,12 +22,7 @@ pub struct Augmentation {
 
 impl Augmentation {
     /// Changes nothing.
-    pub const IDENTITY: Self = Self {
-        offset_x: 0.0,
-        offset_y: 0.0,
-        scale: 1.0,
-        aspect_ratio: 1.0,
-    };
+    pub const IDENTITY: Self = Self { offset_x: 0.0, offset_y: 0.0, scale: 1.0, aspect_ratio: 1.0 };
 
     /// The pose scaled about its neck: x by `aspect_ratio · scale`, y by `scale`. Hidden points are scaled like any other.
     pub fn apply(&self, pose: &AlignedPose) -> AlignedPose {
@@ -40,11 +35,7 @@ impl Augmentation {
             let s = stretch(p);
             [s[0] + back[0], s[1] + back[1]]
         };
-        AlignedPose {
-            body: pose.body.map(map),
-            visible: pose.visible,
-            hands: pose.hands.map(|hand| hand.map(map)),
-        }
+        AlignedPose { body: pose.body.map(map), visible: pose.visible, hands: pose.hands.map(|hand| hand.map(map)) }
     }
 }
 

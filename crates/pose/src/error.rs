@@ -51,9 +51,7 @@ pub enum PoseError {
         source: std::io::Error,
     },
     /// The keypoint data are larger than the reader accepts.
-    #[error(
-        "keypoint data are {bytes} bytes; at most {limit_bytes} are read: split the clip or leave out people"
-    )]
+    #[error("keypoint data are {bytes} bytes; at most {limit_bytes} are read: split the clip or leave out people")]
     TooLarge {
         /// Size found; a lower bound when the data come from a pipe.
         bytes: u64,
@@ -75,9 +73,7 @@ pub enum PoseError {
         reason: String,
     },
     /// JSON, but a field is missing, unknown or of a wrong kind.
-    #[error(
-        "keypoint file, `{path}`: {reason} (line {line}, column {column}); see docs/keypoints.md"
-    )]
+    #[error("keypoint file, `{path}`: {reason} (line {line}, column {column}); see docs/keypoints.md")]
     Field {
         /// The field, as `frames[3].people[0].keypoints[17]`.
         path: String,
@@ -123,9 +119,7 @@ pub enum PoseError {
         expected: &'static str,
     },
     /// NaN or an infinity among the keypoints.
-    #[error(
-        "{place}, keypoint {point}: {field} is {value}; expected a finite number (an unseen keypoint has score 0)"
-    )]
+    #[error("{place}, keypoint {point}: {field} is {value}; expected a finite number (an unseen keypoint has score 0)")]
     NotFinite {
         /// Which person.
         place: Place,
@@ -187,9 +181,7 @@ pub enum PoseError {
         frames: usize,
     },
     /// Nobody to take the proportions from.
-    #[error(
-        "the reference picture has {found} people; person {person} (0 is the first) was asked for"
-    )]
+    #[error("the reference picture has {found} people; person {person} (0 is the first) was asked for")]
     NoReferencePerson {
         /// Index of the person asked for.
         person: usize,

@@ -33,9 +33,7 @@ pub trait PoseEstimator {
     fn estimate_batch(&mut self, first: usize, frames: &[RgbImage]) -> Result<Vec<FrameKeypoints>> {
         let roles = (first..).map(FrameRole::Driving);
         let pairs = roles.zip(frames);
-        pairs
-            .map(|(role, frame)| self.estimate(role, frame))
-            .collect()
+        pairs.map(|(role, frame)| self.estimate(role, frame)).collect()
     }
 }
 
@@ -67,10 +65,7 @@ impl PoseEstimator for KeypointEstimator {
             }
             FrameRole::Driving(index) => {
                 let frames = clip.frames.len();
-                let frame = clip
-                    .frames
-                    .get(index)
-                    .ok_or(PoseError::FrameIndex { index, frames })?;
+                let frame = clip.frames.get(index).ok_or(PoseError::FrameIndex { index, frames })?;
                 (&frame.people, clip.size())
             }
         };
@@ -98,11 +93,7 @@ pub fn estimate_clip<E: From<PoseError>>(
         height: 0,
         fps,
         frames: Vec::new(),
-        reference: Some(ReferenceKeypoints {
-            width: reference.width(),
-            height: reference.height(),
-            people,
-        }),
+        reference: Some(ReferenceKeypoints { width: reference.width(), height: reference.height(), people }),
     };
     for (index, frame) in frames.into_iter().enumerate() {
         let frame = frame?;

@@ -83,11 +83,7 @@ impl Default for PoseOptions {
 impl PoseOptions {
     /// Everything as SteadyDancer does it, oddities included.
     pub fn upstream() -> Self {
-        Self {
-            guard: ScaleGuard::Upstream,
-            hands: HandPairing::Upstream,
-            ..Self::default()
-        }
+        Self { guard: ScaleGuard::Upstream, hands: HandPairing::Upstream, ..Self::default() }
     }
 }
 
@@ -151,37 +147,22 @@ impl PoseFrames {
         }
         let frames = clip.frames.len();
         if options.align_frame >= frames {
-            return Err(PoseError::FrameIndex {
-                index: options.align_frame,
-                frames,
-            });
+            return Err(PoseError::FrameIndex { index: options.align_frame, frames });
         }
         if let Some(given) = &options.augmentations
             && given.len() < frames
         {
-            return Err(PoseError::AugmentationCount {
-                found: given.len(),
-                frames,
-            });
+            return Err(PoseError::AugmentationCount { found: given.len(), frames });
         }
         let canvas = canvas_base(reference)?;
-        let present: Vec<bool> = clip
-            .frames
-            .iter()
-            .map(|frame| options.person.index(frame) < frame.people.len())
-            .collect();
+        let present: Vec<bool> =
+            clip.frames.iter().map(|frame| options.person.index(frame) < frame.people.len()).collect();
         // The first frame with a person at or after the asked one, else the last before it.
         let align_frame = (options.align_frame..frames)
             .chain((0..options.align_frame).rev())
             .find(|&i| present[i])
-            .ok_or(PoseError::NoPerson {
-                person: options.person.index(&clip.frames[0]),
-                frames,
-            })?;
-        let aspects = Aspects {
-            drive: clip.size().aspect(),
-            canvas: canvas.aspect(),
-        };
+            .ok_or(PoseError::NoPerson { person: options.person.index(&clip.frames[0]), frames })?;
+        let aspects = Aspects { drive: clip.size().aspect(), canvas: canvas.aspect() };
         let mut this = Self {
             augmenter: Augmenter::new(options.seed),
             alignment: Alignment::centred(aspects),
@@ -200,10 +181,7 @@ impl PoseFrames {
             clip,
             options,
         };
-        if let (Some(target), Some(first)) = (
-            this.reference_pose(reference)?,
-            this.driving_pose(align_frame),
-        ) {
+        if let (Some(target), Some(first)) = (this.reference_pose(reference)?, this.driving_pose(align_frame)) {
             (this.alignment, this.report.degenerate_scales) =
                 Alignment::measure(&target, &first, aspects, this.options.guard);
         }
@@ -235,9 +213,7 @@ impl PoseFrames {
     /// The numbers of frame `index`'s negative pose.
     pub fn augmentation(&self, index: usize) -> Augmentation {
         let given = self.options.augmentations.as_ref();
-        given
-            .and_then(|given| given.get(index).copied())
-            .unwrap_or_else(|| self.augmenter.frame(index))
+        given.and_then(|given| given.get(index).copied()).unwrap_or_else(|| self.augmenter.frame(index))
     }
 
     /// Draws frame `index`, in any order; `None` beyond the clip.
@@ -248,12 +224,8 @@ impl PoseFrames {
         let positive: Vec<AlignedPose> = self.pose(index).into_iter().collect();
         let augmentation = self.augmentation(index);
         let negative: Vec<AlignedPose> = positive.iter().map(|p| augmentation.apply(p)).collect();
-        let draw =
-            |poses: &[AlignedPose]| draw_poses(poses, self.drawn_size(), self.options.palette);
-        Some(PosePair {
-            positive: draw(&positive),
-            negative: draw(&negative),
-        })
+        let draw = |poses: &[AlignedPose]| draw_poses(poses, self.drawn_size(), self.options.palette);
+        Some(PosePair { positive: draw(&positive), negative: draw(&negative) })
     }
 
     fn driving_pose(&self, index: usize) -> Option<OpenPose> {
@@ -274,19 +246,13 @@ impl PoseFrames {
         let size = Size::new(reference.width, reference.height);
         let change = size.aspect() / picture.aspect();
         if change.max(1.0 / change) > ASPECT_TOLERANCE {
-            return Err(PoseError::ReferenceMismatch {
-                keypoints: size,
-                picture,
-            });
+            return Err(PoseError::ReferenceMismatch { keypoints: size, picture });
         }
         let person = self.options.reference_person;
         let body = reference
             .people
             .get(person)
-            .ok_or(PoseError::NoReferencePerson {
-                person,
-                found: reference.people.len(),
-            })?;
+            .ok_or(PoseError::NoReferencePerson { person, found: reference.people.len() })?;
         let threshold = self.options.score_threshold;
         Ok(Some(OpenPose::from_whole_body(body, size, threshold)))
     }

@@ -10,9 +10,7 @@ use serde::de::{DeserializeOwned, Error as _, SeqAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::keypoints::{
-    FrameKeypoints, PoseClip, ReferenceKeypoints, WHOLE_BODY_POINTS, WholeBody,
-};
+use crate::keypoints::{FrameKeypoints, PoseClip, ReferenceKeypoints, WHOLE_BODY_POINTS, WholeBody};
 use crate::{Place, PoseError, Result, openpose_json};
 
 /// Value of the `format` field.
@@ -36,18 +34,13 @@ pub struct ReadOptions {
 /// # Errors
 /// Unreadable or too large files, and all that [`parse`] finds.
 pub fn read(path: &Path, options: ReadOptions) -> Result<PoseClip> {
-    let fail = |source| PoseError::Read {
-        path: path.to_owned(),
-        source,
-    };
+    let fail = |source| PoseError::Read { path: path.to_owned(), source };
     let file = File::open(path).map_err(fail)?;
     let length = file.metadata().map_err(fail)?.len();
     too_large(length)?;
     let mut bytes = Vec::new();
     // A pipe has no length beforehand, and a file may grow meanwhile.
-    file.take(MAX_BYTES + 1)
-        .read_to_end(&mut bytes)
-        .map_err(fail)?;
+    file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(fail)?;
     parse(&bytes, options)
 }
 
@@ -65,9 +58,7 @@ pub fn parse(bytes: &[u8], options: ReadOptions) -> Result<PoseClip> {
         // The full reader knows better where in the clip the text breaks off.
         Err(broken @ PoseError::NotJson { .. }) => {
             let full = from_slice::<RawClip>(text).err();
-            return Err(full
-                .filter(|error| matches!(error, PoseError::NotJson { .. }))
-                .unwrap_or(broken));
+            return Err(full.filter(|error| matches!(error, PoseError::NotJson { .. })).unwrap_or(broken));
         }
         other => other?,
     };
@@ -84,10 +75,7 @@ pub fn parse(bytes: &[u8], options: ReadOptions) -> Result<PoseClip> {
         }
     }
     if let Some(found) = probe.version.filter(|&found| found != VERSION) {
-        return Err(PoseError::UnknownVersion {
-            found,
-            supported: VERSION,
-        });
+        return Err(PoseError::UnknownVersion { found, supported: VERSION });
     }
     from_slice::<RawClip>(text)?.into_clip()
 }
@@ -97,10 +85,7 @@ pub fn parse(bytes: &[u8], options: ReadOptions) -> Result<PoseClip> {
 /// # Errors
 /// [`PoseError::Write`], and an invalid clip is not written.
 pub fn write(path: &Path, clip: &PoseClip) -> Result<()> {
-    let fail = |source| PoseError::Write {
-        path: path.to_owned(),
-        source,
-    };
+    let fail = |source| PoseError::Write { path: path.to_owned(), source };
     clip.validate()?;
     let mut partial = path.as_os_str().to_owned();
     partial.push(".partial");
@@ -125,28 +110,19 @@ pub fn write(path: &Path, clip: &PoseClip) -> Result<()> {
 pub fn to_string(clip: &PoseClip) -> Result<String> {
     clip.validate()?;
     let mut bytes = Vec::new();
-    let fail = |source| PoseError::Write {
-        path: "(memory)".into(),
-        source,
-    };
+    let fail = |source| PoseError::Write { path: "(memory)".into(), source };
     write_to(&mut bytes, clip).map_err(fail)?;
     String::from_utf8(bytes).map_err(|e| fail(std::io::Error::other(e)))
 }
 
 fn write_to(out: &mut impl Write, clip: &PoseClip) -> std::io::Result<()> {
-    writeln!(
-        out,
-        "{{\n\"format\": \"{FORMAT}\",\n\"version\": {VERSION},"
-    )?;
+    writeln!(out, "{{\n\"format\": \"{FORMAT}\",\n\"version\": {VERSION},")?;
     let (width, height) = (clip.width, clip.height);
     writeln!(out, "\"width\": {width}, \"height\": {height},")?;
     writeln!(out, "\"fps\": {},", serde_json::to_string(&clip.fps)?)?;
     if let Some(reference) = &clip.reference {
         let (width, height) = (reference.width, reference.height);
-        write!(
-            out,
-            "\"reference\": {{\"width\": {width}, \"height\": {height}, \"people\": "
-        )?;
+        write!(out, "\"reference\": {{\"width\": {width}, \"height\": {height}, \"people\": ")?;
         serde_json::to_writer(&mut *out, &People(&reference.people))?;
         writeln!(out, "}},")?;
     }
@@ -161,10 +137,7 @@ fn write_to(out: &mut impl Write, clip: &PoseClip) -> std::io::Result<()> {
 
 fn too_large(bytes: u64) -> Result<()> {
     if bytes > MAX_BYTES {
-        return Err(PoseError::TooLarge {
-            bytes,
-            limit_bytes: MAX_BYTES,
-        });
+        return Err(PoseError::TooLarge { bytes, limit_bytes: MAX_BYTES });
     }
     Ok(())
 }
@@ -188,19 +161,9 @@ fn json_error(error: &serde_json::Error, path: String) -> PoseError {
         reason.truncate(at);
     }
     if error.is_data() {
-        PoseError::Field {
-            path,
-            reason,
-            line,
-            column,
-        }
+        PoseError::Field { path, reason, line, column }
     } else {
-        PoseError::NotJson {
-            line,
-            column,
-            path,
-            reason,
-        }
+        PoseError::NotJson { line, column, path, reason }
     }
 }
 
@@ -255,9 +218,7 @@ impl RawClip {
     fn into_clip(self) -> Result<PoseClip> {
         let frames = self.frames.into_iter().enumerate().map(|(frame, raw)| {
             let place = |person| Place::Frame { frame, person };
-            Ok(FrameKeypoints {
-                people: people(raw.people, place)?,
-            })
+            Ok(FrameKeypoints { people: people(raw.people, place)? })
         });
         let clip = PoseClip {
             width: self.width,
@@ -309,15 +270,10 @@ impl<'de> Deserialize<'de> for RawPoint {
                 f.write_str("a keypoint [x, y, score] of three finite numbers")
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(
-                self,
-                mut seq: A,
-            ) -> std::result::Result<RawPoint, A::Error> {
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> std::result::Result<RawPoint, A::Error> {
                 let mut point = [0.0; 3];
                 for (i, value) in point.iter_mut().enumerate() {
-                    *value = seq
-                        .next_element()?
-                        .ok_or_else(|| A::Error::invalid_length(i, &self))?;
+                    *value = seq.next_element()?.ok_or_else(|| A::Error::invalid_length(i, &self))?;
                 }
                 if seq.next_element::<serde::de::IgnoredAny>()?.is_some() {
                     return Err(A::Error::invalid_length(4, &self));

@@ -25,12 +25,7 @@ impl WholeBody {
         for (point, ([x, y], score)) in self.points.iter().zip(&self.scores).enumerate() {
             for (field, value) in [("x", *x), ("y", *y), ("score", *score)] {
                 if !value.is_finite() {
-                    return Err(PoseError::NotFinite {
-                        place,
-                        point,
-                        field,
-                        value,
-                    });
+                    return Err(PoseError::NotFinite { place, point, field, value });
                 }
             }
         }
@@ -39,10 +34,7 @@ impl WholeBody {
 
     /// The same person in a picture resized by the given factors.
     pub fn scaled(&self, x: f64, y: f64) -> Self {
-        Self {
-            points: self.points.map(|p| [p[0] * x, p[1] * y]),
-            scores: self.scores,
-        }
+        Self { points: self.points.map(|p| [p[0] * x, p[1] * y]), scores: self.scores }
     }
 }
 
@@ -92,10 +84,7 @@ impl PoseClip {
     pub fn validate(&self) -> Result<()> {
         self.size().check("the driving video")?;
         if !(self.fps > 0.0 && self.fps <= MAX_FPS) {
-            return Err(PoseError::Fps {
-                found: self.fps,
-                max: MAX_FPS,
-            });
+            return Err(PoseError::Fps { found: self.fps, max: MAX_FPS });
         }
         if self.frames.is_empty() {
             return Err(PoseError::NoFrames);
@@ -123,21 +112,10 @@ impl PoseClip {
         let frames = indices
             .iter()
             .map(|&index| {
-                self.frames
-                    .get(index)
-                    .cloned()
-                    .ok_or(PoseError::FrameIndex {
-                        index,
-                        frames: self.frames.len(),
-                    })
+                self.frames.get(index).cloned().ok_or(PoseError::FrameIndex { index, frames: self.frames.len() })
             })
             .collect::<Result<Vec<_>>>()?;
-        let clip = Self {
-            frames,
-            fps,
-            reference: self.reference.clone(),
-            ..*self
-        };
+        let clip = Self { frames, fps, reference: self.reference.clone(), ..*self };
         clip.validate()?;
         Ok(clip)
     }

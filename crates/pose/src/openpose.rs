@@ -23,8 +23,7 @@ const RIGHT_HAND: usize = 113;
 /// Both shoulders must score above this for the neck to be seen.
 const NECK_THRESHOLD: f64 = 0.3;
 /// OpenPose joint → entry in the list that has the neck at 17.
-const BODY_ORDER: [usize; BODY_POINTS] =
-    [0, 17, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3];
+const BODY_ORDER: [usize; BODY_POINTS] = [0, 17, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3];
 
 /// How the two hands of a pose are chosen when a frame has several people.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,9 +48,7 @@ pub struct OpenPose {
 }
 
 /// The 134 points, in pixels, and their scores: 0-17 body, 18-23 feet, 24-91 face, 92-112 left hand, 113-133 right hand.
-pub fn openpose_points(
-    person: &WholeBody,
-) -> ([[f64; 2]; OPENPOSE_POINTS], [f64; OPENPOSE_POINTS]) {
+pub fn openpose_points(person: &WholeBody) -> ([[f64; 2]; OPENPOSE_POINTS], [f64; OPENPOSE_POINTS]) {
     let (points, scores) = (&person.points, &person.scores);
     let neck = [0, 1].map(|axis| (points[5][axis] + points[6][axis]) / 2.0);
     let neck_seen = scores[5] > NECK_THRESHOLD && scores[6] > NECK_THRESHOLD;
@@ -62,10 +59,7 @@ pub fn openpose_points(
         _ => (points[i - 1], scores[i - 1]),
     };
     let entry = |i: usize| with_neck(BODY_ORDER.get(i).copied().unwrap_or(i));
-    (
-        std::array::from_fn(|i| entry(i).0),
-        std::array::from_fn(|i| entry(i).1),
-    )
+    (std::array::from_fn(|i| entry(i).0), std::array::from_fn(|i| entry(i).1))
 }
 
 impl OpenPose {
@@ -76,17 +70,12 @@ impl OpenPose {
         let (width, height) = (f64::from(size.width), f64::from(size.height));
         let normalised = |i: usize| [points[i][0] / width, points[i][1] / height];
         let hand_point = |i: usize| {
-            if scores[i] < threshold {
-                [HIDDEN; 2]
-            } else {
-                normalised(i)
-            }
+            if scores[i] < threshold { [HIDDEN; 2] } else { normalised(i) }
         };
         Self {
             body: std::array::from_fn(normalised),
             visible: std::array::from_fn(|i| scores[i] > threshold),
-            hands: [LEFT_HAND, RIGHT_HAND]
-                .map(|start| std::array::from_fn(|i| hand_point(start + i))),
+            hands: [LEFT_HAND, RIGHT_HAND].map(|start| std::array::from_fn(|i| hand_point(start + i))),
         }
     }
 
@@ -113,10 +102,7 @@ mod tests {
 
     /// Person whose point i is at (i, 1000 + i).
     fn numbered(score: f64) -> WholeBody {
-        WholeBody {
-            points: std::array::from_fn(|i| [i as f64, 1000.0 + i as f64]),
-            scores: [score; WHOLE_BODY_POINTS],
-        }
+        WholeBody { points: std::array::from_fn(|i| [i as f64, 1000.0 + i as f64]), scores: [score; WHOLE_BODY_POINTS] }
     }
 
     #[test]
@@ -125,10 +111,7 @@ mod tests {
         let xs: Vec<f64> = points.iter().map(|p| p[0]).collect();
         assert_eq!(
             xs[..18],
-            [
-                0.0, 5.5, 6.0, 8.0, 10.0, 5.0, 7.0, 9.0, 12.0, 14.0, 16.0, 11.0, 13.0, 15.0, 2.0,
-                1.0, 4.0, 3.0
-            ]
+            [0.0, 5.5, 6.0, 8.0, 10.0, 5.0, 7.0, 9.0, 12.0, 14.0, 16.0, 11.0, 13.0, 15.0, 2.0, 1.0, 4.0, 3.0]
         );
         // Feet, face and hands keep their order, shifted by the neck.
         assert!((18..134).all(|i| xs[i] == (i - 1) as f64));
@@ -154,13 +137,9 @@ mod tests {
     #[test]
     fn hands_of_several_people() {
         let other = numbered(1.0).scaled(2.0, 1.0);
-        let frame = FrameKeypoints {
-            people: vec![numbered(1.0), other],
-        };
+        let frame = FrameKeypoints { people: vec![numbered(1.0), other] };
         let size = Size::new(1, 1);
-        let pose = |index, pairing| {
-            OpenPose::from_frame(&frame, index, size, SCORE_THRESHOLD, pairing).unwrap()
-        };
+        let pose = |index, pairing| OpenPose::from_frame(&frame, index, size, SCORE_THRESHOLD, pairing).unwrap();
         let right = pose(0, HandPairing::SamePerson).hands[1][0][0];
         assert_eq!(right, 112.0);
         let right = pose(0, HandPairing::Upstream).hands[1][0][0];

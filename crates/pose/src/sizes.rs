@@ -45,12 +45,7 @@ impl Size {
         if allowed.contains(&self.width) && allowed.contains(&self.height) {
             return Ok(());
         }
-        Err(PoseError::ImageSize {
-            what,
-            width: self.width,
-            height: self.height,
-            max: MAX_SIDE,
-        })
+        Err(PoseError::ImageSize { what, width: self.width, height: self.height, max: MAX_SIDE })
     }
 }
 
@@ -69,15 +64,9 @@ pub fn canvas_base(reference: Size) -> Result<Size> {
     reference.check("reference picture")?;
     let aspect = f64::from(reference.height) / f64::from(reference.width);
     let side = |length: f64| ((length / 16.0).floor() * 16.0) as u32;
-    let size = Size::new(
-        side((CANVAS_AREA / aspect).sqrt()),
-        side((CANVAS_AREA * aspect).sqrt()),
-    );
+    let size = Size::new(side((CANVAS_AREA / aspect).sqrt()), side((CANVAS_AREA * aspect).sqrt()));
     if size.width == 0 || size.height == 0 {
-        return Err(PoseError::TooThin {
-            width: reference.width,
-            height: reference.height,
-        });
+        return Err(PoseError::TooThin { width: reference.width, height: reference.height });
     }
     Ok(size)
 }
@@ -130,21 +119,9 @@ mod tests {
 
     #[test]
     fn impossible_pictures_are_errors() {
-        assert!(matches!(
-            canvas_base(Size::new(0, 5)),
-            Err(PoseError::ImageSize { .. })
-        ));
-        assert!(matches!(
-            canvas_base(Size::new(100_000, 100_000)),
-            Err(PoseError::ImageSize { .. })
-        ));
-        assert!(matches!(
-            canvas_base(Size::new(1, 60_000)),
-            Err(PoseError::TooThin { .. })
-        ));
-        assert!(matches!(
-            detect_size(Size::new(3, 0)),
-            Err(PoseError::ImageSize { .. })
-        ));
+        assert!(matches!(canvas_base(Size::new(0, 5)), Err(PoseError::ImageSize { .. })));
+        assert!(matches!(canvas_base(Size::new(100_000, 100_000)), Err(PoseError::ImageSize { .. })));
+        assert!(matches!(canvas_base(Size::new(1, 60_000)), Err(PoseError::TooThin { .. })));
+        assert!(matches!(detect_size(Size::new(3, 0)), Err(PoseError::ImageSize { .. })));
     }
 }

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use pose::align::ScaleGuard;
 use pose::sizes::{canvas_base, detect_size};
 use pose::{
-    AlignedPose, Alignment, Aspects, Augmentation, FrameKeypoints, HandPairing, OpenPose, Palette,
-    Size, WholeBody, draw_poses,
+    AlignedPose, Alignment, Aspects, Augmentation, FrameKeypoints, HandPairing, OpenPose, Palette, Size, WholeBody,
+    draw_poses,
 };
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -40,11 +40,7 @@ fn cases() -> Vec<Case> {
     };
     let mut paths: Vec<PathBuf> = entries.map(|e| e.unwrap().path()).collect();
     paths.sort();
-    paths
-        .into_iter()
-        .filter(|p| p.extension().is_some_and(|e| e == "safetensors"))
-        .filter_map(|p| load(&p))
-        .collect()
+    paths.into_iter().filter(|p| p.extension().is_some_and(|e| e == "safetensors")).filter_map(|p| load(&p)).collect()
 }
 
 /// The case in a file, if it is one of a pose.
@@ -83,10 +79,7 @@ impl Case {
     /// where that is what they are, the decimals come back. (It decides on which side of ±180° an exactly horizontal limb falls.)
     fn keypoints(&self, name: &str) -> (Vec<f64>, bool) {
         let stored = &self.tensors[name];
-        let decimals: Vec<f64> = stored
-            .iter()
-            .map(|&v| (f64::from(v) * 100.0).round_ties_even() / 100.0)
-            .collect();
+        let decimals: Vec<f64> = stored.iter().map(|&v| (f64::from(v) * 100.0).round_ties_even() / 100.0).collect();
         if decimals.iter().zip(stored).all(|(d, s)| *d as f32 == *s) {
             return (decimals, true);
         }
@@ -105,9 +98,7 @@ impl Case {
             })
             .collect::<Vec<_>>();
         let count = self.config["people"].as_u64().unwrap() as usize;
-        let frames = people.chunks_exact(count).map(|people| FrameKeypoints {
-            people: people.to_vec(),
-        });
+        let frames = people.chunks_exact(count).map(|people| FrameKeypoints { people: people.to_vec() });
         (frames.collect(), exact)
     }
 
@@ -140,16 +131,11 @@ impl Case {
     fn poses(&self, guard: ScaleGuard) -> Poses {
         let pairing = HandPairing::Upstream;
         let threshold = self.config["score_threshold"].as_f64().unwrap();
-        let convert = |frame: &FrameKeypoints, size| {
-            OpenPose::from_frame(frame, 0, size, threshold, pairing).unwrap()
-        };
+        let convert = |frame: &FrameKeypoints, size| OpenPose::from_frame(frame, 0, size, threshold, pairing).unwrap();
         let (reference, exact_reference) = self.frames("reference");
         let (drive, exact_drive) = self.frames("drive");
         let seen = self.size("drive_detect_size");
-        let aspects = Aspects {
-            drive: self.size("drive_size").aspect(),
-            canvas: self.size("aligned_size").aspect(),
-        };
+        let aspects = Aspects { drive: self.size("drive_size").aspect(), canvas: self.size("aligned_size").aspect() };
         let (alignment, degenerate) = Alignment::measure(
             &convert(&reference[0], self.size("reference_detect_size")),
             &convert(&drive[0], seen),
@@ -164,11 +150,7 @@ impl Case {
                 None => pose,
             }
         });
-        Poses {
-            poses: poses.collect(),
-            exact: exact_reference && exact_drive,
-            degenerate: degenerate.len(),
-        }
+        Poses { poses: poses.collect(), exact: exact_reference && exact_drive, degenerate: degenerate.len() }
     }
 }
 
@@ -177,16 +159,8 @@ fn sizes() {
     for case in cases() {
         let aligned = case.size("aligned_size");
         let name = &case.name;
-        assert_eq!(
-            canvas_base(case.size("reference_size")).unwrap(),
-            aligned,
-            "{name}"
-        );
-        assert_eq!(
-            detect_size(aligned).unwrap(),
-            case.size("reference_detect_size"),
-            "{name}"
-        );
+        assert_eq!(canvas_base(case.size("reference_size")).unwrap(), aligned, "{name}");
+        assert_eq!(detect_size(aligned).unwrap(), case.size("reference_detect_size"), "{name}");
         let drive = detect_size(case.size("drive_size")).unwrap();
         assert_eq!(drive, case.size("drive_detect_size"), "{name}");
         assert_eq!(aligned.doubled(), case.size("drawn_size"), "{name}");
@@ -205,17 +179,9 @@ fn alignment_and_augmentation() {
         let visible: Vec<f64> = seen.map(|(i, s)| if s { i as f64 } else { -1.0 }).collect();
         for (output, ours) in [("visible", visible), ("body", body), ("hands", hands)] {
             let error = case.error(output, &ours);
-            let Case {
-                name,
-                component,
-                tolerance,
-                ..
-            } = &case;
+            let Case { name, component, tolerance, .. } = &case;
             eprintln!("{name} ({component}) {output}: {error:.2e}");
-            assert!(
-                error <= *tolerance,
-                "{name} {output}: {error:e} > {tolerance:e}"
-            );
+            assert!(error <= *tolerance, "{name} {output}: {error:e} > {tolerance:e}");
         }
     }
 }
@@ -229,15 +195,8 @@ fn drawn_frame() {
         let last = poses.last().unwrap().clone();
         let ours = draw_poses(&[last], case.size("drawn_size"), Palette::SteadyDancer);
         assert_eq!(ours.dimensions(), reference.dimensions(), "{name}");
-        let differing = ours
-            .pixels()
-            .zip(reference.pixels())
-            .filter(|(a, b)| a != b)
-            .count();
-        eprintln!(
-            "{name}: {differing} of {} pixels differ",
-            ours.width() * ours.height()
-        );
+        let differing = ours.pixels().zip(reference.pixels()).filter(|(a, b)| a != b).count();
+        eprintln!("{name}: {differing} of {} pixels differ", ours.width() * ours.height());
         // Rounded inputs may turn a horizontal limb by the one degree that truncation leaves open.
         let allowed = if exact { 0 } else { 2000 };
         assert!(differing <= allowed, "{name}: {differing} pixels differ");

@@ -18,19 +18,11 @@ fn clip() -> PoseClip {
         height: 1280,
         fps: 29.97,
         frames: vec![
-            FrameKeypoints {
-                people: vec![person(0.1), person(300.0)],
-            },
+            FrameKeypoints { people: vec![person(0.1), person(300.0)] },
             FrameKeypoints::default(),
-            FrameKeypoints {
-                people: vec![person(-7.5)],
-            },
+            FrameKeypoints { people: vec![person(-7.5)] },
         ],
-        reference: Some(ReferenceKeypoints {
-            width: 864,
-            height: 1184,
-            people: vec![person(1.0 / 3.0)],
-        }),
+        reference: Some(ReferenceKeypoints { width: 864, height: 1184, people: vec![person(1.0 / 3.0)] }),
     }
 }
 
@@ -51,15 +43,8 @@ fn a_file_round_trips_and_appears_complete() {
     let path = folder.path().join("clip.json");
     write(&path, &clip()).unwrap();
     assert_eq!(read(&path, ReadOptions::default()).unwrap(), clip());
-    assert_eq!(
-        std::fs::read_dir(folder.path()).unwrap().count(),
-        1,
-        "no partial file"
-    );
-    let without = PoseClip {
-        reference: None,
-        ..clip()
-    };
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no partial file");
+    let without = PoseClip { reference: None, ..clip() };
     assert_eq!(parsed(&to_string(&without).unwrap()).unwrap(), without);
     let marked = format!("\u{feff}{}", to_string(&clip()).unwrap());
     assert_eq!(parsed(&marked).unwrap(), clip(), "byte order mark");
@@ -128,51 +113,18 @@ fn messages_name_frame_person_and_field() {
             message(|v| v["frames"][0]["people"][1]["keypoints"][17][1] = Value::Null),
             "`frames[0].people[1].keypoints[17][1]`: invalid type: null, expected f64",
         ),
-        (
-            message(|v| v["frames"][1]["people"] = json!("nobody")),
-            "`frames[1].people`: invalid type: string",
-        ),
-        (
-            message(|v| v["refernce"] = json!(1)),
-            "unknown field `refernce`",
-        ),
-        (
-            message(|v| drop(v.as_object_mut().unwrap().remove("fps"))),
-            "missing field `fps`",
-        ),
+        (message(|v| v["frames"][1]["people"] = json!("nobody")), "`frames[1].people`: invalid type: string"),
+        (message(|v| v["refernce"] = json!(1)), "unknown field `refernce`"),
+        (message(|v| drop(v.as_object_mut().unwrap().remove("fps"))), "missing field `fps`"),
         (message(|v| v["frames"] = json!([])), "no frames"),
-        (
-            message(|v| v["version"] = json!(2)),
-            "version 2; this program reads version 1",
-        ),
-        (
-            message(|v| v["version"] = json!("1")),
-            "`version`: invalid type: string",
-        ),
-        (
-            message(|v| v["format"] = json!("coco")),
-            "`format` is \"coco\"; expected",
-        ),
-        (
-            message(|v| drop(v.as_object_mut().unwrap().remove("format"))),
-            "`format` is missing",
-        ),
-        (
-            message(|v| v["fps"] = json!(0)),
-            "fps is 0; expected a number above 0",
-        ),
-        (
-            message(|v| v["width"] = json!(0)),
-            "driving video is 0x1280; each side must be 1 to 65535",
-        ),
-        (
-            message(|v| v["width"] = json!(-3)),
-            "`width`: invalid value",
-        ),
-        (
-            message(|v| v["reference"]["height"] = json!(70000)),
-            "reference picture is 864x70000",
-        ),
+        (message(|v| v["version"] = json!(2)), "version 2; this program reads version 1"),
+        (message(|v| v["version"] = json!("1")), "`version`: invalid type: string"),
+        (message(|v| v["format"] = json!("coco")), "`format` is \"coco\"; expected"),
+        (message(|v| drop(v.as_object_mut().unwrap().remove("format"))), "`format` is missing"),
+        (message(|v| v["fps"] = json!(0)), "fps is 0; expected a number above 0"),
+        (message(|v| v["width"] = json!(0)), "driving video is 0x1280; each side must be 1 to 65535"),
+        (message(|v| v["width"] = json!(-3)), "`width`: invalid value"),
+        (message(|v| v["reference"]["height"] = json!(70000)), "reference picture is 864x70000"),
     ] {
         assert!(found.contains(wanted), "{found}\n  should say: {wanted}");
     }
@@ -186,17 +138,11 @@ fn not_json() {
         ("hello", "expected value"),
         ("\u{0}\u{1}", "expected value"),
         ("{\"format\": \"steadydance-keypoints\"", "EOF"),
-        (
-            &text.replacen("0.1,", "NaN,", 1),
-            "`frames[0].people[0].keypoints[0]",
-        ),
+        (&text.replacen("0.1,", "NaN,", 1), "`frames[0].people[0].keypoints[0]"),
         (&text.replacen("0.1,", "1e999,", 1), "number out of range"),
         (&format!("{text} more"), "trailing characters"),
         (&"[".repeat(100_000), "keypoint file, `[0]"),
-        (
-            &format!("{{\"people\": {}", "[".repeat(100_000)),
-            "EOF while parsing a list",
-        ),
+        (&format!("{{\"people\": {}", "[".repeat(100_000)), "EOF while parsing a list"),
     ] {
         let found = parsed(text).unwrap_err().to_string();
         assert!(found.contains(wanted), "{found}\n  should say: {wanted}");
@@ -215,10 +161,7 @@ fn files_that_cannot_be_used() {
     let file = std::fs::File::create(&huge).unwrap();
     file.set_len(MAX_BYTES + 1).unwrap();
     let error = read(&huge, options).unwrap_err();
-    assert!(
-        matches!(error, PoseError::TooLarge { bytes, .. } if bytes == MAX_BYTES + 1),
-        "{error}"
-    );
+    assert!(matches!(error, PoseError::TooLarge { bytes, .. } if bytes == MAX_BYTES + 1), "{error}");
     let error = write(&folder.path().join("no/such/folder.json"), &clip()).unwrap_err();
     assert!(matches!(error, PoseError::Write { .. }), "{error}");
 }
@@ -228,10 +171,7 @@ fn invalid_clips_are_not_written() {
     let mut bad = clip();
     bad.frames[2].people[0].scores[5] = f64::NAN;
     let error = to_string(&bad).unwrap_err().to_string();
-    assert!(
-        error.contains("frame 2, person 0, keypoint 5: score is NaN"),
-        "{error}"
-    );
+    assert!(error.contains("frame 2, person 0, keypoint 5: score is NaN"), "{error}");
     let folder = tempfile::tempdir().unwrap();
     assert!(write(&folder.path().join("bad.json"), &bad).is_err());
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
@@ -256,47 +196,29 @@ fn openpose(pose: usize, canvas: [u32; 2], scale: f64) -> Value {
 
 #[test]
 fn openpose_files() {
-    let options = ReadOptions {
-        openpose_fps: Some(24.0),
-    };
+    let options = ReadOptions { openpose_fps: Some(24.0) };
     let read = |value: Value| parse(value.to_string().as_bytes(), options);
     let body = read(openpose(18, [512, 512], 1.0)).unwrap();
     let person = &body.frames[0].people[0];
     // Joints 5 (left shoulder), 2 (right shoulder), 10 (right ankle) of OpenPose.
     assert_eq!([5, 6, 16].map(|i| person.points[i][0]), [5.0, 2.0, 10.0]);
     assert_eq!(person.points[91], [100.0, 0.0]);
-    assert_eq!(
-        (person.scores[91], person.scores[112], person.scores[17]),
-        (1.0, 0.0, 0.0)
-    );
+    assert_eq!((person.scores[91], person.scores[112], person.scores[17]), (1.0, 0.0, 0.0));
     assert_eq!((body.fps, body.width), (24.0, 512));
 
-    let clip = read(json!([
-        openpose(25, [512, 256], 1.0),
-        openpose(25, [1024, 512], 2.0)
-    ]))
-    .unwrap();
+    let clip = read(json!([openpose(25, [512, 256], 1.0), openpose(25, [1024, 512], 2.0)])).unwrap();
     assert_eq!(clip.frames[0], clip.frames[1], "brought to one size");
     let person = &clip.frames[0].people[0];
     // BODY_25: hips 9 and 12 rather than 8 and 11, and feet.
-    assert_eq!(
-        [11, 12, 17, 22].map(|i| person.points[i][0]),
-        [12.0, 9.0, 19.0, 24.0]
-    );
+    assert_eq!([11, 12, 17, 22].map(|i| person.points[i][0]), [12.0, 9.0, 19.0, 24.0]);
 
     let fractions = read(openpose(18, [512, 512], 1.0 / 512.0)).unwrap();
-    assert_eq!(
-        fractions.frames[0], body.frames[0],
-        "fractions of the canvas"
-    );
+    assert_eq!(fractions.frames[0], body.frames[0], "fractions of the canvas");
 
     let error = parsed(&openpose(18, [512, 512], 1.0).to_string()).unwrap_err();
     assert!(matches!(error, PoseError::OpenPoseNeedsFps), "{error}");
     let error = read(openpose(17, [512, 512], 1.0)).unwrap_err().to_string();
-    assert!(
-        error.contains("frame 0, person 0: `pose_keypoints_2d` has 17"),
-        "{error}"
-    );
+    assert!(error.contains("frame 0, person 0: `pose_keypoints_2d` has 17"), "{error}");
     assert!(matches!(read(json!([])), Err(PoseError::NoFrames)));
     let error = read(openpose(18, [512, 0], 1.0)).unwrap_err();
     assert!(matches!(error, PoseError::ImageSize { .. }), "{error}");

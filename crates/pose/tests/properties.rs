@@ -4,17 +4,13 @@ use std::sync::LazyLock;
 
 use image::RgbImage;
 use pose::{
-    AlignedPose, Alignment, Aspects, Augmentation, Augmenter, FrameKeypoints, FrameRole,
-    HandPairing, KeypointEstimator, MissingPerson, OpenPose, Palette, PersonChoice, PoseClip,
-    PoseError, PoseEstimator, PoseFrames, PoseOptions, ReferenceKeypoints, ScaleGuard, Size,
-    WholeBody, draw_poses, estimate_clip,
+    AlignedPose, Alignment, Aspects, Augmentation, Augmenter, FrameKeypoints, FrameRole, HandPairing,
+    KeypointEstimator, MissingPerson, OpenPose, Palette, PersonChoice, PoseClip, PoseError, PoseEstimator, PoseFrames,
+    PoseOptions, ReferenceKeypoints, ScaleGuard, Size, WholeBody, draw_poses, estimate_clip,
 };
 use proptest::prelude::*;
 
-const GUARDS: [ScaleGuard; 2] = [
-    ScaleGuard::Upstream,
-    ScaleGuard::Robust { max_deviation: 8.0 },
-];
+const GUARDS: [ScaleGuard; 2] = [ScaleGuard::Upstream, ScaleGuard::Robust { max_deviation: 8.0 }];
 
 /// A standing person in fractions of a picture.
 fn standing() -> OpenPose {
@@ -38,28 +34,14 @@ fn standing() -> OpenPose {
         [0.44, 0.11],
         [0.56, 0.11],
     ];
-    let hand = |wrist: [f64; 2]| {
-        std::array::from_fn(|i| {
-            [
-                wrist[0] + 0.004 * i as f64,
-                wrist[1] + 0.003 * (i % 5) as f64,
-            ]
-        })
-    };
-    OpenPose {
-        body,
-        visible: [true; 18],
-        hands: [hand(body[7]), hand(body[4])],
-    }
+    let hand =
+        |wrist: [f64; 2]| std::array::from_fn(|i| [wrist[0] + 0.004 * i as f64, wrist[1] + 0.003 * (i % 5) as f64]);
+    OpenPose { body, visible: [true; 18], hands: [hand(body[7]), hand(body[4])] }
 }
 
 fn moved(pose: &OpenPose, scale: f64, shift: [f64; 2]) -> OpenPose {
     let map = |p: [f64; 2]| [p[0] * scale + shift[0], p[1] * scale + shift[1]];
-    OpenPose {
-        body: pose.body.map(map),
-        visible: pose.visible,
-        hands: pose.hands.map(|hand| hand.map(map)),
-    }
+    OpenPose { body: pose.body.map(map), visible: pose.visible, hands: pose.hands.map(|hand| hand.map(map)) }
 }
 
 fn points(pose: &AlignedPose) -> impl Iterator<Item = [f64; 2]> + '_ {
@@ -72,15 +54,8 @@ fn distance(a: &AlignedPose, b: &AlignedPose) -> f64 {
     axes.fold(0.0, f64::max)
 }
 
-fn align(
-    reference: &OpenPose,
-    first: &OpenPose,
-    frame: &OpenPose,
-    aspects: Aspects,
-) -> AlignedPose {
-    Alignment::measure(reference, first, aspects, ScaleGuard::default())
-        .0
-        .apply(frame)
+fn align(reference: &OpenPose, first: &OpenPose, frame: &OpenPose, aspects: Aspects) -> AlignedPose {
+    Alignment::measure(reference, first, aspects, ScaleGuard::default()).0.apply(frame)
 }
 
 fn aspects(drive: f64, canvas: f64) -> Aspects {
@@ -100,17 +75,11 @@ fn wild() -> impl Strategy<Value = f64> {
 }
 
 fn wild_pose() -> impl Strategy<Value = OpenPose> {
-    (
-        prop::collection::vec(wild(), 120..=120),
-        any::<[bool; 18]>(),
-    )
-        .prop_map(|(v, visible)| OpenPose {
-            body: std::array::from_fn(|i| [v[2 * i], v[2 * i + 1]]),
-            visible,
-            hands: std::array::from_fn(|h| {
-                std::array::from_fn(|i| [v[36 + 42 * h + 2 * i], v[37 + 42 * h + 2 * i]])
-            }),
-        })
+    (prop::collection::vec(wild(), 120..=120), any::<[bool; 18]>()).prop_map(|(v, visible)| OpenPose {
+        body: std::array::from_fn(|i| [v[2 * i], v[2 * i + 1]]),
+        visible,
+        hands: std::array::from_fn(|h| std::array::from_fn(|i| [v[36 + 42 * h + 2 * i], v[37 + 42 * h + 2 * i]])),
+    })
 }
 
 proptest! {
@@ -220,35 +189,18 @@ fn seeds_reproduce_and_differ() {
     assert_eq!(sequence(7), sequence(7));
     assert_ne!(sequence(7), sequence(8));
     let one = sequence(7);
-    assert!(
-        one.windows(2).all(|w| w[0] != w[1]),
-        "drawn anew for every frame"
-    );
+    assert!(one.windows(2).all(|w| w[0] != w[1]), "drawn anew for every frame");
     // Pinned: a seed must give the same video in every later version.
     let first = Augmenter::new(42).frame(0);
     let third = Augmenter::new(42).frame(3);
-    assert_eq!(
-        [
-            first.offset_x,
-            first.offset_y,
-            first.scale,
-            first.aspect_ratio,
-            third.scale
-        ],
-        PINNED,
-    );
+    assert_eq!([first.offset_x, first.offset_y, first.scale, first.aspect_ratio, third.scale], PINNED,);
     let mean = one.iter().map(|a| a.scale).sum::<f64>() / 50.0;
     assert!((mean - 1.0).abs() < 0.1, "{mean}");
 }
 
 /// Also computed by a separate ChaCha20 written in Python from the description in docs/keypoints.md.
-const PINNED: [f64; 5] = [
-    0.15275475843687525,
-    0.11401897570278585,
-    1.2465766483207226,
-    0.8710009959039283,
-    0.7001656863098928,
-];
+const PINNED: [f64; 5] =
+    [0.15275475843687525, 0.11401897570278585, 1.2465766483207226, 0.8710009959039283, 0.7001656863098928];
 
 #[test]
 fn degenerate_scales_are_guarded_and_reported() {
@@ -261,15 +213,8 @@ fn degenerate_scales_are_guarded_and_reported() {
     let (robust, found) = Alignment::measure(&reference, &first, square, ScaleGuard::default());
     let parts: Vec<&str> = found.iter().map(|d| d.part).collect();
     assert_eq!(parts, ["neck", "arm_lower"]);
-    assert!(
-        found
-            .iter()
-            .all(|d| d.measured == f64::INFINITY && (d.used - 1.0).abs() < 1e-9)
-    );
-    assert!(
-        (robust.scales().arm_lower - 1.0).abs() < 1e-9,
-        "the other arm's"
-    );
+    assert!(found.iter().all(|d| d.measured == f64::INFINITY && (d.used - 1.0).abs() < 1e-9));
+    assert!((robust.scales().arm_lower - 1.0).abs() < 1e-9, "the other arm's");
     let pose = robust.apply(&standing());
     assert!(points(&pose).flatten().all(|v| (0.0..1.0).contains(&v)));
 
@@ -278,10 +223,7 @@ fn degenerate_scales_are_guarded_and_reported() {
     assert_eq!(found.len(), 2);
     // Infinite scales make NaN, which becomes the marker −1 (plus the offset, 0 here).
     let pose = upstream.apply(&standing());
-    assert_eq!(
-        (pose.body[4], pose.body[0], pose.hands[1][5]),
-        ([-1.0; 2], [-1.0; 2], [-1.0; 2])
-    );
+    assert_eq!((pose.body[4], pose.body[0], pose.hands[1][5]), ([-1.0; 2], [-1.0; 2], [-1.0; 2]));
     assert_eq!(pose.body[3], standing().body[3]);
 
     // 0/0 is 1 upstream.
@@ -295,10 +237,7 @@ fn degenerate_scales_are_guarded_and_reported() {
 /// COCO-WholeBody keypoints of [`standing`] in a picture of `size`.
 fn whole_body(size: Size, shift: f64) -> WholeBody {
     let pose = standing();
-    let mut body = WholeBody {
-        points: [[0.5; 2]; 133],
-        scores: [0.9; 133],
-    };
+    let mut body = WholeBody { points: [[0.5; 2]; 133], scores: [0.9; 133] };
     let from_openpose = [0, 15, 14, 17, 16, 5, 2, 6, 3, 7, 4, 11, 8, 12, 9, 13, 10];
     for (to, from) in from_openpose.into_iter().enumerate() {
         body.points[to] = pose.body[from];
@@ -306,10 +245,7 @@ fn whole_body(size: Size, shift: f64) -> WholeBody {
     body.points[91..112].copy_from_slice(&pose.hands[0]);
     body.points[112..].copy_from_slice(&pose.hands[1]);
     for p in &mut body.points {
-        *p = [
-            (p[0] + shift) * f64::from(size.width),
-            p[1] * f64::from(size.height),
-        ];
+        *p = [(p[0] + shift) * f64::from(size.width), p[1] * f64::from(size.height)];
     }
     body
 }
@@ -319,20 +255,12 @@ const PICTURE: Size = Size::new(864, 1184);
 
 /// Frames 0 and 3 lack a person, frame 4 has two.
 static CLIP: LazyLock<PoseClip> = LazyLock::new(|| {
-    let frame = |shifts: &[f64]| FrameKeypoints {
-        people: shifts.iter().map(|&s| whole_body(DRIVE, s)).collect(),
-    };
+    let frame = |shifts: &[f64]| FrameKeypoints { people: shifts.iter().map(|&s| whole_body(DRIVE, s)).collect() };
     PoseClip {
         width: DRIVE.width,
         height: DRIVE.height,
         fps: 30.0,
-        frames: vec![
-            frame(&[]),
-            frame(&[0.0]),
-            frame(&[0.1]),
-            frame(&[]),
-            frame(&[0.2, -0.2]),
-        ],
+        frames: vec![frame(&[]), frame(&[0.0]), frame(&[0.1]), frame(&[]), frame(&[0.2, -0.2])],
         reference: Some(ReferenceKeypoints {
             width: PICTURE.width,
             height: PICTURE.height,
@@ -365,10 +293,7 @@ fn frames_are_held_where_nobody_is() {
     assert_eq!(pairs[0].positive, pairs[1].positive, "the first there is");
     assert_eq!(pairs[3].positive, pairs[2].positive, "the last there was");
     assert_ne!(pairs[2].positive, pairs[4].positive);
-    assert_ne!(
-        pairs[0].negative, pairs[1].negative,
-        "a held frame has its own augmentation"
-    );
+    assert_ne!(pairs[0].negative, pairs[1].negative, "a held frame has its own augmentation");
     for (i, pair) in pairs.iter().enumerate() {
         assert_eq!(pair.positive.dimensions(), (1312, 1792));
         assert!(!is_black(&pair.positive) && !is_black(&pair.negative));
@@ -385,101 +310,47 @@ fn frames_are_held_where_nobody_is() {
 
 #[test]
 fn frames_are_blank_if_asked() {
-    let all = frames(PoseOptions {
-        missing: MissingPerson::Blank,
-        ..PoseOptions::default()
-    });
-    let black: Vec<bool> = all
-        .map(|pair| is_black(&pair.positive) && is_black(&pair.negative))
-        .collect();
+    let all = frames(PoseOptions { missing: MissingPerson::Blank, ..PoseOptions::default() });
+    let black: Vec<bool> = all.map(|pair| is_black(&pair.positive) && is_black(&pair.negative)).collect();
     assert_eq!(black, [true, false, false, true, false]);
 }
 
 #[test]
 fn seeds_and_given_numbers_decide_the_negative() {
     let draw = |options: PoseOptions| frames(options).draw(2).unwrap();
-    let seeded = |seed| {
-        draw(PoseOptions {
-            seed,
-            ..PoseOptions::default()
-        })
-    };
+    let seeded = |seed| draw(PoseOptions { seed, ..PoseOptions::default() });
     assert_eq!(seeded(3), seeded(3));
     assert_eq!(seeded(3).positive, seeded(4).positive);
     assert_ne!(seeded(3).negative, seeded(4).negative);
-    let given = |count| PoseOptions {
-        augmentations: Some(vec![Augmentation::IDENTITY; count]),
-        ..PoseOptions::default()
-    };
+    let given =
+        |count| PoseOptions { augmentations: Some(vec![Augmentation::IDENTITY; count]), ..PoseOptions::default() };
     let pair = draw(given(5));
     assert_eq!(pair.positive, pair.negative);
     let error = PoseFrames::new(CLIP.clone(), PICTURE, given(4)).unwrap_err();
-    assert!(
-        matches!(
-            error,
-            PoseError::AugmentationCount {
-                found: 4,
-                frames: 5
-            }
-        ),
-        "{error}"
-    );
+    assert!(matches!(error, PoseError::AugmentationCount { found: 4, frames: 5 }), "{error}");
 }
 
 #[test]
 fn people_and_hands() {
-    let second = frames(PoseOptions {
-        person: PersonChoice::Index(1),
-        ..PoseOptions::default()
-    });
+    let second = frames(PoseOptions { person: PersonChoice::Index(1), ..PoseOptions::default() });
     assert_eq!(second.report().frames_without_person, [0, 1, 2, 3]);
     assert_eq!(second.report().align_frame, 4);
-    let right_hand = |hands| {
-        frames(PoseOptions {
-            hands,
-            ..PoseOptions::default()
-        })
-        .pose(4)
-        .unwrap()
-        .hands[1][0]
-    };
+    let right_hand = |hands| frames(PoseOptions { hands, ..PoseOptions::default() }).pose(4).unwrap().hands[1][0];
     let own = right_hand(HandPairing::SamePerson);
     let upstream = right_hand(HandPairing::Upstream);
-    assert!(
-        (own[0] - upstream[0]).abs() > 0.05,
-        "the other person's left hand"
-    );
+    assert!((own[0] - upstream[0]).abs() > 0.05, "the other person's left hand");
     let error = |person, reference_person| {
         let person = PersonChoice::Index(person);
-        let options = PoseOptions {
-            person,
-            reference_person,
-            ..PoseOptions::default()
-        };
+        let options = PoseOptions { person, reference_person, ..PoseOptions::default() };
         PoseFrames::new(CLIP.clone(), PICTURE, options).unwrap_err()
     };
-    assert!(matches!(
-        error(2, 0),
-        PoseError::NoPerson {
-            person: 2,
-            frames: 5
-        }
-    ));
-    assert!(matches!(
-        error(0, 1),
-        PoseError::NoReferencePerson {
-            person: 1,
-            found: 1
-        }
-    ));
+    assert!(matches!(error(2, 0), PoseError::NoPerson { person: 2, frames: 5 }));
+    assert!(matches!(error(0, 1), PoseError::NoReferencePerson { person: 1, found: 1 }));
 }
 
 #[test]
 fn without_a_reference_poses_are_centred() {
-    let clip = PoseClip {
-        reference: None,
-        ..CLIP.clone()
-    };
+    let clip = PoseClip { reference: None, ..CLIP.clone() };
     let all = PoseFrames::new(clip, PICTURE, PoseOptions::default()).unwrap();
     assert!(!all.report().aligned);
     let joint = all.pose(1).unwrap().body[9];
@@ -493,50 +364,25 @@ fn without_a_reference_poses_are_centred() {
 fn wrong_settings_are_errors() {
     let error = |options| PoseFrames::new(CLIP.clone(), PICTURE, options).unwrap_err();
     let plain = PoseOptions::default;
-    let late = error(PoseOptions {
-        align_frame: 5,
-        ..plain()
-    });
-    assert!(matches!(
-        late,
-        PoseError::FrameIndex {
-            index: 5,
-            frames: 5
-        }
-    ));
+    let late = error(PoseOptions { align_frame: 5, ..plain() });
+    assert!(matches!(late, PoseError::FrameIndex { index: 5, frames: 5 }));
     for max_deviation in [f64::NAN, 1.0, -3.0] {
         let guard = ScaleGuard::Robust { max_deviation };
-        assert!(matches!(
-            error(PoseOptions { guard, ..plain() }),
-            PoseError::Setting { .. }
-        ));
+        assert!(matches!(error(PoseOptions { guard, ..plain() }), PoseError::Setting { .. }));
     }
-    let nan = error(PoseOptions {
-        score_threshold: f64::NAN,
-        ..plain()
-    });
+    let nan = error(PoseOptions { score_threshold: f64::NAN, ..plain() });
     assert!(matches!(nan, PoseError::Setting { .. }));
     let other = PoseFrames::new(CLIP.clone(), Size::new(1000, 500), plain()).unwrap_err();
-    assert!(
-        matches!(other, PoseError::ReferenceMismatch { .. }),
-        "{other}"
-    );
+    assert!(matches!(other, PoseError::ReferenceMismatch { .. }), "{other}");
     let empty = PoseFrames::new(CLIP.clone(), Size::new(0, 500), plain()).unwrap_err();
     assert!(matches!(empty, PoseError::ImageSize { .. }));
     let outside = PoseClip {
-        frames: vec![FrameKeypoints {
-            people: vec![whole_body(DRIVE, 0.0), whole_body(DRIVE, 5.0)],
-        }],
+        frames: vec![FrameKeypoints { people: vec![whole_body(DRIVE, 0.0), whole_body(DRIVE, 5.0)] }],
         ..CLIP.clone()
     };
     let mut moved = outside.clone();
-    moved.frames.push(FrameKeypoints {
-        people: vec![whole_body(DRIVE, 5.0)],
-    });
-    let report = PoseFrames::new(moved, PICTURE, plain())
-        .unwrap()
-        .report()
-        .clone();
+    moved.frames.push(FrameKeypoints { people: vec![whole_body(DRIVE, 5.0)] });
+    let report = PoseFrames::new(moved, PICTURE, plain()).unwrap().report().clone();
     assert_eq!(report.out_of_frame_fraction, 0.5);
 }
 
@@ -545,15 +391,9 @@ fn frames_can_be_selected() {
     let clip = CLIP.select(&[1, 1, 4], 15.0).unwrap();
     assert_eq!((clip.frames.len(), clip.fps, clip.width), (3, 15.0, 720));
     assert_eq!(clip.frames[1], CLIP.frames[1]);
-    assert!(matches!(
-        CLIP.select(&[5], 15.0),
-        Err(PoseError::FrameIndex { index: 5, .. })
-    ));
+    assert!(matches!(CLIP.select(&[5], 15.0), Err(PoseError::FrameIndex { index: 5, .. })));
     assert!(matches!(CLIP.select(&[], 15.0), Err(PoseError::NoFrames)));
-    assert!(matches!(
-        CLIP.select(&[0], f64::NAN),
-        Err(PoseError::Fps { .. })
-    ));
+    assert!(matches!(CLIP.select(&[0], f64::NAN), Err(PoseError::Fps { .. })));
 }
 
 #[test]
@@ -561,40 +401,18 @@ fn keypoint_files_stand_in_for_a_detector() {
     let mut estimator = KeypointEstimator::new(CLIP.clone()).unwrap();
     let picture = RgbImage::new(PICTURE.width, PICTURE.height);
     let frame = || RgbImage::new(DRIVE.width / 2, DRIVE.height / 4);
-    let people = estimator
-        .estimate(FrameRole::Driving(2), &frame())
-        .unwrap()
-        .people;
+    let people = estimator.estimate(FrameRole::Driving(2), &frame()).unwrap().people;
     assert_eq!(people, [CLIP.frames[2].people[0].scaled(0.5, 0.25)]);
     let batch = estimator.estimate_batch(1, &[frame(), frame()]).unwrap();
     assert_eq!(batch[1].people, people);
-    let error = estimator
-        .estimate(FrameRole::Driving(5), &frame())
-        .unwrap_err();
-    assert!(matches!(
-        error,
-        PoseError::FrameIndex {
-            index: 5,
-            frames: 5
-        }
-    ));
+    let error = estimator.estimate(FrameRole::Driving(5), &frame()).unwrap_err();
+    assert!(matches!(error, PoseError::FrameIndex { index: 5, frames: 5 }));
     let full = (0..5).map(|_| Ok::<_, PoseError>(RgbImage::new(DRIVE.width, DRIVE.height)));
-    assert_eq!(
-        estimate_clip(&mut estimator, &picture, full, 30.0).unwrap(),
-        *CLIP
-    );
+    assert_eq!(estimate_clip(&mut estimator, &picture, full, 30.0).unwrap(), *CLIP);
     let none = std::iter::empty::<Result<RgbImage, PoseError>>();
-    assert!(matches!(
-        estimate_clip(&mut estimator, &picture, none, 30.0),
-        Err(PoseError::NoFrames)
-    ));
-    let clip = PoseClip {
-        reference: None,
-        ..CLIP.clone()
-    };
+    assert!(matches!(estimate_clip(&mut estimator, &picture, none, 30.0), Err(PoseError::NoFrames)));
+    let clip = PoseClip { reference: None, ..CLIP.clone() };
     let mut estimator = KeypointEstimator::new(clip).unwrap();
-    let error = estimator
-        .estimate(FrameRole::Reference, &picture)
-        .unwrap_err();
+    let error = estimator.estimate(FrameRole::Reference, &picture).unwrap_err();
     assert!(matches!(error, PoseError::NoReference));
 }

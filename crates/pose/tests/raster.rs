@@ -74,10 +74,5 @@ fn equals_opencv() {
     eprintln!("{count} drawings compared, {} differ", wrong.len());
     assert!(count > 0);
     let first = &wrong[..wrong.len().min(5)];
-    assert!(
-        wrong.is_empty(),
-        "{} of {count} differ, as\n{}",
-        wrong.len(),
-        first.join("\n")
-    );
+    assert!(wrong.is_empty(), "{} of {count} differ, as\n{}", wrong.len(), first.join("\n"));
 }

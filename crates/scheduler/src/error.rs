@@ -15,9 +15,7 @@ pub enum ScheduleError {
         max: usize,
     },
     /// More or fewer steps than rCM's list of angles has.
-    #[error(
-        "the number of steps is {found}; expected 1 to {max} for rcm: choose one of these or another sampler"
-    )]
+    #[error("the number of steps is {found}; expected 1 to {max} for rcm: choose one of these or another sampler")]
     RcmSteps {
         /// The number asked for.
         found: usize,
@@ -25,9 +23,7 @@ pub enum ScheduleError {
         max: usize,
     },
     /// A shift that is zero, negative, not a number or beyond all use.
-    #[error(
-        "shift is {found}; expected a number from {min} to {max}, such as 3 for 480p or 5 for 720p"
-    )]
+    #[error("shift is {found}; expected a number from {min} to {max}, such as 3 for 480p or 5 for 720p")]
     Shift {
         /// The shift asked for.
         found: f64,
@@ -37,9 +33,7 @@ pub enum ScheduleError {
         max: f64,
     },
     /// rCM's first sigma would not lie above its second, or is no number.
-    #[error(
-        "sigma_max is {found}; expected a finite number above {above:.4} for {steps} rcm steps, such as 80 or 200"
-    )]
+    #[error("sigma_max is {found}; expected a finite number above {above:.4} for {steps} rcm steps, such as 80 or 200")]
     RcmSigmaMax {
         /// The value asked for.
         found: f64,
@@ -49,9 +43,7 @@ pub enum ScheduleError {
         steps: usize,
     },
     /// A sigma or timestep outside its range.
-    #[error(
-        "{list}[{index}] is {found}; expected a number above 0 and at most {max} (0 only after the last step)"
-    )]
+    #[error("{list}[{index}] is {found}; expected a number above 0 and at most {max} (0 only after the last step)")]
     Range {
         /// `sigmas` or `timesteps`.
         list: &'static str,
@@ -115,9 +107,7 @@ pub enum GuidanceError {
         end: f64,
     },
     /// A plan for no step.
-    #[error(
-        "the guidance plan is for 0 steps; expected at least 1: give it the number of steps of the schedule"
-    )]
+    #[error("the guidance plan is for 0 steps; expected at least 1: give it the number of steps of the schedule")]
     NoSteps,
     /// A step at which the coefficients do not add up to 1.
     #[error(
@@ -170,9 +160,7 @@ pub enum StepError {
         found: candle_core::DType,
     },
     /// A number of velocities other than the number of forwards of the step.
-    #[error(
-        "{found} velocities were given for step {step}; expected {expected}, one for each active branch in order"
-    )]
+    #[error("{found} velocities were given for step {step}; expected {expected}, one for each active branch in order")]
     Velocities {
         /// The step, from 0.
         step: usize,
@@ -182,9 +170,7 @@ pub enum StepError {
         expected: usize,
     },
     /// A step beyond the guidance plan.
-    #[error(
-        "guidance for step {found} was asked of a plan for {num_steps} steps; expected a step below that"
-    )]
+    #[error("guidance for step {found} was asked of a plan for {num_steps} steps; expected a step below that")]
     BeyondPlan {
         /// The step asked for.
         found: usize,
@@ -192,9 +178,7 @@ pub enum StepError {
         num_steps: usize,
     },
     /// A state written by a run with another schedule.
-    #[error(
-        "the saved state does not fit this schedule: {what}; resume with the settings of the first run"
-    )]
+    #[error("the saved state does not fit this schedule: {what}; resume with the settings of the first run")]
     OtherSchedule {
         /// The first difference found.
         what: String,

@@ -55,8 +55,7 @@ pub struct Term {
 
 impl Term {
     fn applies(&self, step: usize, num_steps: usize) -> bool {
-        self.window
-            .is_none_or(|window| window.contains(step, num_steps))
+        self.window.is_none_or(|window| window.contains(step, num_steps))
     }
 }
 
@@ -102,12 +101,7 @@ pub struct SteadyDancerGuidance {
 impl Default for SteadyDancerGuidance {
     /// The README's command: 5.0, 1.0, (0.1, 0.4), all of upstream's forwards.
     fn default() -> Self {
-        Self {
-            guidance_scale: 5.0,
-            pose_guidance_scale: 1.0,
-            pose_guidance_interval: (0.1, 0.4),
-            parity: true,
-        }
+        Self { guidance_scale: 5.0, pose_guidance_scale: 1.0, pose_guidance_interval: (0.1, 0.4), parity: true }
     }
 }
 
@@ -144,11 +138,7 @@ impl GuidancePlan {
     /// # Errors
     /// [`GuidanceError`] for 0 steps, a coefficient that is no number, or a step whose coefficients do not add up to 1
     /// (the plan without branches among them).
-    pub fn new(
-        branches: Vec<Branch>,
-        num_steps: usize,
-        parity: bool,
-    ) -> std::result::Result<Self, GuidanceError> {
+    pub fn new(branches: Vec<Branch>, num_steps: usize, parity: bool) -> std::result::Result<Self, GuidanceError> {
         if num_steps == 0 {
             return Err(GuidanceError::NoSteps);
         }
@@ -156,17 +146,9 @@ impl GuidancePlan {
             // The terms of a branch may add two scales, or 1 and a scale.
             check_magnitude("a coefficient", term.coefficient, MAX_SCALE + 1.0)?;
         }
-        let plan = Self {
-            num_steps,
-            parity,
-            branches,
-        };
+        let plan = Self { num_steps, parity, branches };
         for step in 0..num_steps {
-            let sum: f64 = plan
-                .active(step)
-                .iter()
-                .map(|active| active.coefficient)
-                .sum();
+            let sum: f64 = plan.active(step).iter().map(|active| active.coefficient).sum();
             if (sum - 1.0).abs() > SUM_TOLERANCE {
                 return Err(GuidanceError::Sum { step, sum });
             }
@@ -186,16 +168,9 @@ impl GuidancePlan {
     ///
     /// # Errors
     /// [`GuidanceError`] for 0 steps or a scale that is no number from −1000 to 1000.
-    pub fn text(
-        guidance_scale: f64,
-        num_steps: usize,
-        parity: bool,
-    ) -> std::result::Result<Self, GuidanceError> {
+    pub fn text(guidance_scale: f64, num_steps: usize, parity: bool) -> std::result::Result<Self, GuidanceError> {
         check_magnitude("guidance_scale", guidance_scale, MAX_SCALE)?;
-        let branches = vec![
-            positive(vec![always(guidance_scale)]),
-            negative_text(guidance_scale),
-        ];
+        let branches = vec![positive(vec![always(guidance_scale)]), negative_text(guidance_scale)];
         Self::new(branches, num_steps, parity)
     }
 
@@ -205,26 +180,15 @@ impl GuidancePlan {
     /// # Errors
     /// [`GuidanceError`] for 0 steps, a scale that is no number from −1000 to 1000, or an interval that is not ordered
     /// within 0..=1.
-    pub fn steadydancer(
-        settings: &SteadyDancerGuidance,
-        num_steps: usize,
-    ) -> std::result::Result<Self, GuidanceError> {
-        let SteadyDancerGuidance {
-            guidance_scale,
-            pose_guidance_scale,
-            pose_guidance_interval,
-            parity,
-        } = *settings;
+    pub fn steadydancer(settings: &SteadyDancerGuidance, num_steps: usize) -> std::result::Result<Self, GuidanceError> {
+        let SteadyDancerGuidance { guidance_scale, pose_guidance_scale, pose_guidance_interval, parity } = *settings;
         check_magnitude("guidance_scale", guidance_scale, MAX_SCALE)?;
         check_magnitude("pose_guidance_scale", pose_guidance_scale, MAX_SCALE)?;
         let (start, end) = pose_guidance_interval;
         if !(0.0 <= start && start <= end && end <= 1.0) {
             return Err(GuidanceError::Interval { start, end });
         }
-        let in_window = |coefficient| Term {
-            coefficient,
-            window: Some(Window { start, end }),
-        };
+        let in_window = |coefficient| Term { coefficient, window: Some(Window { start, end }) };
         let branches = vec![
             positive(vec![always(guidance_scale), in_window(pose_guidance_scale)]),
             negative_text(guidance_scale),
@@ -255,18 +219,10 @@ impl GuidancePlan {
         }
         let numbered = self.branches.iter().enumerate();
         let active = numbered.filter_map(|(index, branch)| {
-            let mut terms = branch
-                .terms
-                .iter()
-                .filter(|term| term.applies(step, self.num_steps))
-                .peekable();
+            let mut terms = branch.terms.iter().filter(|term| term.applies(step, self.num_steps)).peekable();
             terms.peek()?;
             let coefficient: f64 = terms.map(|term| term.coefficient).sum();
-            (self.parity || coefficient != 0.0).then_some(ActiveBranch {
-                index,
-                branch,
-                coefficient,
-            })
+            (self.parity || coefficient != 0.0).then_some(ActiveBranch { index, branch, coefficient })
         });
         active.collect()
     }
@@ -300,23 +256,11 @@ impl GuidancePlan {
             if velocity.dims() != dims {
                 let name = format!("the velocity of branch {}", branch.name);
                 let (found, expected) = (velocity.dims().to_vec(), dims.to_vec());
-                return Err(StepError::Shape {
-                    name,
-                    found,
-                    expected,
-                }
-                .into());
+                return Err(StepError::Shape { name, found, expected }.into());
             }
         }
-        let dtype = if velocities[0].dtype() == DType::F64 {
-            DType::F64
-        } else {
-            DType::F32
-        };
-        let mut weighted = velocities
-            .iter()
-            .zip(&active)
-            .filter(|(_, active)| active.coefficient != 0.0);
+        let dtype = if velocities[0].dtype() == DType::F64 { DType::F64 } else { DType::F32 };
+        let mut weighted = velocities.iter().zip(&active).filter(|(_, active)| active.coefficient != 0.0);
         let Some((base, _)) = weighted.next() else {
             return Err(self.mismatch(step, velocities.len(), active.len()).into());
         };
@@ -331,34 +275,19 @@ impl GuidancePlan {
 
     fn mismatch(&self, step: usize, found: usize, expected: usize) -> StepError {
         if step >= self.num_steps {
-            StepError::BeyondPlan {
-                found: step,
-                num_steps: self.num_steps,
-            }
+            StepError::BeyondPlan { found: step, num_steps: self.num_steps }
         } else {
-            StepError::Velocities {
-                step,
-                found,
-                expected,
-            }
+            StepError::Velocities { step, found, expected }
         }
     }
 }
 
 fn always(coefficient: f64) -> Term {
-    Term {
-        coefficient,
-        window: None,
-    }
+    Term { coefficient, window: None }
 }
 
 fn positive(terms: Vec<Term>) -> Branch {
-    Branch {
-        name: "positive".to_owned(),
-        text: Polarity::Positive,
-        pose: Polarity::Positive,
-        terms,
-    }
+    Branch { name: "positive".to_owned(), text: Polarity::Positive, pose: Polarity::Positive, terms }
 }
 
 fn negative_text(guidance_scale: f64) -> Branch {
@@ -370,14 +299,6 @@ fn negative_text(guidance_scale: f64) -> Branch {
     }
 }
 
-fn check_magnitude(
-    name: &'static str,
-    found: f64,
-    max: f64,
-) -> std::result::Result<(), GuidanceError> {
-    if found.abs() <= max {
-        Ok(())
-    } else {
-        Err(GuidanceError::Scale { name, found, max })
-    }
+fn check_magnitude(name: &'static str, found: f64, max: f64) -> std::result::Result<(), GuidanceError> {
+    if found.abs() <= max { Ok(()) } else { Err(GuidanceError::Scale { name, found, max }) }
 }

@@ -34,15 +34,8 @@ pub enum SamplerKind {
 
 impl SamplerKind {
     /// Every sampler, in the order in which they are listed to a user.
-    pub const ALL: [SamplerKind; 7] = [
-        Self::UniPc,
-        Self::DpmPp,
-        Self::DpmPpSde,
-        Self::Euler,
-        Self::Lcm,
-        Self::Rcm,
-        Self::RcmOde,
-    ];
+    pub const ALL: [SamplerKind; 7] =
+        [Self::UniPc, Self::DpmPp, Self::DpmPpSde, Self::Euler, Self::Lcm, Self::Rcm, Self::RcmOde];
 
     /// The name that [`FromStr`] reads and [`fmt::Display`] writes.
     pub const fn name(self) -> &'static str {
@@ -86,9 +79,7 @@ impl FromStr for SamplerKind {
         Self::ALL
             .into_iter()
             .find(|kind| kind.name() == wanted)
-            .ok_or_else(|| UnknownSampler {
-                found: text.to_owned(),
-            })
+            .ok_or_else(|| UnknownSampler { found: text.to_owned() })
     }
 }
 
@@ -116,18 +107,12 @@ mod tests {
             assert_eq!(json, format!("\"{kind}\""));
             assert_eq!(serde_json::from_str::<SamplerKind>(&json).unwrap(), kind);
         }
-        assert_eq!(
-            "DPM++_SDE".parse::<SamplerKind>(),
-            Ok(SamplerKind::DpmPpSde)
-        );
+        assert_eq!("DPM++_SDE".parse::<SamplerKind>(), Ok(SamplerKind::DpmPpSde));
     }
 
     #[test]
     fn an_unknown_name_lists_the_known_ones() {
         let message = "dpm".parse::<SamplerKind>().unwrap_err().to_string();
-        assert_eq!(
-            message,
-            "sampler is \"dpm\"; expected one of unipc, dpm++, dpm++-sde, euler, lcm, rcm, rcm-ode"
-        );
+        assert_eq!(message, "sampler is \"dpm\"; expected one of unipc, dpm++, dpm++-sde, euler, lcm, rcm, rcm-ode");
     }
 }

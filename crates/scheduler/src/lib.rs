@@ -43,14 +43,12 @@ mod schedule;
 mod state;
 
 pub use error::{GuidanceError, ScheduleError, StepError};
-pub use guidance::{
-    ActiveBranch, Branch, GuidancePlan, Polarity, SteadyDancerGuidance, Term, Window,
-};
+pub use guidance::{ActiveBranch, Branch, GuidancePlan, Polarity, SteadyDancerGuidance, Term, Window};
 pub use kind::{SamplerKind, UnknownSampler};
 pub use noise::{INITIAL_NOISE_STREAM, noise, step_stream};
 pub use sampler::Sampler;
 pub use schedule::{
-    CAUSVID_1_3B_TIMESTEPS, CAUSVID_14B_TIMESTEPS, DISTILL_4STEP_TIMESTEPS, MAX_NUM_STEPS,
-    NUM_TRAIN_TIMESTEPS, RCM_MAX_STEPS, RcmConfig, Schedule,
+    CAUSVID_1_3B_TIMESTEPS, CAUSVID_14B_TIMESTEPS, DISTILL_4STEP_TIMESTEPS, MAX_NUM_STEPS, NUM_TRAIN_TIMESTEPS,
+    RCM_MAX_STEPS, RcmConfig, Schedule,
 };
 pub use state::{NamedTensor, SamplerState, StateHeader};

@@ -33,9 +33,7 @@ pub fn noise(shape: impl Into<Shape>, seed: u64, stream: u64, device: &Device) -
     key[8..].copy_from_slice(KEY_TAG);
     let mut rng = ChaCha12Rng::from_seed(key);
     rng.set_stream(stream);
-    let values: Vec<f32> = (0..shape.elem_count())
-        .map(|_| StandardNormal.sample(&mut rng))
-        .collect();
+    let values: Vec<f32> = (0..shape.elem_count()).map(|_| StandardNormal.sample(&mut rng)).collect();
     Tensor::from_vec(values, shape, device)
 }
 
@@ -44,21 +42,13 @@ mod tests {
     use super::*;
 
     fn draw(n: usize, seed: u64, stream: u64) -> Vec<f32> {
-        noise(n, seed, stream, &Device::Cpu)
-            .unwrap()
-            .to_vec1()
-            .unwrap()
+        noise(n, seed, stream, &Device::Cpu).unwrap().to_vec1().unwrap()
     }
 
     #[test]
     fn row_major_and_independent_of_the_shape() {
         let flat = draw(24, 7, 3);
-        let cube = noise((2, 3, 4), 7, 3, &Device::Cpu)
-            .unwrap()
-            .flatten_all()
-            .unwrap()
-            .to_vec1::<f32>()
-            .unwrap();
+        let cube = noise((2, 3, 4), 7, 3, &Device::Cpu).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
         assert_eq!(flat, cube);
         assert_eq!(draw(5, 7, 3), flat[..5]);
     }
@@ -66,17 +56,9 @@ mod tests {
     /// Seeds are promises: videos made with one must come out the same after an update of the crates below.
     #[test]
     fn the_numbers_stay_what_they_are() {
-        let bits = |seed, stream| {
-            draw(4, seed, stream)
-                .into_iter()
-                .map(f32::to_bits)
-                .collect::<Vec<_>>()
-        };
+        let bits = |seed, stream| draw(4, seed, stream).into_iter().map(f32::to_bits).collect::<Vec<_>>();
         assert_eq!(bits(0, 0), [1067291484, 3186567099, 1058212298, 1060152698]);
-        assert_eq!(
-            bits(106_060, 7),
-            [948097176, 1060753299, 1077565004, 1060929075]
-        );
+        assert_eq!(bits(106_060, 7), [948097176, 1060753299, 1077565004, 1060929075]);
     }
 
     #[test]
@@ -84,17 +66,9 @@ mod tests {
         let n = 20_000;
         let base = draw(n, 1, 0);
         for other in [draw(n, 1, 1), draw(n, 2, 0), draw(n, 1, u64::MAX)] {
-            let dot: f64 = base
-                .iter()
-                .zip(&other)
-                .map(|(a, b)| f64::from(*a) * f64::from(*b))
-                .sum();
+            let dot: f64 = base.iter().zip(&other).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
             // The correlation of unrelated draws has a deviation of 1/sqrt(n) = 0.007.
-            assert!(
-                (dot / n as f64).abs() < 0.03,
-                "correlation {}",
-                dot / n as f64
-            );
+            assert!((dot / n as f64).abs() < 0.03, "correlation {}", dot / n as f64);
         }
     }
 

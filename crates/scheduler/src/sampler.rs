@@ -30,11 +30,7 @@ struct Outcome {
 
 impl Outcome {
     fn forgetful(latents: Tensor) -> Self {
-        Self {
-            latents,
-            x0: None,
-            last_sample: None,
-        }
+        Self { latents, x0: None, last_sample: None }
     }
 }
 
@@ -42,13 +38,7 @@ impl Sampler {
     /// A run that stands before step 0. `seed` names the noise of [`Self::initial_latents`] and of every stochastic
     /// step; deterministic rules do not look at it in [`Self::step`].
     pub fn new(schedule: Schedule, seed: u64) -> Self {
-        Self {
-            schedule,
-            seed,
-            next_step: 0,
-            history: Vec::new(),
-            last_sample: None,
-        }
+        Self { schedule, seed, next_step: 0, history: Vec::new(), last_sample: None }
     }
 
     /// The schedule of the run.
@@ -116,17 +106,10 @@ impl Sampler {
             .chain(last)
             .map(|(name, tensor)| {
                 let tensor = tensor.to_device(&Device::Cpu)?.contiguous()?;
-                Ok(NamedTensor {
-                    name: name.to_owned(),
-                    tensor,
-                })
+                Ok(NamedTensor { name: name.to_owned(), tensor })
             })
             .collect::<Result<Vec<_>>>()?;
-        let header = StateHeader {
-            schedule: self.schedule.clone(),
-            seed: self.seed,
-            next_step: self.next_step,
-        };
+        let header = StateHeader { schedule: self.schedule.clone(), seed: self.seed, next_step: self.next_step };
         Ok(SamplerState { header, tensors })
     }
 
@@ -149,50 +132,23 @@ impl Sampler {
             .map(|tensor| tensor.to_device(device))
             .collect::<Result<Vec<_>>>()?;
         let last_sample = if keeps_sample { tensors.pop() } else { None };
-        Ok(Self {
-            schedule,
-            seed: state.header.seed,
-            next_step: step,
-            history: tensors,
-            last_sample,
-        })
+        Ok(Self { schedule, seed: state.header.seed, next_step: step, history: tensors, last_sample })
     }
 
-    fn check(
-        &self,
-        i: usize,
-        velocity: &Tensor,
-        latents: &Tensor,
-    ) -> std::result::Result<(), StepError> {
+    fn check(&self, i: usize, velocity: &Tensor, latents: &Tensor) -> std::result::Result<(), StepError> {
         let (expected, num_steps) = (self.next_step, self.schedule.num_steps());
         if i != expected || i >= num_steps {
             let sampler = self.schedule.sampler();
-            return Err(StepError::Order {
-                sampler,
-                found: i,
-                expected,
-                num_steps,
-            });
+            return Err(StepError::Order { sampler, found: i, expected, num_steps });
         }
         if !matches!(latents.dtype(), DType::F32 | DType::F64) {
-            return Err(StepError::DType {
-                name: "latents".to_owned(),
-                found: latents.dtype(),
-            });
+            return Err(StepError::DType { name: "latents".to_owned(), found: latents.dtype() });
         }
-        let remembered = self
-            .history
-            .iter()
-            .chain(&self.last_sample)
-            .map(|tensor| ("the sampler's history", tensor));
+        let remembered = self.history.iter().chain(&self.last_sample).map(|tensor| ("the sampler's history", tensor));
         for (name, tensor) in std::iter::once(("velocity", velocity)).chain(remembered) {
             if tensor.dims() != latents.dims() {
                 let (found, expected) = (tensor.dims().to_vec(), latents.dims().to_vec());
-                return Err(StepError::Shape {
-                    name: name.to_owned(),
-                    found,
-                    expected,
-                });
+                return Err(StepError::Shape { name: name.to_owned(), found, expected });
             }
         }
         Ok(())
@@ -203,10 +159,7 @@ impl Sampler {
     }
 
     fn x0(&self, i: usize, velocity: &Tensor, latents: &Tensor) -> Result<Tensor> {
-        weighted_sum(&[
-            (1.0, Some(latents)),
-            (-self.schedule.sigmas()[i], Some(velocity)),
-        ])
+        weighted_sum(&[(1.0, Some(latents)), (-self.schedule.sigmas()[i], Some(velocity))])
     }
 
     fn unipc(&self, i: usize, velocity: &Tensor, latents: &Tensor) -> Result<Outcome> {
@@ -238,59 +191,30 @@ impl Sampler {
                 (rule.previous, previous.as_ref()),
             ])?
         };
-        Ok(Outcome {
-            latents,
-            x0: Some(x0),
-            last_sample: Some(corrected),
-        })
+        Ok(Outcome { latents, x0: Some(x0), last_sample: Some(corrected) })
     }
 
-    fn dpmpp(
-        &self,
-        i: usize,
-        velocity: &Tensor,
-        latents: &Tensor,
-        stochastic: bool,
-    ) -> Result<Outcome> {
+    fn dpmpp(&self, i: usize, velocity: &Tensor, latents: &Tensor, stochastic: bool) -> Result<Outcome> {
         let x0 = self.x0(i, velocity, latents)?;
         if self.is_last(i) {
-            return Ok(Outcome {
-                latents: x0.clone(),
-                x0: Some(x0),
-                last_sample: None,
-            });
+            return Ok(Outcome { latents: x0.clone(), x0: Some(x0), last_sample: None });
         }
         let rule = dpmpp::rule(self.schedule.sigmas(), i, stochastic);
-        let slope = self
-            .history
-            .first()
-            .map(|previous| &x0 - previous)
-            .transpose()?;
-        let fresh = if stochastic {
-            Some(self.fresh_noise(i, latents)?)
-        } else {
-            None
-        };
+        let slope = self.history.first().map(|previous| &x0 - previous).transpose()?;
+        let fresh = if stochastic { Some(self.fresh_noise(i, latents)?) } else { None };
         let latents = weighted_sum(&[
             (rule.sample, Some(latents)),
             (rule.current, Some(&x0)),
             (rule.slope, slope.as_ref()),
             (rule.noise, fresh.as_ref()),
         ])?;
-        Ok(Outcome {
-            latents,
-            x0: Some(x0),
-            last_sample: None,
-        })
+        Ok(Outcome { latents, x0: Some(x0), last_sample: None })
     }
 
     fn euler(&self, i: usize, velocity: &Tensor, latents: &Tensor) -> Result<Outcome> {
         let sigmas = self.schedule.sigmas();
         let step = sigmas[i + 1] - sigmas[i];
-        Ok(Outcome::forgetful(weighted_sum(&[
-            (1.0, Some(latents)),
-            (step, Some(velocity)),
-        ])?))
+        Ok(Outcome::forgetful(weighted_sum(&[(1.0, Some(latents)), (step, Some(velocity))])?))
     }
 
     fn renoise(&self, i: usize, velocity: &Tensor, latents: &Tensor) -> Result<Outcome> {
@@ -300,20 +224,11 @@ impl Sampler {
         }
         let sigma = self.schedule.sigmas()[i + 1];
         let fresh = self.fresh_noise(i, latents)?;
-        Ok(Outcome::forgetful(weighted_sum(&[
-            (1.0 - sigma, Some(&x0)),
-            (sigma, Some(&fresh)),
-        ])?))
+        Ok(Outcome::forgetful(weighted_sum(&[(1.0 - sigma, Some(&x0)), (sigma, Some(&fresh))])?))
     }
 
     fn fresh_noise(&self, i: usize, like: &Tensor) -> Result<Tensor> {
-        noise(
-            like.shape().clone(),
-            self.seed,
-            step_stream(i),
-            like.device(),
-        )?
-        .to_dtype(like.dtype())
+        noise(like.shape().clone(), self.seed, step_stream(i), like.device())?.to_dtype(like.dtype())
     }
 }
 
@@ -338,11 +253,7 @@ fn weighted_sum(terms: &[(f64, Option<&Tensor>)]) -> Result<Tensor> {
         let Some(tensor) = tensor.filter(|_| *weight != 0.0) else {
             continue;
         };
-        let term = if *weight == 1.0 {
-            tensor.clone()
-        } else {
-            tensor.affine(*weight, 0.0)?
-        };
+        let term = if *weight == 1.0 { tensor.clone() } else { tensor.affine(*weight, 0.0)? };
         sum = Some(match sum {
             Some(sum) => (sum + term)?,
             None => term,

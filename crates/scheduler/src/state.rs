@@ -73,50 +73,28 @@ impl Serialize for NamedTensor {
         let (dtype, data) = match flat.dtype() {
             DType::F32 => {
                 let values = flat.to_vec1::<f32>().map_err(S::Error::custom)?;
-                (
-                    WrittenDType::F32,
-                    values.into_iter().flat_map(f32::to_le_bytes).collect(),
-                )
+                (WrittenDType::F32, values.into_iter().flat_map(f32::to_le_bytes).collect())
             }
             DType::F64 => {
                 let values = flat.to_vec1::<f64>().map_err(S::Error::custom)?;
-                (
-                    WrittenDType::F64,
-                    values.into_iter().flat_map(f64::to_le_bytes).collect(),
-                )
+                (WrittenDType::F64, values.into_iter().flat_map(f64::to_le_bytes).collect())
             }
             found => {
-                return Err(S::Error::custom(StepError::DType {
-                    name: self.name.clone(),
-                    found,
-                }));
+                return Err(S::Error::custom(StepError::DType { name: self.name.clone(), found }));
             }
         };
-        WrittenTensor {
-            name: self.name.clone(),
-            dtype,
-            shape: self.tensor.dims().to_vec(),
-            data,
-        }
-        .serialize(serializer)
+        WrittenTensor { name: self.name.clone(), dtype, shape: self.tensor.dims().to_vec(), data }.serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for NamedTensor {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let WrittenTensor {
-            name,
-            dtype,
-            shape,
-            data,
-        } = WrittenTensor::deserialize(deserializer)?;
+        let WrittenTensor { name, dtype, shape, data } = WrittenTensor::deserialize(deserializer)?;
         let size = match dtype {
             WrittenDType::F32 => 4,
             WrittenDType::F64 => 8,
         };
-        let expected = shape
-            .iter()
-            .try_fold(size, |bytes: usize, dim| bytes.checked_mul(*dim));
+        let expected = shape.iter().try_fold(size, |bytes: usize, dim| bytes.checked_mul(*dim));
         if expected != Some(data.len()) {
             return Err(D::Error::custom(format!(
                 "tensor {name} has {} bytes of data; expected what its shape {shape:?} takes: the file is damaged",
@@ -125,28 +103,15 @@ impl<'de> Deserialize<'de> for NamedTensor {
         }
         let tensor = match dtype {
             WrittenDType::F32 => {
-                let values: Vec<f32> = data
-                    .as_chunks()
-                    .0
-                    .iter()
-                    .map(|bytes| f32::from_le_bytes(*bytes))
-                    .collect();
+                let values: Vec<f32> = data.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
                 Tensor::from_vec(values, shape, &Device::Cpu)
             }
             WrittenDType::F64 => {
-                let values: Vec<f64> = data
-                    .as_chunks()
-                    .0
-                    .iter()
-                    .map(|bytes| f64::from_le_bytes(*bytes))
-                    .collect();
+                let values: Vec<f64> = data.as_chunks().0.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect();
                 Tensor::from_vec(values, shape, &Device::Cpu)
             }
         };
-        Ok(Self {
-            name,
-            tensor: tensor.map_err(D::Error::custom)?,
-        })
+        Ok(Self { name, tensor: tensor.map_err(D::Error::custom)? })
     }
 }
 
@@ -156,18 +121,10 @@ impl SamplerState {
         let (ours, theirs) = (schedule, &self.header.schedule);
         let refuse = |what: String| Err(StepError::OtherSchedule { what });
         if ours.sampler() != theirs.sampler() {
-            return refuse(format!(
-                "the sampler was {}, now it is {}",
-                theirs.sampler(),
-                ours.sampler()
-            ));
+            return refuse(format!("the sampler was {}, now it is {}", theirs.sampler(), ours.sampler()));
         }
         if ours.num_steps() != theirs.num_steps() {
-            return refuse(format!(
-                "it had {} steps, now there are {}",
-                theirs.num_steps(),
-                ours.num_steps()
-            ));
+            return refuse(format!("it had {} steps, now there are {}", theirs.num_steps(), ours.num_steps()));
         }
         for (i, (new, old)) in ours.sigmas().iter().zip(theirs.sigmas()).enumerate() {
             if (new - old).abs() > SAME_SIGMA {
@@ -195,32 +152,18 @@ impl SamplerState {
             return Err(StepError::StateTensors {
                 sampler: self.header.schedule.sampler(),
                 step: self.header.next_step,
-                found: self
-                    .tensors
-                    .iter()
-                    .map(|named| named.name.clone())
-                    .collect(),
+                found: self.tensors.iter().map(|named| named.name.clone()).collect(),
                 expected: expected.to_vec(),
             });
         }
         let mut tensors: Vec<Tensor> = Vec::with_capacity(found.len());
         for NamedTensor { name, tensor } in found {
             if !matches!(tensor.dtype(), DType::F32 | DType::F64) {
-                return Err(StepError::DType {
-                    name: name.clone(),
-                    found: tensor.dtype(),
-                });
+                return Err(StepError::DType { name: name.clone(), found: tensor.dtype() });
             }
-            if let Some(first) = tensors
-                .first()
-                .filter(|first| first.dims() != tensor.dims())
-            {
+            if let Some(first) = tensors.first().filter(|first| first.dims() != tensor.dims()) {
                 let (found, expected) = (tensor.dims().to_vec(), first.dims().to_vec());
-                return Err(StepError::Shape {
-                    name: name.clone(),
-                    found,
-                    expected,
-                });
+                return Err(StepError::Shape { name: name.clone(), found, expected });
             }
             tensors.push(tensor.clone());
         }

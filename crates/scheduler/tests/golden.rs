@@ -21,17 +21,12 @@ struct Case {
 
 impl Case {
     fn tensor(&self, name: &str) -> Tensor {
-        let tensor = self
-            .tensors
-            .get(name)
-            .unwrap_or_else(|| panic!("{:?} has no {name}", self.path));
+        let tensor = self.tensors.get(name).unwrap_or_else(|| panic!("{:?} has no {name}", self.path));
         tensor.to_dtype(DType::F64).unwrap()
     }
 
     fn number(&self, name: &str) -> f64 {
-        self.config[name]
-            .as_f64()
-            .unwrap_or_else(|| panic!("{:?} has no {name} in its config", self.path))
+        self.config[name].as_f64().unwrap_or_else(|| panic!("{:?} has no {name} in its config", self.path))
     }
 }
 
@@ -40,10 +35,7 @@ fn folder() -> Option<PathBuf> {
     let folder = match std::env::var_os("STEADYDANCE_GOLDEN_DIR") {
         Some(named) => {
             let named = PathBuf::from(named);
-            assert!(
-                named.is_dir(),
-                "STEADYDANCE_GOLDEN_DIR is {named:?}, which is no folder"
-            );
+            assert!(named.is_dir(), "STEADYDANCE_GOLDEN_DIR is {named:?}, which is no folder");
             named
         }
         None if beside.is_dir() => beside,
@@ -57,16 +49,10 @@ fn cases(wanted: impl Fn(&str) -> bool) -> Vec<Case> {
         eprintln!("no golden folder: set STEADYDANCE_GOLDEN_DIR to check the fixtures");
         return Vec::new();
     };
-    let mut paths: Vec<PathBuf> = std::fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
+    let mut paths: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.sort();
     let mut found = Vec::new();
-    for path in paths
-        .into_iter()
-        .filter(|path| path.extension().is_some_and(|e| e == "safetensors"))
-    {
+    for path in paths.into_iter().filter(|path| path.extension().is_some_and(|e| e == "safetensors")) {
         let bytes = std::fs::read(&path).unwrap();
         let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
         let metadata = header.metadata().clone().unwrap_or_default();
@@ -75,34 +61,17 @@ fn cases(wanted: impl Fn(&str) -> bool) -> Vec<Case> {
             let config = serde_json::from_str(&metadata["config"]).unwrap();
             let tolerance = metadata["tolerance"].parse().unwrap();
             let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).unwrap();
-            found.push(Case {
-                path,
-                component,
-                config,
-                tolerance,
-                tensors,
-            });
+            found.push(Case { path, component, config, tolerance, tensors });
         }
     }
     // A named folder may hold cases of other components only; ours holds some of each.
     let named = std::env::var_os("STEADYDANCE_GOLDEN_DIR").is_some();
-    assert!(
-        named || !found.is_empty(),
-        "the golden folder beside the workspace has no such case"
-    );
+    assert!(named || !found.is_empty(), "the golden folder beside the workspace has no such case");
     found
 }
 
 fn relative_error(ours: &Tensor, reference: &Tensor) -> f64 {
-    let norm = |t: &Tensor| {
-        t.sqr()
-            .unwrap()
-            .sum_all()
-            .unwrap()
-            .to_scalar::<f64>()
-            .unwrap()
-            .sqrt()
-    };
+    let norm = |t: &Tensor| t.sqr().unwrap().sum_all().unwrap().to_scalar::<f64>().unwrap().sqrt();
     let ours = ours.to_dtype(DType::F64).unwrap();
     norm(&(ours - reference).unwrap()) / norm(reference)
 }
@@ -121,38 +90,19 @@ fn replay(case: &Case, schedule: &Schedule, start: &Tensor, velocities: &Tensor)
         let velocity = velocities.get(i).unwrap().to_dtype(DType::F32).unwrap();
         latents = sampler.step(i, &velocity, &latents).unwrap();
         let error = relative_error(&latents, &expected.get(i).unwrap());
-        assert!(
-            error <= case.tolerance,
-            "{:?}: step {i} is off by {error:e}",
-            case.path
-        );
+        assert!(error <= case.tolerance, "{:?}: step {i} is off by {error:e}", case.path);
         worst = worst.max(error);
     }
-    println!(
-        "{:?}: worst step {worst:.2e} of {:.0e}",
-        case.path.file_name().unwrap(),
-        case.tolerance
-    );
+    println!("{:?}: worst step {worst:.2e} of {:.0e}", case.path.file_name().unwrap(), case.tolerance);
 }
 
 #[test]
 fn scheduler_cases() {
     for case in cases(|component| component.starts_with("scheduler.")) {
         let schedule = schedule_of(&case, &case.component["scheduler.".len()..]);
-        assert_eq!(
-            case.tensor("outputs.timesteps").to_vec1::<f64>().unwrap(),
-            schedule.timesteps()
-        );
-        assert_eq!(
-            case.tensor("outputs.sigmas").to_vec1::<f64>().unwrap(),
-            schedule.sigmas()
-        );
-        replay(
-            &case,
-            &schedule,
-            &case.tensor("inputs.latents"),
-            &case.tensor("inputs.velocity"),
-        );
+        assert_eq!(case.tensor("outputs.timesteps").to_vec1::<f64>().unwrap(), schedule.timesteps());
+        assert_eq!(case.tensor("outputs.sigmas").to_vec1::<f64>().unwrap(), schedule.sigmas());
+        replay(&case, &schedule, &case.tensor("inputs.latents"), &case.tensor("inputs.velocity"));
     }
 }
 
@@ -160,16 +110,8 @@ fn scheduler_cases() {
 fn sampling_cases() {
     for case in cases(|component| component == "sampling.steadydancer") {
         let schedule = schedule_of(&case, case.config["solver"].as_str().unwrap());
-        assert_eq!(
-            case.tensor("outputs.timesteps").to_vec1::<f64>().unwrap(),
-            schedule.timesteps()
-        );
-        replay(
-            &case,
-            &schedule,
-            &case.tensor("inputs.noise"),
-            &case.tensor("outputs.velocity_per_step"),
-        );
+        assert_eq!(case.tensor("outputs.timesteps").to_vec1::<f64>().unwrap(), schedule.timesteps());
+        replay(&case, &schedule, &case.tensor("inputs.noise"), &case.tensor("outputs.velocity_per_step"));
 
         let guidance = SteadyDancerGuidance {
             guidance_scale: case.number("sample_guide_scale"),
@@ -178,14 +120,7 @@ fn sampling_cases() {
             parity: true,
         };
         let plan = GuidancePlan::steadydancer(&guidance, schedule.num_steps()).unwrap();
-        let forwards: Vec<f64> = (0..schedule.num_steps())
-            .map(|i| plan.forwards(i) as f64)
-            .collect();
-        assert_eq!(
-            case.tensor("outputs.forwards_per_step")
-                .to_vec1::<f64>()
-                .unwrap(),
-            forwards
-        );
+        let forwards: Vec<f64> = (0..schedule.num_steps()).map(|i| plan.forwards(i) as f64).collect();
+        assert_eq!(case.tensor("outputs.forwards_per_step").to_vec1::<f64>().unwrap(), forwards);
     }
 }

@@ -7,10 +7,7 @@ use scheduler::{NamedTensor, RcmConfig, Sampler, SamplerKind, SamplerState, Sche
 const SHAPE: (usize, usize, usize) = (2, 3, 4);
 
 fn draw(stream: u64, dtype: DType) -> Tensor {
-    noise(SHAPE, 1234, 1 << (40 + stream), &Device::Cpu)
-        .unwrap()
-        .to_dtype(dtype)
-        .unwrap()
+    noise(SHAPE, 1234, 1 << (40 + stream), &Device::Cpu).unwrap().to_dtype(dtype).unwrap()
 }
 
 fn kinds() -> impl Strategy<Value = SamplerKind> {
@@ -19,11 +16,7 @@ fn kinds() -> impl Strategy<Value = SamplerKind> {
 
 fn usual() -> impl Strategy<Value = Schedule> {
     (kinds(), 1usize..60, -2.0f64..2.0).prop_map(|(kind, steps, log_shift)| {
-        let steps = if kind.name().starts_with("rcm") {
-            1 + steps % 4
-        } else {
-            steps
-        };
+        let steps = if kind.name().starts_with("rcm") { 1 + steps % 4 } else { steps };
         Schedule::new(kind, steps, 10f64.powf(log_shift)).unwrap()
     })
 }
@@ -31,11 +24,7 @@ fn usual() -> impl Strategy<Value = Schedule> {
 /// Lists of any sigmas, with long steps beside short ones.
 fn listed() -> impl Strategy<Value = Schedule> {
     (kinds(), prop::collection::btree_set(1u32..=1000, 1..20)).prop_map(|(kind, set)| {
-        let sigmas: Vec<f64> = set
-            .into_iter()
-            .rev()
-            .map(|s| f64::from(s) / 1000.0)
-            .collect();
+        let sigmas: Vec<f64> = set.into_iter().rev().map(|s| f64::from(s) / 1000.0).collect();
         Schedule::from_sigmas(kind, &sigmas).unwrap()
     })
 }
@@ -46,24 +35,11 @@ fn schedules() -> impl Strategy<Value = Schedule> {
 
 fn largest_difference(a: &Tensor, b: &Tensor) -> f64 {
     let difference = (a.to_dtype(DType::F64).unwrap() - b.to_dtype(DType::F64).unwrap()).unwrap();
-    difference
-        .abs()
-        .unwrap()
-        .max_all()
-        .unwrap()
-        .to_scalar::<f64>()
-        .unwrap()
+    difference.abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap()
 }
 
 fn bits(tensor: &Tensor) -> Vec<u32> {
-    tensor
-        .flatten_all()
-        .unwrap()
-        .to_vec1::<f32>()
-        .unwrap()
-        .into_iter()
-        .map(f32::to_bits)
-        .collect()
+    tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect()
 }
 
 /// (1 − sigma)·x0 + sigma·epsilon.
@@ -73,13 +49,7 @@ fn mix(x0: &Tensor, epsilon: &Tensor, sigma: f64) -> Tensor {
 
 /// Something a network could say: not linear, different at each step.
 fn network(latents: &Tensor, timestep: f64) -> Tensor {
-    (latents
-        .affine(1.7, timestep / 500.0)
-        .unwrap()
-        .sin()
-        .unwrap()
-        * 0.8)
-        .unwrap()
+    (latents.affine(1.7, timestep / 500.0).unwrap().sin().unwrap() * 0.8).unwrap()
 }
 
 /// On the line between x0 and noise a deterministic rule stays on it, and every rule arrives at x0: the largest
@@ -100,8 +70,7 @@ fn errors_of_a_perfect_network(schedule: Schedule, seed: u64, dtype: DType) -> (
         };
         latents = sampler.step(i, &velocity, &latents).unwrap();
         if !stochastic {
-            off_the_line =
-                off_the_line.max(largest_difference(&latents, &mix(&x0, &epsilon, pair[1])));
+            off_the_line = off_the_line.max(largest_difference(&latents, &mix(&x0, &epsilon, pair[1])));
         }
     }
     (off_the_line, largest_difference(&latents, &x0))
@@ -195,9 +164,7 @@ fn the_last_step_gives_the_x0_prediction() {
         let mut sampler = Sampler::new(schedule.clone(), 5);
         let mut latents = draw(0, DType::F32);
         for i in 0..3 {
-            latents = sampler
-                .step(i, &network(&latents, schedule.timesteps()[i]), &latents)
-                .unwrap();
+            latents = sampler.step(i, &network(&latents, schedule.timesteps()[i]), &latents).unwrap();
         }
         let velocity = network(&latents, schedule.timesteps()[3]);
         let x0 = (&latents + velocity.affine(-schedule.sigmas()[3], 0.0).unwrap()).unwrap();
@@ -221,18 +188,11 @@ fn only_stochastic_rules_look_at_the_seed() {
 
 #[test]
 fn the_start_of_rcm_is_scaled() {
-    let start = |kind| {
-        Sampler::new(short(kind), 3)
-            .initial_latents(SHAPE, &Device::Cpu)
-            .unwrap()
-    };
+    let start = |kind| Sampler::new(short(kind), 3).initial_latents(SHAPE, &Device::Cpu).unwrap();
     let plain = noise(SHAPE, 3, scheduler::INITIAL_NOISE_STREAM, &Device::Cpu).unwrap();
     assert_eq!(bits(&start(SamplerKind::UniPc)), bits(&plain));
     let sigma = Schedule::rcm(&RcmConfig::default()).unwrap().sigmas()[0];
-    assert_eq!(
-        bits(&start(SamplerKind::Rcm)),
-        bits(&plain.affine(sigma, 0.0).unwrap())
-    );
+    assert_eq!(bits(&start(SamplerKind::Rcm)), bits(&plain.affine(sigma, 0.0).unwrap()));
 }
 
 #[test]
@@ -241,13 +201,7 @@ fn half_precision_velocities_are_converted() {
     let velocity = draw(1, DType::BF16);
     let ours = sampler.step(0, &velocity, &draw(0, DType::F32)).unwrap();
     let mut sampler = Sampler::new(short(SamplerKind::Euler), 0);
-    let expected = sampler
-        .step(
-            0,
-            &velocity.to_dtype(DType::F32).unwrap(),
-            &draw(0, DType::F32),
-        )
-        .unwrap();
+    let expected = sampler.step(0, &velocity.to_dtype(DType::F32).unwrap(), &draw(0, DType::F32)).unwrap();
     assert_eq!(bits(&ours), bits(&expected));
 }
 
@@ -260,39 +214,21 @@ fn a_refused_step_changes_nothing() {
         assert_eq!(sampler.next_step(), 0);
         message
     };
-    assert!(
-        refused(1, &velocity, &latents)
-            .contains("step 1 was asked of a unipc sampler that stands at step 0 of 4")
-    );
+    assert!(refused(1, &velocity, &latents).contains("step 1 was asked of a unipc sampler that stands at step 0 of 4"));
     let flat = velocity.flatten_all().unwrap();
-    assert!(
-        refused(0, &flat, &latents)
-            .contains("velocity has shape [24]; expected the shape of the latents")
-    );
+    assert!(refused(0, &flat, &latents).contains("velocity has shape [24]; expected the shape of the latents"));
     let half = latents.to_dtype(DType::F16).unwrap();
     assert!(refused(0, &velocity, &half).contains("latents has dtype F16; expected F32 or F64"));
 
     let latents = sampler.step(0, &velocity, &latents).unwrap();
     let flat_latents = latents.flatten_all().unwrap();
-    let message = sampler
-        .step(1, &flat, &flat_latents)
-        .unwrap_err()
-        .to_string();
-    assert!(
-        message.contains("the sampler's history has shape [2, 3, 4]"),
-        "{message}"
-    );
+    let message = sampler.step(1, &flat, &flat_latents).unwrap_err().to_string();
+    assert!(message.contains("the sampler's history has shape [2, 3, 4]"), "{message}");
     let mut latents = latents;
     for i in 1..4 {
         latents = sampler.step(i, &velocity, &latents).unwrap();
     }
-    assert!(
-        sampler
-            .step(4, &velocity, &latents)
-            .unwrap_err()
-            .to_string()
-            .contains("stands at step 4 of 4")
-    );
+    assert!(sampler.step(4, &velocity, &latents).unwrap_err().to_string().contains("stands at step 4 of 4"));
 }
 
 #[test]
@@ -303,26 +239,15 @@ fn a_state_that_does_not_fit_is_refused() {
         latents = sampler.step(i, &draw(1, DType::F32), &latents).unwrap();
     }
     let state = sampler.state().unwrap();
-    let names: Vec<&str> = state
-        .tensors
-        .iter()
-        .map(|named| named.name.as_str())
-        .collect();
+    let names: Vec<&str> = state.tensors.iter().map(|named| named.name.as_str()).collect();
     assert_eq!(names, ["x0_prediction.0", "x0_prediction.1", "last_sample"]);
 
     let refused = |schedule: Schedule, state: &SamplerState| {
-        Sampler::resume(schedule, state, &Device::Cpu)
-            .unwrap_err()
-            .to_string()
+        Sampler::resume(schedule, state, &Device::Cpu).unwrap_err().to_string()
     };
     let of = |kind, n, shift| Schedule::new(kind, n, shift).unwrap();
-    assert!(
-        refused(of(SamplerKind::DpmPp, 4, 5.0), &state)
-            .contains("the sampler was unipc, now it is dpm++")
-    );
-    assert!(
-        refused(of(SamplerKind::UniPc, 5, 5.0), &state).contains("it had 4 steps, now there are 5")
-    );
+    assert!(refused(of(SamplerKind::DpmPp, 4, 5.0), &state).contains("the sampler was unipc, now it is dpm++"));
+    assert!(refused(of(SamplerKind::UniPc, 5, 5.0), &state).contains("it had 4 steps, now there are 5"));
     assert!(refused(of(SamplerKind::UniPc, 4, 3.0), &state).contains("sigma 0 was 0.99979"));
 
     let unipc = || short(SamplerKind::UniPc);
@@ -331,15 +256,9 @@ fn a_state_that_does_not_fit_is_refused() {
     assert!(refused(unipc(), &other).contains("before step 9 of 4"));
     let mut other = state.clone();
     other.tensors.pop();
-    assert!(
-        refused(unipc(), &other)
-            .contains("expected [\"x0_prediction.0\", \"x0_prediction.1\", \"last_sample\"]")
-    );
+    assert!(refused(unipc(), &other).contains("expected [\"x0_prediction.0\", \"x0_prediction.1\", \"last_sample\"]"));
     let mut other = state.clone();
-    other.tensors.push(NamedTensor {
-        name: "extra".into(),
-        tensor: latents.clone(),
-    });
+    other.tensors.push(NamedTensor { name: "extra".into(), tensor: latents.clone() });
     assert!(refused(unipc(), &other).contains("extra"));
     let mut other = state.clone();
     other.tensors[1].tensor = latents.flatten_all().unwrap();
@@ -349,14 +268,7 @@ fn a_state_that_does_not_fit_is_refused() {
     assert!(refused(unipc(), &other).contains("last_sample has dtype U8"));
     assert!(serde_json::to_string(&other).is_err());
 
-    let json = serde_json::to_string(&state)
-        .unwrap()
-        .replace("\"shape\":[2,3,4]", "\"shape\":[2,3,5]");
-    let error = serde_json::from_str::<SamplerState>(&json)
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.contains("has 96 bytes of data; expected what its shape [2, 3, 5] takes"),
-        "{error}"
-    );
+    let json = serde_json::to_string(&state).unwrap().replace("\"shape\":[2,3,4]", "\"shape\":[2,3,5]");
+    let error = serde_json::from_str::<SamplerState>(&json).unwrap_err().to_string();
+    assert!(error.contains("has 96 bytes of data; expected what its shape [2, 3, 5] takes"), "{error}");
 }

@@ -33,41 +33,19 @@ fn trajectory(schedule: Schedule) -> Vec<f64> {
 
 fn assert_close(name: &str, ours: &[f64], expected: &[f64], tolerance: f64) {
     assert_eq!(ours.len(), expected.len(), "{name}");
-    let error = ours
-        .iter()
-        .zip(expected)
-        .map(|(a, b)| (a - b).abs())
-        .fold(0.0, f64::max);
+    let error = ours.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
     println!("{name}: largest error {error:.2e}");
-    assert!(
-        error <= tolerance,
-        "{name}: {ours:?} is not {expected:?}: {error:e}"
-    );
+    assert!(error <= tolerance, "{name}: {ours:?} is not {expected:?}: {error:e}");
 }
 
 #[test]
 fn whole_trajectories() {
     let unipc = trajectory(Schedule::unipc(4, 5.0).unwrap());
-    assert_close(
-        "unipc 4 5",
-        &unipc,
-        &[0.9928516, 0.9792054, 0.9455241, 0.8275279],
-        1e-7,
-    );
+    assert_close("unipc 4 5", &unipc, &[0.9928516, 0.9792054, 0.9455241, 0.8275279], 1e-7);
     let dpmpp = trajectory(Schedule::dpmpp_2m(4, 5.0).unwrap());
-    assert_close(
-        "dpm++ 4 5",
-        &dpmpp,
-        &[0.992868, 0.9796714, 0.946799, 0.8288578],
-        1e-7,
-    );
+    assert_close("dpm++ 4 5", &dpmpp, &[0.992868, 0.9796714, 0.946799, 0.8288578], 1e-7);
     let euler = trajectory(Schedule::euler_distilled(&DISTILL_4STEP_TIMESTEPS, 5.0).unwrap());
-    assert_close(
-        "euler distilled",
-        &euler,
-        &[0.992868, 0.97968183, 0.948983, 0.83102376],
-        1e-7,
-    );
+    assert_close("euler distilled", &euler, &[0.992868, 0.97968183, 0.948983, 0.83102376], 1e-7);
 }
 
 #[test]
@@ -88,12 +66,7 @@ fn last_values() {
 
 #[test]
 fn rcm_ode() {
-    let config = RcmConfig {
-        sigma_max: 200.0,
-        stochastic: false,
-        bf16_timesteps: false,
-        ..RcmConfig::default()
-    };
+    let config = RcmConfig { sigma_max: 200.0, stochastic: false, bf16_timesteps: false, ..RcmConfig::default() };
     let ours = trajectory(Schedule::rcm(&config).unwrap());
     assert_close("rcm-ode 200", &ours[3..], &[0.82585992], 1e-7);
 }
@@ -101,10 +74,7 @@ fn rcm_ode() {
 /// The golden run adds 0.5 where the sampler adds noise: the sampler's own noise is taken off and 0.5 put in its place.
 #[test]
 fn rcm_with_every_noise_one_half() {
-    let config = RcmConfig {
-        bf16_timesteps: false,
-        ..RcmConfig::default()
-    };
+    let config = RcmConfig { bf16_timesteps: false, ..RcmConfig::default() };
     let schedule = Schedule::rcm(&config).unwrap();
     let (sigmas, timesteps) = (schedule.sigmas().to_vec(), schedule.timesteps().to_vec());
     assert_eq!(schedule.sampler(), SamplerKind::Rcm);
@@ -117,12 +87,7 @@ fn rcm_with_every_noise_one_half() {
         x = stepped + sigmas[i + 1] * (0.5 - drawn(9, i));
         ours.push(x);
     }
-    assert_close(
-        "rcm 80",
-        &ours,
-        &[0.52467049, 0.49392518, 0.47187759, 0.39967332],
-        1e-7,
-    );
+    assert_close("rcm 80", &ours, &[0.52467049, 0.49392518, 0.47187759, 0.39967332], 1e-7);
 }
 
 /// The formula of the SDE as published, with logarithms and the noise that the sampler says it draws.
@@ -146,9 +111,7 @@ fn dpmpp_sde_is_its_formula() {
             let slope = previous.map_or(0.0, |(m1, h_previous)| (m0 - m1) / (h_previous / h));
             previous = Some((m0, h));
             let kept = 1.0 - (-2.0 * h).exp();
-            end / start * (-h).exp() * x
-                + (1.0 - end) * kept * (m0 + 0.5 * slope)
-                + end * kept.sqrt() * drawn(21, i)
+            end / start * (-h).exp() * x + (1.0 - end) * kept * (m0 + 0.5 * slope) + end * kept.sqrt() * drawn(21, i)
         };
         assert_close(&format!("dpm++-sde step {i}"), &[ours], &[expected], 1e-12);
         x = ours;

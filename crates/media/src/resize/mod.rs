@@ -47,12 +47,7 @@ impl Size {
 /// Cubic convolution weights of the four samples around a point that lies `t` (0 ≤ t < 1) after the second of them.
 /// `a` is Keys' coefficient: −0.75 in torch and OpenCV, −0.5 in Pillow.
 fn cubic_weights(t: f64, a: f64) -> [f64; 4] {
-    [
-        cubic(t + 1.0, a),
-        cubic(t, a),
-        cubic(1.0 - t, a),
-        cubic(2.0 - t, a),
-    ]
+    [cubic(t + 1.0, a), cubic(t, a), cubic(1.0 - t, a), cubic(2.0 - t, a)]
 }
 
 /// Keys' cubic convolution kernel (1981, eq. 4) at distance `x`.
@@ -81,12 +76,8 @@ fn cubic_taps(source: usize, target: usize, a: f64) -> Vec<CubicTap> {
         .map(|out| {
             let centre = (out as f64 + 0.5) * scale - 0.5;
             let base = centre.floor();
-            let index =
-                [-1.0, 0.0, 1.0, 2.0].map(|k| (base + k).clamp(0.0, (source - 1) as f64) as usize);
-            CubicTap {
-                index,
-                weight: cubic_weights(centre - base, a).map(|w| w as f32),
-            }
+            let index = [-1.0, 0.0, 1.0, 2.0].map(|k| (base + k).clamp(0.0, (source - 1) as f64) as usize);
+            CubicTap { index, weight: cubic_weights(centre - base, a).map(|w| w as f32) }
         })
         .collect()
 }

@@ -32,33 +32,19 @@ pub fn cubic_opencv(image: &RgbImage, to: Size) -> RgbImage {
     let rows = cubic_taps(from.height, to.height, A);
     let stride = to.width * 3;
     let mut wide = vec![0f32; stride * from.height];
-    wide.par_chunks_mut(stride)
-        .zip(image.as_raw().par_chunks(from.width * 3))
-        .for_each(|(line, source)| {
-            for (pixel, tap) in line.chunks_exact_mut(3).zip(&columns) {
-                for (c, value) in pixel.iter_mut().enumerate() {
-                    *value = tap
-                        .weight
-                        .iter()
-                        .zip(tap.index)
-                        .map(|(w, i)| w * f32::from(source[i * 3 + c]))
-                        .sum();
-                }
+    wide.par_chunks_mut(stride).zip(image.as_raw().par_chunks(from.width * 3)).for_each(|(line, source)| {
+        for (pixel, tap) in line.chunks_exact_mut(3).zip(&columns) {
+            for (c, value) in pixel.iter_mut().enumerate() {
+                *value = tap.weight.iter().zip(tap.index).map(|(w, i)| w * f32::from(source[i * 3 + c])).sum();
             }
-        });
-    out.par_chunks_mut(stride)
-        .zip(&rows)
-        .for_each(|(line, tap)| {
-            for (x, sample) in line.iter_mut().enumerate() {
-                let sum: f32 = tap
-                    .weight
-                    .iter()
-                    .zip(tap.index)
-                    .map(|(w, i)| w * wide[i * stride + x])
-                    .sum();
-                *sample = round(sum);
-            }
-        });
+        }
+    });
+    out.par_chunks_mut(stride).zip(&rows).for_each(|(line, tap)| {
+        for (x, sample) in line.iter_mut().enumerate() {
+            let sum: f32 = tap.weight.iter().zip(tap.index).map(|(w, i)| w * wide[i * stride + x]).sum();
+            *sample = round(sum);
+        }
+    });
     out
 }
 
@@ -80,36 +66,20 @@ pub fn area_opencv(image: &RgbImage, to: Size) -> RgbImage {
     let halves = from.width == 2 * to.width && from.height == 2 * to.height;
     let stride = to.width * 3;
     let mut wide = vec![0f32; stride * from.height];
-    wide.par_chunks_mut(stride)
-        .zip(image.as_raw().par_chunks(from.width * 3))
-        .for_each(|(line, source)| {
-            for (pixel, (first, weights)) in line.chunks_exact_mut(3).zip(&columns) {
-                for (c, value) in pixel.iter_mut().enumerate() {
-                    let samples = source[first * 3 + c..].iter().step_by(3);
-                    *value = weights
-                        .iter()
-                        .zip(samples)
-                        .map(|(w, &v)| w * f32::from(v))
-                        .sum();
-                }
+    wide.par_chunks_mut(stride).zip(image.as_raw().par_chunks(from.width * 3)).for_each(|(line, source)| {
+        for (pixel, (first, weights)) in line.chunks_exact_mut(3).zip(&columns) {
+            for (c, value) in pixel.iter_mut().enumerate() {
+                let samples = source[first * 3 + c..].iter().step_by(3);
+                *value = weights.iter().zip(samples).map(|(w, &v)| w * f32::from(v)).sum();
             }
-        });
-    out.par_chunks_mut(stride)
-        .zip(&rows)
-        .for_each(|(line, (first, weights))| {
-            for (x, sample) in line.iter_mut().enumerate() {
-                let sum: f32 = weights
-                    .iter()
-                    .zip(*first..)
-                    .map(|(w, i)| w * wide[i * stride + x])
-                    .sum();
-                *sample = if halves {
-                    (sum + 0.5) as u8
-                } else {
-                    round(sum)
-                };
-            }
-        });
+        }
+    });
+    out.par_chunks_mut(stride).zip(&rows).for_each(|(line, (first, weights))| {
+        for (x, sample) in line.iter_mut().enumerate() {
+            let sum: f32 = weights.iter().zip(*first..).map(|(w, i)| w * wide[i * stride + x]).sum();
+            *sample = if halves { (sum + 0.5) as u8 } else { round(sum) };
+        }
+    });
     out
 }
 
@@ -126,17 +96,13 @@ fn overlaps(source: usize, target: usize) -> Vec<(usize, Vec<f32>)> {
     let scale = source as f64 / target as f64;
     (0..target)
         .map(|out| {
-            let (start, end) = (
-                out as f64 * scale,
-                ((out + 1) as f64 * scale).min(source as f64),
-            );
+            let (start, end) = (out as f64 * scale, ((out + 1) as f64 * scale).min(source as f64));
             // A sliver under a thousandth is a rounding error of the product, not coverage; OpenCV drops it too.
             let first = (start + 1e-3).floor() as usize;
             let last = ((end - 1e-3).ceil() as usize).clamp(first + 1, source);
             let width = end - start;
-            let weights = (first..last)
-                .map(|i| ((end.min((i + 1) as f64) - start.max(i as f64)) / width) as f32)
-                .collect();
+            let weights =
+                (first..last).map(|i| ((end.min((i + 1) as f64) - start.max(i as f64)) / width) as f32).collect();
             (first, weights)
         })
         .collect()
@@ -161,14 +127,7 @@ fn area_point(out: usize, source: usize, target: usize) -> (i64, f32) {
     let grow = target as f64 / source as f64;
     let base = (out as f64 * (1.0 / grow)).floor();
     let beyond = ((out + 1) as f64 - (base + 1.0) * grow) as f32;
-    (
-        base as i64,
-        if beyond <= 0.0 {
-            0.0
-        } else {
-            beyond - beyond.floor()
-        },
-    )
+    (base as i64, if beyond <= 0.0 { 0.0 } else { beyond - beyond.floor() })
 }
 
 fn linear_taps(source: usize, target: usize, point: Point, snap: bool) -> Vec<LinearTap> {
@@ -182,10 +141,7 @@ fn linear_taps(source: usize, target: usize, point: Point, snap: bool) -> Vec<Li
                 (base, t) = (base.clamp(0, last), 0.0);
             }
             let fixed = |w: f32| (w * ONE).round_ties_even() as i32;
-            LinearTap {
-                index: [base, base + 1].map(|i| i.clamp(0, last) as usize),
-                weight: [fixed(1.0 - t), fixed(t)],
-            }
+            LinearTap { index: [base, base + 1].map(|i| i.clamp(0, last) as usize), weight: [fixed(1.0 - t), fixed(t)] }
         })
         .collect()
 }
@@ -199,26 +155,21 @@ fn bilinear(image: &RgbImage, to: Size, point: Point) -> RgbImage {
     let rows = linear_taps(from.height, to.height, point, false);
     let stride = to.width * 3;
     let mut wide = vec![0i32; stride * from.height];
-    wide.par_chunks_mut(stride)
-        .zip(image.as_raw().par_chunks(from.width * 3))
-        .for_each(|(line, source)| {
-            for (pixel, tap) in line.chunks_exact_mut(3).zip(&columns) {
-                let [a, b] = tap.index.map(|i| i * 3);
-                for (c, value) in pixel.iter_mut().enumerate() {
-                    *value = i32::from(source[a + c]) * tap.weight[0]
-                        + i32::from(source[b + c]) * tap.weight[1];
-                }
+    wide.par_chunks_mut(stride).zip(image.as_raw().par_chunks(from.width * 3)).for_each(|(line, source)| {
+        for (pixel, tap) in line.chunks_exact_mut(3).zip(&columns) {
+            let [a, b] = tap.index.map(|i| i * 3);
+            for (c, value) in pixel.iter_mut().enumerate() {
+                *value = i32::from(source[a + c]) * tap.weight[0] + i32::from(source[b + c]) * tap.weight[1];
             }
-        });
-    out.par_chunks_mut(stride)
-        .zip(&rows)
-        .for_each(|(line, tap)| {
-            let [above, below] = tap.index.map(|i| &wide[i * stride..][..stride]);
-            let [wa, wb] = tap.weight;
-            for (sample, (&a, &b)) in line.iter_mut().zip(above.iter().zip(below)) {
-                let sum = ((wa * (a >> 4)) >> 16) + ((wb * (b >> 4)) >> 16);
-                *sample = ((sum + 2) >> 2).clamp(0, 255) as u8;
-            }
-        });
+        }
+    });
+    out.par_chunks_mut(stride).zip(&rows).for_each(|(line, tap)| {
+        let [above, below] = tap.index.map(|i| &wide[i * stride..][..stride]);
+        let [wa, wb] = tap.weight;
+        for (sample, (&a, &b)) in line.iter_mut().zip(above.iter().zip(below)) {
+            let sum = ((wa * (a >> 4)) >> 16) + ((wb * (b >> 4)) >> 16);
+            *sample = ((sum + 2) >> 2).clamp(0, 255) as u8;
+        }
+    });
     out
 }

@@ -36,22 +36,14 @@ pub fn bicubic_pil(image: &RgbImage, to: Size) -> RgbImage {
     } else {
         let taps = taps(from.width, to.width);
         let mut wide = vec![0u8; to.width * from.height * 3];
-        wide.par_chunks_mut(to.width * 3)
-            .zip(image.as_raw().par_chunks(from.width * 3))
-            .for_each(|(line, source)| {
-                for (pixel, tap) in line.chunks_exact_mut(3).zip(&taps) {
-                    for (c, sample) in pixel.iter_mut().enumerate() {
-                        let values = source[tap.first * 3 + c..].iter().step_by(3);
-                        *sample = clip(
-                            tap.weights
-                                .iter()
-                                .zip(values)
-                                .map(|(w, &v)| w * i32::from(v))
-                                .sum(),
-                        );
-                    }
+        wide.par_chunks_mut(to.width * 3).zip(image.as_raw().par_chunks(from.width * 3)).for_each(|(line, source)| {
+            for (pixel, tap) in line.chunks_exact_mut(3).zip(&taps) {
+                for (c, sample) in pixel.iter_mut().enumerate() {
+                    let values = source[tap.first * 3 + c..].iter().step_by(3);
+                    *sample = clip(tap.weights.iter().zip(values).map(|(w, &v)| w * i32::from(v)).sum());
                 }
-            });
+            }
+        });
         wide
     };
     if to.height == from.height {
@@ -60,23 +52,17 @@ pub fn bicubic_pil(image: &RgbImage, to: Size) -> RgbImage {
     }
     let taps = taps(from.height, to.height);
     let stride = to.width * 3;
-    out.par_chunks_mut(stride)
-        .zip(&taps)
-        .for_each(|(line, tap)| {
-            let mut sums = vec![0i32; stride];
-            for (weight, source) in tap
-                .weights
-                .iter()
-                .zip(wide[tap.first * stride..].chunks_exact(stride))
-            {
-                for (sum, &v) in sums.iter_mut().zip(source) {
-                    *sum += weight * i32::from(v);
-                }
+    out.par_chunks_mut(stride).zip(&taps).for_each(|(line, tap)| {
+        let mut sums = vec![0i32; stride];
+        for (weight, source) in tap.weights.iter().zip(wide[tap.first * stride..].chunks_exact(stride)) {
+            for (sum, &v) in sums.iter_mut().zip(source) {
+                *sum += weight * i32::from(v);
             }
-            for (sample, sum) in line.iter_mut().zip(sums) {
-                *sample = clip(sum);
-            }
-        });
+        }
+        for (sample, sum) in line.iter_mut().zip(sums) {
+            *sample = clip(sum);
+        }
+    });
     out
 }
 
@@ -93,15 +79,10 @@ fn taps(source: usize, target: usize) -> Vec<Tap> {
             let centre = (out as f64 + 0.5) * scale;
             let first = (centre - support + 0.5).max(0.0) as usize;
             let end = ((centre + support + 0.5) as usize).min(source);
-            let raw: Vec<f64> = (first..end)
-                .map(|i| cubic((i as f64 - centre + 0.5) / stretch, A))
-                .collect();
+            let raw: Vec<f64> = (first..end).map(|i| cubic((i as f64 - centre + 0.5) / stretch, A)).collect();
             let total: f64 = raw.iter().sum();
             // `round` halves away from zero, as Pillow's ±0.5 and truncation do.
-            let weights = raw
-                .iter()
-                .map(|w| (w / total * f64::from(1 << PRECISION)).round() as i32)
-                .collect();
+            let weights = raw.iter().map(|w| (w / total * f64::from(1 << PRECISION)).round() as i32).collect();
             Tap { first, weights }
         })
         .collect()

@@ -13,19 +13,11 @@ pub fn rgb_to_chw(image: &RgbImage) -> Vec<f32> {
     if area == 0 {
         return planes;
     }
-    let levels: Vec<f32> = (0..=255u8)
-        .map(|v| (f32::from(v) / 255.0 - 0.5) / 0.5)
-        .collect();
-    planes
-        .par_chunks_mut(area)
-        .enumerate()
-        .for_each(|(channel, plane)| {
-            let samples = image.as_raw()[channel..].iter().step_by(3);
-            plane
-                .iter_mut()
-                .zip(samples)
-                .for_each(|(value, &v)| *value = levels[usize::from(v)]);
-        });
+    let levels: Vec<f32> = (0..=255u8).map(|v| (f32::from(v) / 255.0 - 0.5) / 0.5).collect();
+    planes.par_chunks_mut(area).enumerate().for_each(|(channel, plane)| {
+        let samples = image.as_raw()[channel..].iter().step_by(3);
+        plane.iter_mut().zip(samples).for_each(|(value, &v)| *value = levels[usize::from(v)]);
+    });
     planes
 }
 
@@ -35,10 +27,7 @@ pub fn rgb_to_chw(image: &RgbImage) -> Vec<f32> {
 /// A buffer that does not hold three planes of the given size.
 pub fn chw_to_rgb(planes: &[f32], size: Size) -> Result<RgbImage> {
     if planes.len() != 3 * size.area() {
-        return Err(MediaError::BufferLength {
-            found: planes.len(),
-            expected: 3 * size.area(),
-        });
+        return Err(MediaError::BufferLength { found: planes.len(), expected: 3 * size.area() });
     }
     let mut image = RgbImage::new(size.width as u32, size.height as u32);
     if size.area() == 0 {
@@ -59,9 +48,7 @@ mod tests {
 
     #[test]
     fn round_trip_is_within_one_level_below() {
-        let image = RgbImage::from_fn(256, 2, |x, y| {
-            ::image::Rgb([x as u8, (255 - x) as u8, (x / 2 + y) as u8])
-        });
+        let image = RgbImage::from_fn(256, 2, |x, y| ::image::Rgb([x as u8, (255 - x) as u8, (x / 2 + y) as u8]));
         let back = chw_to_rgb(&rgb_to_chw(&image), Size::of(&image)).unwrap();
         for (a, b) in image.as_raw().iter().zip(back.as_raw()) {
             assert!(a == b || *a == b + 1, "{a} became {b}");

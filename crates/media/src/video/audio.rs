@@ -75,11 +75,7 @@ impl AudioFeed {
         // Frame times count from the first video frame, so the sound's must too.
         let video_start = input.streams().best(media::Type::Video).map(|video| {
             let ticks = video.start_time();
-            if ticks == ffmpeg_next::ffi::AV_NOPTS_VALUE {
-                0.0
-            } else {
-                ticks as f64 * f64::from(video.time_base())
-            }
+            if ticks == ffmpeg_next::ffi::AV_NOPTS_VALUE { 0.0 } else { ticks as f64 * f64::from(video.time_base()) }
         });
         let (index, time_base) = (audio.index(), audio.time_base());
         let parameters = audio.parameters();
@@ -87,26 +83,17 @@ impl AudioFeed {
         let out_index = output.nb_streams() as usize;
         let copy = may_copy && kind == OutputKind::Mp4 && parameters.id() == Id::AAC;
         let mode = if copy {
-            let mut added = output
-                .add_stream(None::<ffmpeg_next::Codec>)
-                .map_err(fail)?;
+            let mut added = output.add_stream(None::<ffmpeg_next::Codec>).map_err(fail)?;
             added.set_parameters(parameters);
             added.set_time_base(time_base);
-            Mode::Copy {
-                peeked: None,
-                ended: false,
-            }
+            Mode::Copy { peeked: None, ended: false }
         } else {
             match Transcoder::open(parameters, time_base, kind, output) {
                 Some(transcoder) => Mode::Encode(Box::new(transcoder)),
                 None => return Ok((None, AudioOutcome::NoCodec)),
             }
         };
-        let outcome = if copy {
-            AudioOutcome::Copied
-        } else {
-            AudioOutcome::Encoded
-        };
+        let outcome = if copy { AudioOutcome::Copied } else { AudioOutcome::Encoded };
         let feed = Self {
             index,
             time_base,
@@ -121,9 +108,7 @@ impl AudioFeed {
 
     /// Writes the sound that begins before `time_s` of the clip; with `last`, cuts it there and empties the encoder.
     pub fn pull(&mut self, time_s: f64, last: bool, output: &mut Output) -> Result<()> {
-        let out_base = output
-            .stream(self.out_index)
-            .map_or(self.time_base, |s| s.time_base());
+        let out_base = output.stream(self.out_index).map_or(self.time_base, |s| s.time_base());
         let mut source = Source {
             input: &mut self.input,
             index: self.index,
@@ -139,8 +124,7 @@ impl AudioFeed {
                         *ended = true;
                         break;
                     };
-                    let Some(pts) = packet.pts().or(packet.dts()).map(|pts| pts - offset_ticks)
-                    else {
+                    let Some(pts) = packet.pts().or(packet.dts()).map(|pts| pts - offset_ticks) else {
                         continue;
                     };
                     if pts as f64 * source.time_base >= time_s {
@@ -159,9 +143,7 @@ impl AudioFeed {
             }
             Mode::Encode(transcoder) => {
                 let fail = |e| MediaError::write(&self.target, e);
-                transcoder
-                    .advance(&mut source, time_s, last, &mut packets)
-                    .map_err(fail)?;
+                transcoder.advance(&mut source, time_s, last, &mut packets).map_err(fail)?;
                 for packet in &mut packets {
                     packet.rescale_ts(transcoder.clock(), out_base);
                 }
@@ -169,9 +151,7 @@ impl AudioFeed {
         }
         for mut packet in packets {
             packet.set_stream(self.out_index);
-            packet
-                .write_interleaved(output)
-                .map_err(|e| MediaError::write(&self.target, e))?;
+            packet.write_interleaved(output).map_err(|e| MediaError::write(&self.target, e))?;
         }
         Ok(())
     }

@@ -24,14 +24,7 @@ struct Layout {
 }
 
 fn planar(format: Pixel) -> Option<Layout> {
-    let yuv = |bits, shift_x, shift_y| {
-        Some(Layout {
-            bits,
-            shift_x,
-            shift_y,
-            grey: false,
-        })
-    };
+    let yuv = |bits, shift_x, shift_y| Some(Layout { bits, shift_x, shift_y, grey: false });
     match format {
         Pixel::YUV420P | Pixel::YUVJ420P | Pixel::YUVA420P => yuv(8, 1, 1),
         Pixel::YUV422P | Pixel::YUVJ422P | Pixel::YUVA422P => yuv(8, 1, 0),
@@ -43,18 +36,8 @@ fn planar(format: Pixel) -> Option<Layout> {
         Pixel::YUV420P12LE => yuv(12, 1, 1),
         Pixel::YUV422P12LE => yuv(12, 1, 0),
         Pixel::YUV444P12LE => yuv(12, 0, 0),
-        Pixel::GRAY8 => Some(Layout {
-            bits: 8,
-            shift_x: 0,
-            shift_y: 0,
-            grey: true,
-        }),
-        Pixel::GRAY10LE => Some(Layout {
-            bits: 10,
-            shift_x: 0,
-            shift_y: 0,
-            grey: true,
-        }),
+        Pixel::GRAY8 => Some(Layout { bits: 8, shift_x: 0, shift_y: 0, grey: true }),
+        Pixel::GRAY10LE => Some(Layout { bits: 10, shift_x: 0, shift_y: 0, grey: true }),
         _ => None,
     }
 }
@@ -117,21 +100,14 @@ pub(super) fn to_rgb(frame: &frame::Video) -> Result<RgbImage, Error> {
 }
 
 fn is_full_by_name(format: Pixel) -> bool {
-    matches!(
-        format,
-        Pixel::YUVJ420P | Pixel::YUVJ422P | Pixel::YUVJ444P | Pixel::YUVJ440P
-    )
+    matches!(format, Pixel::YUVJ420P | Pixel::YUVJ422P | Pixel::YUVJ444P | Pixel::YUVJ440P)
 }
 
 /// Frames stored bottom-up have negative strides, which the wrapper's slices cannot express.
 fn readable(frame: &frame::Video, layout: Layout) -> bool {
     let planes = if layout.grey { 1 } else { 3 };
     (0..planes).all(|plane| {
-        let samples = if plane == 0 {
-            frame.width()
-        } else {
-            frame.width().div_ceil(1 << layout.shift_x)
-        };
+        let samples = if plane == 0 { frame.width() } else { frame.width().div_ceil(1 << layout.shift_x) };
         let bytes = samples as usize * if layout.bits > 8 { 2 } else { 1 };
         (bytes..1 << 28).contains(&frame.stride(plane))
     })
@@ -140,11 +116,7 @@ fn readable(frame: &frame::Video, layout: Layout) -> bool {
 fn scale(frame: &frame::Video, to: Pixel) -> Result<frame::Video, Error> {
     use scaling::Flags;
     let (w, h) = (frame.width(), frame.height());
-    let flags = Flags::BICUBIC
-        | Flags::ACCURATE_RND
-        | Flags::FULL_CHR_H_INT
-        | Flags::FULL_CHR_H_INP
-        | Flags::BITEXACT;
+    let flags = Flags::BICUBIC | Flags::ACCURATE_RND | Flags::FULL_CHR_H_INT | Flags::FULL_CHR_H_INP | Flags::BITEXACT;
     let mut scaled = frame::Video::empty();
     scaling::Context::get(frame.format(), w, h, to, w, h, flags)?.run(frame, &mut scaled)?;
     Ok(scaled)
@@ -152,12 +124,7 @@ fn scale(frame: &frame::Video, to: Pixel) -> Result<frame::Video, Error> {
 
 /// Converts planes made by swscale with the colour description of the frame they came from.
 fn convert_like(planes: &frame::Video, source: &frame::Video, full: bool) -> RgbImage {
-    let layout = Layout {
-        bits: 8,
-        shift_x: 0,
-        shift_y: 0,
-        grey: false,
-    };
+    let layout = Layout { bits: 8, shift_x: 0, shift_y: 0, grey: false };
     let matrix = Matrix::of(source);
     convert_with(planes, layout, full, matrix, (0.0, 0.0))
 }
@@ -166,9 +133,7 @@ fn convert(frame: &frame::Video, layout: Layout, full: bool) -> RgbImage {
     let centred = |shift: u32| ((1 << shift) - 1) as f32 / 2.0;
     // MPEG's default is beside the left luma sample, JPEG's between the two.
     let (x, y) = match frame.chroma_location() {
-        Location::Unspecified if is_full_by_name(frame.format()) => {
-            (centred(layout.shift_x), centred(layout.shift_y))
-        }
+        Location::Unspecified if is_full_by_name(frame.format()) => (centred(layout.shift_x), centred(layout.shift_y)),
         Location::Center => (centred(layout.shift_x), centred(layout.shift_y)),
         Location::TopLeft => (0.0, 0.0),
         Location::Top => (centred(layout.shift_x), 0.0),
@@ -187,31 +152,16 @@ struct Matrix {
 }
 
 impl Matrix {
-    const BT601: Self = Self {
-        red: 0.299,
-        blue: 0.114,
-    };
-    const BT709: Self = Self {
-        red: 0.2126,
-        blue: 0.0722,
-    };
-    const BT2020: Self = Self {
-        red: 0.2627,
-        blue: 0.0593,
-    };
+    const BT601: Self = Self { red: 0.299, blue: 0.114 };
+    const BT709: Self = Self { red: 0.2126, blue: 0.0722 };
+    const BT2020: Self = Self { red: 0.2627, blue: 0.0593 };
 
     fn of(frame: &frame::Video) -> Self {
         match frame.color_space() {
             Space::BT709 => Self::BT709,
             Space::BT470BG | Space::SMPTE170M => Self::BT601,
-            Space::FCC => Self {
-                red: 0.30,
-                blue: 0.11,
-            },
-            Space::SMPTE240M => Self {
-                red: 0.212,
-                blue: 0.087,
-            },
+            Space::FCC => Self { red: 0.30, blue: 0.11 },
+            Space::SMPTE240M => Self { red: 0.212, blue: 0.087 },
             Space::BT2020NCL | Space::BT2020CL => Self::BT2020,
             _ if frame.height() >= 720 || frame.width() >= 1280 => Self::BT709,
             _ => Self::BT601,
@@ -223,10 +173,7 @@ impl Matrix {
 fn row(frame: &frame::Video, plane: usize, y: usize, samples: usize, bits: u32) -> Vec<f32> {
     let line = &frame.data(plane)[y * frame.stride(plane)..];
     if bits > 8 {
-        line.chunks_exact(2)
-            .take(samples)
-            .map(|b| f32::from(u16::from_le_bytes([b[0], b[1]])))
-            .collect()
+        line.chunks_exact(2).take(samples).map(|b| f32::from(u16::from_le_bytes([b[0], b[1]]))).collect()
     } else {
         line[..samples].iter().map(|&v| f32::from(v)).collect()
     }
@@ -256,11 +203,7 @@ fn convert_with(
     let (black, luma_scale, chroma_scale) = if full {
         (0.0, 255.0 / peak, 255.0 / peak)
     } else {
-        (
-            16.0 * depth,
-            255.0 / (219.0 * depth),
-            255.0 / (224.0 * depth),
-        )
+        (16.0 * depth, 255.0 / (219.0 * depth), 255.0 / (224.0 * depth))
     };
     let middle = 128.0 * depth;
     let green = 1.0 - matrix.red - matrix.blue;
@@ -271,45 +214,36 @@ fn convert_with(
 
     let chroma_width = width.div_ceil(1 << layout.shift_x);
     let chroma_height = height.div_ceil(1 << layout.shift_y);
-    let columns: Vec<_> = (0..width)
-        .map(|x| neighbours(x, layout.shift_x, offset_x, chroma_width))
-        .collect();
+    let columns: Vec<_> = (0..width).map(|x| neighbours(x, layout.shift_x, offset_x, chroma_width)).collect();
     let to_u8 = |v: f32| (v + 0.5).clamp(0.0, 255.0) as u8;
 
-    image
-        .par_chunks_mut(width * 3)
-        .enumerate()
-        .for_each(|(y, out)| {
-            let luma = row(frame, 0, y, width, layout.bits);
-            if layout.grey {
-                for (pixel, l) in out.chunks_exact_mut(3).zip(luma) {
-                    pixel.fill(to_u8((l - black) * luma_scale));
-                }
-                return;
+    image.par_chunks_mut(width * 3).enumerate().for_each(|(y, out)| {
+        let luma = row(frame, 0, y, width, layout.bits);
+        if layout.grey {
+            for (pixel, l) in out.chunks_exact_mut(3).zip(luma) {
+                pixel.fill(to_u8((l - black) * luma_scale));
             }
-            let (above, below, share) = neighbours(y, layout.shift_y, offset_y, chroma_height);
-            let chroma = |plane| {
-                let mut line = row(frame, plane, above, chroma_width, layout.bits);
-                if share > 0.0 {
-                    let other = row(frame, plane, below, chroma_width, layout.bits);
-                    line.iter_mut()
-                        .zip(other)
-                        .for_each(|(a, b)| *a += (b - *a) * share);
-                }
-                line
-            };
-            let (u_line, v_line) = (chroma(1), chroma(2));
-            for ((pixel, l), &(left, right, share)) in
-                out.chunks_exact_mut(3).zip(luma).zip(&columns)
-            {
-                let l = (l - black) * luma_scale;
-                let u = u_line[left] + (u_line[right] - u_line[left]) * share - middle;
-                let v = v_line[left] + (v_line[right] - v_line[left]) * share - middle;
-                pixel[0] = to_u8(l + red_of_v * v);
-                pixel[1] = to_u8(l - green_of_u * u - green_of_v * v);
-                pixel[2] = to_u8(l + blue_of_u * u);
+            return;
+        }
+        let (above, below, share) = neighbours(y, layout.shift_y, offset_y, chroma_height);
+        let chroma = |plane| {
+            let mut line = row(frame, plane, above, chroma_width, layout.bits);
+            if share > 0.0 {
+                let other = row(frame, plane, below, chroma_width, layout.bits);
+                line.iter_mut().zip(other).for_each(|(a, b)| *a += (b - *a) * share);
             }
-        });
+            line
+        };
+        let (u_line, v_line) = (chroma(1), chroma(2));
+        for ((pixel, l), &(left, right, share)) in out.chunks_exact_mut(3).zip(luma).zip(&columns) {
+            let l = (l - black) * luma_scale;
+            let u = u_line[left] + (u_line[right] - u_line[left]) * share - middle;
+            let v = v_line[left] + (v_line[right] - v_line[left]) * share - middle;
+            pixel[0] = to_u8(l + red_of_v * v);
+            pixel[1] = to_u8(l - green_of_u * u - green_of_v * v);
+            pixel[2] = to_u8(l + blue_of_u * u);
+        }
+    });
     image
 }
 
@@ -324,15 +258,11 @@ pub(super) fn to_yuv420(image: &RgbImage) -> frame::Video {
     let to_u8 = |v: f32| (v + 0.5) as u8;
 
     let stride = frame.stride(0);
-    frame
-        .data_mut(0)
-        .par_chunks_mut(stride)
-        .zip(image.par_chunks(width * 3))
-        .for_each(|(out, line)| {
-            for (sample, p) in out.iter_mut().zip(line.chunks_exact(3)) {
-                *sample = to_u8(16.0 + luma([p[0], p[1], p[2]].map(f32::from)) * (219.0 / 255.0));
-            }
-        });
+    frame.data_mut(0).par_chunks_mut(stride).zip(image.par_chunks(width * 3)).for_each(|(out, line)| {
+        for (sample, p) in out.iter_mut().zip(line.chunks_exact(3)) {
+            *sample = to_u8(16.0 + luma([p[0], p[1], p[2]].map(f32::from)) * (219.0 / 255.0));
+        }
+    });
 
     let mean = |x: usize, y: usize| -> [f32; 3] {
         let at = |dx, dy, c| f32::from(image.as_raw()[((2 * y + dy) * width + 2 * x + dx) * 3 + c]);
@@ -341,17 +271,12 @@ pub(super) fn to_yuv420(image: &RgbImage) -> frame::Video {
     for (plane, channel, share) in [(1, 2, blue), (2, 0, red)] {
         let scale = 224.0 / 255.0 / (2.0 * (1.0 - share));
         let stride = frame.stride(plane);
-        frame
-            .data_mut(plane)
-            .par_chunks_mut(stride)
-            .take(height / 2)
-            .enumerate()
-            .for_each(|(y, out)| {
-                for (x, sample) in out[..width / 2].iter_mut().enumerate() {
-                    let p = mean(x, y);
-                    *sample = to_u8(128.0 + (p[channel] - luma(p)) * scale);
-                }
-            });
+        frame.data_mut(plane).par_chunks_mut(stride).take(height / 2).enumerate().for_each(|(y, out)| {
+            for (x, sample) in out[..width / 2].iter_mut().enumerate() {
+                let p = mean(x, y);
+                *sample = to_u8(128.0 + (p[channel] - luma(p)) * scale);
+            }
+        });
     }
     frame
 }
@@ -377,27 +302,17 @@ mod tests {
             (Pixel::YUV420P, [63, 102, 240], Space::BT709, Range::MPEG),
             (Pixel::YUV420P, [81, 90, 240], Space::SMPTE170M, Range::MPEG),
             (Pixel::YUV444P, [54, 99, 255], Space::BT709, Range::JPEG),
-            (
-                Pixel::YUVJ420P,
-                [76, 85, 255],
-                Space::BT470BG,
-                Range::Unspecified,
-            ),
+            (Pixel::YUVJ420P, [76, 85, 255], Space::BT470BG, Range::Unspecified),
         ] {
             let rgb = to_rgb(&filled(format, yuv, space, range)).unwrap();
             let [r, g, b] = rgb.get_pixel(3, 2).0;
-            assert!(
-                r >= 252 && g <= 3 && b <= 3,
-                "{format:?} {space:?}: {r} {g} {b}"
-            );
+            assert!(r >= 252 && g <= 3 && b <= 3, "{format:?} {space:?}: {r} {g} {b}");
         }
     }
 
     #[test]
     fn limits_of_the_range() {
-        let level = |y, range| {
-            to_rgb(&filled(Pixel::YUV420P, [y, 128, 128], Space::BT709, range)).unwrap()[(0, 0)].0
-        };
+        let level = |y, range| to_rgb(&filled(Pixel::YUV420P, [y, 128, 128], Space::BT709, range)).unwrap()[(0, 0)].0;
         assert_eq!(level(16, Range::MPEG), [0; 3]);
         assert_eq!(level(235, Range::MPEG), [255; 3]);
         assert_eq!(level(16, Range::JPEG), [16; 3]);
@@ -418,18 +333,11 @@ mod tests {
 
     #[test]
     fn forth_and_back_is_near() {
-        let image = RgbImage::from_fn(32, 16, |x, y| {
-            ::image::Rgb([(x * 8) as u8, (y * 16) as u8, 128])
-        });
+        let image = RgbImage::from_fn(32, 16, |x, y| ::image::Rgb([(x * 8) as u8, (y * 16) as u8, 128]));
         let mut frame = to_yuv420(&image);
         frame.set_color_space(Space::BT709);
         let back = to_rgb(&frame).unwrap();
-        let worst = image
-            .as_raw()
-            .iter()
-            .zip(back.as_raw())
-            .map(|(a, b)| a.abs_diff(*b))
-            .max();
+        let worst = image.as_raw().iter().zip(back.as_raw()).map(|(a, b)| a.abs_diff(*b)).max();
         assert!(worst <= Some(12), "{worst:?}");
     }
 
@@ -437,19 +345,13 @@ mod tests {
     fn packed_layouts_go_through_swscale() {
         let mut frame = frame::Video::new(Pixel::NV12, 8, 4);
         frame.data_mut(0).fill(63);
-        frame
-            .data_mut(1)
-            .chunks_exact_mut(2)
-            .for_each(|uv| uv.copy_from_slice(&[102, 240]));
+        frame.data_mut(1).chunks_exact_mut(2).for_each(|uv| uv.copy_from_slice(&[102, 240]));
         frame.set_color_space(Space::BT709);
         let [r, g, b] = to_rgb(&frame).unwrap()[(4, 2)].0;
         assert!(r >= 252 && g <= 3 && b <= 3, "{r} {g} {b}");
 
         let mut frame = frame::Video::new(Pixel::BGRA, 8, 4);
-        frame
-            .data_mut(0)
-            .chunks_exact_mut(4)
-            .for_each(|p| p.copy_from_slice(&[10, 20, 30, 255]));
+        frame.data_mut(0).chunks_exact_mut(4).for_each(|p| p.copy_from_slice(&[10, 20, 30, 255]));
         assert_eq!(to_rgb(&frame).unwrap()[(5, 1)].0, [30, 20, 10]);
     }
 }

@@ -52,14 +52,7 @@ impl FolderSource {
             variable_frame_rate: false,
             metadata: settings(path),
         };
-        Ok((
-            Self {
-                pictures,
-                next: 0,
-                fps,
-            },
-            info,
-        ))
+        Ok((Self { pictures, next: 0, fps }, info))
     }
 
     pub fn next_frame(&mut self) -> Result<Option<(RgbImage, f64)>> {
@@ -78,22 +71,14 @@ fn pictures(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(fail)? {
         let path = entry.map_err(fail)?.path();
-        let name = path
-            .file_name()
-            .map(|n| n.to_string_lossy().into_owned())
-            .unwrap_or_default();
-        let extension = path
-            .extension()
-            .map(|e| e.to_string_lossy().to_lowercase())
-            .unwrap_or_default();
+        let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
         if !name.starts_with('.') && EXTENSIONS.contains(&extension.as_str()) && path.is_file() {
             found.push((name, path));
         }
     }
     if found.is_empty() {
-        return Err(MediaError::EmptyFolder {
-            path: folder.to_owned(),
-        });
+        return Err(MediaError::EmptyFolder { path: folder.to_owned() });
     }
     found.sort_by(|a, b| natural(&a.0, &b.0));
     Ok(found.into_iter().map(|(_, path)| path).collect())
@@ -103,14 +88,10 @@ fn pictures(folder: &Path) -> Result<Vec<PathBuf>> {
 fn natural(a: &str, b: &str) -> Ordering {
     let (mut a_rest, mut b_rest) = (a, b);
     while let (Some(x), Some(y)) = (a_rest.chars().next(), b_rest.chars().next()) {
-        let digits =
-            |text: &str| text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let digits = |text: &str| text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
         let (m, n) = (digits(a_rest), digits(b_rest));
         let order = if m > 0 && n > 0 {
-            let (p, q) = (
-                a_rest[..m].trim_start_matches('0'),
-                b_rest[..n].trim_start_matches('0'),
-            );
+            let (p, q) = (a_rest[..m].trim_start_matches('0'), b_rest[..n].trim_start_matches('0'));
             (a_rest, b_rest) = (&a_rest[m..], &b_rest[n..]);
             p.len().cmp(&q.len()).then_with(|| p.cmp(q))
         } else {
@@ -128,8 +109,7 @@ fn natural(a: &str, b: &str) -> Ordering {
 /// Tags of a folder written here; none for any other folder.
 fn settings(folder: &Path) -> BTreeMap<String, String> {
     let text = std::fs::read_to_string(folder.join(SETTINGS_FILE)).unwrap_or_default();
-    let values: BTreeMap<String, serde_json::Value> =
-        serde_json::from_str(&text).unwrap_or_default();
+    let values: BTreeMap<String, serde_json::Value> = serde_json::from_str(&text).unwrap_or_default();
     values
         .into_iter()
         .map(|(key, value)| match value {
@@ -145,15 +125,8 @@ mod tests {
 
     #[test]
     fn numbers_sort_as_numbers() {
-        let mut names = [
-            "f10.png", "f9.png", "f001.png", "f1.png", "g0.png", "f10a.png", "a.png", "f2.png",
-        ];
+        let mut names = ["f10.png", "f9.png", "f001.png", "f1.png", "g0.png", "f10a.png", "a.png", "f2.png"];
         names.sort_by(|a, b| natural(a, b));
-        assert_eq!(
-            names,
-            [
-                "a.png", "f001.png", "f1.png", "f2.png", "f9.png", "f10.png", "f10a.png", "g0.png"
-            ]
-        );
+        assert_eq!(names, ["a.png", "f001.png", "f1.png", "f2.png", "f9.png", "f10.png", "f10a.png", "g0.png"]);
     }
 }

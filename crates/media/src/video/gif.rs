@@ -41,16 +41,9 @@ impl GifWriter {
         let mut encoder = Encoder::new(BufWriter::new(file), width, height, &[]).map_err(fail)?;
         encoder.set_repeat(Repeat::Infinite).map_err(fail)?;
         if let Some(comment) = &options.comment {
-            encoder
-                .write_raw_extension(AnyExtension(COMMENT), &[comment.as_bytes()])
-                .map_err(fail)?;
+            encoder.write_raw_extension(AnyExtension(COMMENT), &[comment.as_bytes()]).map_err(fail)?;
         }
-        Ok(Self {
-            target: target.to_owned(),
-            pending,
-            encoder,
-            held: None,
-        })
+        Ok(Self { target: target.to_owned(), pending, encoder, held: None })
     }
 
     pub fn write(&mut self, image: &RgbImage, time_s: f64) -> Result<()> {
@@ -65,11 +58,8 @@ impl GifWriter {
     fn flush_held(&mut self, end_s: f64) -> Result<()> {
         if let Some((mut frame, start_s)) = self.held.take() {
             let hundredths = |s: f64| (s * 100.0).round();
-            frame.delay =
-                (hundredths(end_s) - hundredths(start_s)).clamp(1.0, f64::from(u16::MAX)) as u16;
-            self.encoder
-                .write_frame(&frame)
-                .map_err(|e| MediaError::write(&self.target, e))?;
+            frame.delay = (hundredths(end_s) - hundredths(start_s)).clamp(1.0, f64::from(u16::MAX)) as u16;
+            self.encoder.write_frame(&frame).map_err(|e| MediaError::write(&self.target, e))?;
         }
         Ok(())
     }

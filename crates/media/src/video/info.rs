@@ -73,34 +73,15 @@ pub enum MediaWarning {
 impl fmt::Display for MediaWarning {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
-            Self::Truncated {
-                decoded,
-                expected: Some(expected),
-            } => {
-                write!(
-                    f,
-                    "the video is cut off: {decoded} of {expected} frames could be decoded"
-                )
+            Self::Truncated { decoded, expected: Some(expected) } => {
+                write!(f, "the video is cut off: {decoded} of {expected} frames could be decoded")
             }
-            Self::Truncated {
-                decoded,
-                expected: None,
-            } => {
+            Self::Truncated { decoded, expected: None } => {
                 write!(f, "the video is cut off after {decoded} frames")
             }
-            Self::Corrupt { packets } => write!(
-                f,
-                "{packets} damaged packets in the video; frames may be missing"
-            ),
-            Self::SizeChanged {
-                frame,
-                width,
-                height,
-            } => {
-                write!(
-                    f,
-                    "the frame size changes to {width}x{height} at frame {frame}; scaled to the first size"
-                )
+            Self::Corrupt { packets } => write!(f, "{packets} damaged packets in the video; frames may be missing"),
+            Self::SizeChanged { frame, width, height } => {
+                write!(f, "the frame size changes to {width}x{height} at frame {frame}; scaled to the first size")
             }
         }
     }
@@ -117,9 +98,7 @@ pub fn probe(path: impl AsRef<Path>) -> Result<VideoInfo> {
     if !path.is_dir() {
         let mut opened = stream::open(path)?;
         let index = stream::video_stream(&opened, path)?;
-        next_packet(&mut opened, index).ok_or_else(|| MediaError::NoFrames {
-            path: path.to_owned(),
-        })?;
+        next_packet(&mut opened, index).ok_or_else(|| MediaError::NoFrames { path: path.to_owned() })?;
     }
     Ok(reader.info().clone())
 }
@@ -134,15 +113,11 @@ pub fn timestamps(path: impl AsRef<Path>, options: &ReadOptions) -> Result<Vec<f
     if path.is_dir() {
         let reader = VideoReader::open_with(path, options)?;
         let count = reader.info().frames.unwrap_or(0);
-        return Ok((0..count)
-            .map(|i| i as f64 / options.folder_fps.as_f64())
-            .collect());
+        return Ok((0..count).map(|i| i as f64 / options.folder_fps.as_f64()).collect());
     }
     let mut input = stream::open(path)?;
     let index = stream::video_stream(&input, path)?;
-    let (time_base, start) = input
-        .stream(index)
-        .map_or((0.0, 0), |s| (f64::from(s.time_base()), s.start_time()));
+    let (time_base, start) = input.stream(index).map_or((0.0, 0), |s| (f64::from(s.time_base()), s.start_time()));
     let mut times = Vec::new();
     while let Some(packet) = next_packet(&mut input, index) {
         // What an edit list cuts off the front comes with times before the start.
@@ -154,13 +129,8 @@ pub fn timestamps(path: impl AsRef<Path>, options: &ReadOptions) -> Result<Vec<f
     }
     times.sort_unstable();
     times.dedup();
-    let first = *times.first().ok_or_else(|| MediaError::NoFrames {
-        path: path.to_owned(),
-    })?;
-    Ok(times
-        .iter()
-        .map(|t| (t - first) as f64 * time_base)
-        .collect())
+    let first = *times.first().ok_or_else(|| MediaError::NoFrames { path: path.to_owned() })?;
+    Ok(times.iter().map(|t| (t - first) as f64 * time_base).collect())
 }
 
 /// How many frames to look at to tell a variable frame rate.
@@ -172,9 +142,7 @@ const REORDERED: usize = 16;
 pub(super) fn rate_varies(path: &Path) -> Result<bool> {
     let mut input = stream::open(path)?;
     let index = stream::video_stream(&input, path)?;
-    let tick_s = input
-        .stream(index)
-        .map_or(0.0, |s| f64::from(s.time_base()));
+    let tick_s = input.stream(index).map_or(0.0, |s| f64::from(s.time_base()));
     let mut times = Vec::new();
     let mut cut = false;
     while let Some(packet) = next_packet(&mut input, index) {
@@ -203,10 +171,7 @@ fn next_packet(input: &mut ffmpeg_next::format::context::Input, index: usize) ->
         let mut packet = Packet::empty();
         match packet.read(input) {
             Ok(()) if packet.stream() == index && packet.size() > 0 => return Some(packet),
-            Ok(())
-            | Err(Error::Other {
-                errno: ffmpeg_next::error::EAGAIN,
-            }) => {}
+            Ok(()) | Err(Error::Other { errno: ffmpeg_next::error::EAGAIN }) => {}
             Err(_) => return None,
         }
     }
@@ -215,8 +180,5 @@ fn next_packet(input: &mut ffmpeg_next::format::context::Input, index: usize) ->
 /// Tags with lower-case keys. Values come from files and need not be UTF-8.
 pub(super) fn tags(dictionary: &DictionaryRef) -> BTreeMap<String, String> {
     let lossy = |text: &str| String::from_utf8_lossy(text.as_bytes()).into_owned();
-    dictionary
-        .iter()
-        .map(|(key, value)| (lossy(key).to_lowercase(), lossy(value)))
-        .collect()
+    dictionary.iter().map(|(key, value)| (lossy(key).to_lowercase(), lossy(value))).collect()
 }

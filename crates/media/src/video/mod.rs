@@ -27,8 +27,8 @@ mod writer;
 
 use std::sync::OnceLock;
 
-pub use check::check_output;
 pub use audio::{AudioOutcome, AudioSource};
+pub use check::check_output;
 pub use info::{MediaWarning, VideoInfo, probe, timestamps};
 pub use output::same_file;
 pub use rate::FrameRate;

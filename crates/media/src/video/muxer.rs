@@ -33,11 +33,7 @@ pub(super) struct Muxer {
 /// Flags every encoder of this output needs.
 pub(super) fn codec_flags(output: &Output) -> codec::Flags {
     let mut flags = codec::Flags::BITEXACT;
-    if output
-        .format()
-        .flags()
-        .contains(format::Flags::GLOBAL_HEADER)
-    {
+    if output.format().flags().contains(format::Flags::GLOBAL_HEADER) {
         flags |= codec::Flags::GLOBAL_HEADER;
     }
     flags
@@ -53,8 +49,7 @@ impl Muxer {
         };
         // A copied track can be refused by the container; an encoded one is not.
         let (pending, _) = refused;
-        Self::begin(target, pending, kind, options, false)?
-            .map_err(|(_, error)| MediaError::write(target, error))
+        Self::begin(target, pending, kind, options, false)?.map_err(|(_, error)| MediaError::write(target, error))
     }
 
     /// The inner error is a refused header and gives the file back.
@@ -68,33 +63,19 @@ impl Muxer {
         let fail = |e: Error| MediaError::write(target, e);
         let temp = pending.temp_path().to_str();
         // The prefix keeps a name with a colon from being taken for a protocol.
-        let url = format!(
-            "file:{}",
-            temp.ok_or_else(|| MediaError::PathNotUtf8 {
-                path: target.to_owned()
-            })?
-        );
+        let url = format!("file:{}", temp.ok_or_else(|| MediaError::PathNotUtf8 { path: target.to_owned() })?);
         let (container, codec_name) = match kind {
             OutputKind::Webm => ("webm", "libvpx-vp9"),
             _ => ("mp4", "libx264"),
         };
         let mut output = format::output_as(&url, container).map_err(fail)?;
-        let codec =
-            encoder::find_by_name(codec_name).ok_or_else(|| MediaError::EncoderMissing {
-                path: target.to_owned(),
-                codec: codec_name,
-            })?;
+        let codec = encoder::find_by_name(codec_name)
+            .ok_or_else(|| MediaError::EncoderMissing { path: target.to_owned(), codec: codec_name })?;
         let (ticks_per_s, frame_ticks) = options.fps.clock();
         let clock = Rational(1, ticks_per_s as i32);
-        let rate = Rational(
-            options.fps.numerator() as i32,
-            options.fps.denominator() as i32,
-        );
+        let rate = Rational(options.fps.numerator() as i32, options.fps.denominator() as i32);
 
-        let mut video = codec::Context::new_with_codec(codec)
-            .encoder()
-            .video()
-            .map_err(fail)?;
+        let mut video = codec::Context::new_with_codec(codec).encoder().video().map_err(fail)?;
         video.set_width(options.width);
         video.set_height(options.height);
         video.set_format(Pixel::YUV420P);
@@ -111,9 +92,7 @@ impl Muxer {
             count: ENCODER_THREADS,
             ..Default::default()
         });
-        let encoder = video
-            .open_as_with(codec, encoder_settings(kind, options))
-            .map_err(fail)?;
+        let encoder = video.open_as_with(codec, encoder_settings(kind, options)).map_err(fail)?;
 
         let mut stream = output.add_stream(codec).map_err(fail)?;
         stream.set_parameters(&encoder);
@@ -163,9 +142,7 @@ impl Muxer {
         if let Some(feed) = &mut self.feed {
             feed.pull(time_s, false, &mut self.output)?;
         }
-        self.encoder
-            .send_frame(&frame)
-            .map_err(|e| MediaError::write(&self.target, e))?;
+        self.encoder.send_frame(&frame).map_err(|e| MediaError::write(&self.target, e))?;
         self.drain()
     }
 
@@ -176,9 +153,7 @@ impl Muxer {
         let fail = |e: Error| MediaError::write(&self.target, e);
         self.encoder.send_eof().map_err(fail)?;
         self.drain()?;
-        self.output
-            .write_trailer()
-            .map_err(|e| MediaError::write(&self.target, e))?;
+        self.output.write_trailer().map_err(|e| MediaError::write(&self.target, e))?;
         drop(self.output);
         self.pending.commit()
     }
@@ -195,12 +170,7 @@ impl Muxer {
                     packet.rescale_ts(self.clock, out_base);
                     packet.write_interleaved(&mut self.output).map_err(fail)?;
                 }
-                Err(
-                    Error::Eof
-                    | Error::Other {
-                        errno: ffmpeg_next::error::EAGAIN,
-                    },
-                ) => return Ok(()),
+                Err(Error::Eof | Error::Other { errno: ffmpeg_next::error::EAGAIN }) => return Ok(()),
                 Err(error) => return Err(fail(error)),
             }
         }
@@ -215,12 +185,7 @@ fn encoder_settings(kind: OutputKind, options: &WriterOptions) -> Dictionary<'st
     match kind {
         OutputKind::Webm => {
             // Constant quality, at a speed that suits short clips.
-            for (key, value) in [
-                ("b", "0"),
-                ("deadline", "good"),
-                ("cpu-used", "4"),
-                ("row-mt", "1"),
-            ] {
+            for (key, value) in [("b", "0"), ("deadline", "good"), ("cpu-used", "4"), ("row-mt", "1")] {
                 settings.set(key, value);
             }
         }

@@ -14,16 +14,11 @@ pub(super) struct Orientation {
 }
 
 impl Orientation {
-    pub const UPRIGHT: Self = Self {
-        quarter_turns: 0,
-        flipped: false,
-    };
+    pub const UPRIGHT: Self = Self { quarter_turns: 0, flipped: false };
 
     /// From the stream's side data; anything but a multiple of 90° counts as upright.
     pub fn of(stream: &Stream) -> Self {
-        let matrix = stream
-            .side_data()
-            .find(|data| data.kind() == side_data::Type::DisplayMatrix);
+        let matrix = stream.side_data().find(|data| data.kind() == side_data::Type::DisplayMatrix);
         matrix.map_or(Self::UPRIGHT, |data| Self::from_matrix(data.data()))
     }
 
@@ -44,10 +39,7 @@ impl Orientation {
             (0, 1, 1, 0) => (3, true),
             _ => (0, false),
         };
-        Self {
-            quarter_turns,
-            flipped,
-        }
+        Self { quarter_turns, flipped }
     }
 
     pub fn degrees(self) -> u32 {
@@ -102,11 +94,7 @@ mod tests {
                 let (cx, cy) = (2 * x - 2, 2 * y - 1);
                 let to = ((a * cx + c * cy + w - 1) / 2, (b * cx + d * cy + h - 1) / 2);
                 let pixel = turned.get_pixel(to.0 as u32, to.1 as u32);
-                assert_eq!(
-                    (pixel[0] as i32, pixel[1] as i32),
-                    (x, y),
-                    "{a} {b} {c} {d}"
-                );
+                assert_eq!((pixel[0] as i32, pixel[1] as i32), (x, y), "{a} {b} {c} {d}");
             }
         }
     }

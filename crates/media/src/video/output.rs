@@ -17,9 +17,7 @@ pub(super) struct PendingFile {
 impl PendingFile {
     pub fn create(target: &Path) -> Result<(Self, File)> {
         if target.is_dir() {
-            return Err(MediaError::OutputIsDirectory {
-                path: target.to_owned(),
-            });
+            return Err(MediaError::OutputIsDirectory { path: target.to_owned() });
         }
         let (folder, prefix) = place(target)?;
         let mut builder = Builder::new();
@@ -27,17 +25,9 @@ impl PendingFile {
         if let Some(mode) = permissions(0o666) {
             builder.permissions(mode);
         }
-        let file = builder
-            .tempfile_in(folder)
-            .map_err(|e| unwritable(target, e))?;
+        let file = builder.tempfile_in(folder).map_err(|e| unwritable(target, e))?;
         let (file, temp) = file.into_parts();
-        Ok((
-            Self {
-                target: target.to_owned(),
-                temp,
-            },
-            file,
-        ))
+        Ok((Self { target: target.to_owned(), temp }, file))
     }
 
     pub fn temp_path(&self) -> &Path {
@@ -47,12 +37,8 @@ impl PendingFile {
     /// Puts the content on disk and gives it its name, replacing what had it.
     pub fn commit(self) -> Result<()> {
         let fail = |e: io::Error| MediaError::write(&self.target, e);
-        File::open(&self.temp)
-            .and_then(|file| file.sync_all())
-            .map_err(fail)?;
-        self.temp
-            .persist(&self.target)
-            .map_err(|e| MediaError::write(&self.target, e.error))?;
+        File::open(&self.temp).and_then(|file| file.sync_all()).map_err(fail)?;
+        self.temp.persist(&self.target).map_err(|e| MediaError::write(&self.target, e.error))?;
         sync_parent(&self.target);
         Ok(())
     }
@@ -73,13 +59,8 @@ impl PendingFolder {
         if let Some(mode) = permissions(0o777) {
             builder.permissions(mode);
         }
-        let temp = builder
-            .tempdir_in(folder)
-            .map_err(|e| unwritable(target, e))?;
-        Ok(Self {
-            target: target.to_owned(),
-            temp,
-        })
+        let temp = builder.tempdir_in(folder).map_err(|e| unwritable(target, e))?;
+        Ok(Self { target: target.to_owned(), temp })
     }
 
     pub fn path(&self) -> &Path {
@@ -106,13 +87,7 @@ fn check_free(target: &Path) -> Result<()> {
         Ok(mut entries) => entries.next().is_some(),
         Err(_) => target.symlink_metadata().is_ok(),
     };
-    if taken {
-        Err(MediaError::OutputExists {
-            path: target.to_owned(),
-        })
-    } else {
-        Ok(())
-    }
+    if taken { Err(MediaError::OutputExists { path: target.to_owned() }) } else { Ok(()) }
 }
 
 /// The folder of the target, which must exist, and the beginning of the temporary name.
@@ -124,12 +99,7 @@ fn place(target: &Path) -> Result<(PathBuf, String)> {
     let name = target
         .file_name()
         .map(|n| n.to_string_lossy().into_owned())
-        .ok_or_else(|| {
-            unwritable(
-                target,
-                io::Error::new(io::ErrorKind::InvalidInput, "the path has no file name"),
-            )
-        })?;
+        .ok_or_else(|| unwritable(target, io::Error::new(io::ErrorKind::InvalidInput, "the path has no file name")))?;
     if !folder.is_dir() {
         let reason = format!("the folder {} does not exist", folder.display());
         return Err(MediaError::Unwritable {
@@ -144,14 +114,8 @@ fn place(target: &Path) -> Result<(PathBuf, String)> {
 
 fn unwritable(target: &Path, error: io::Error) -> MediaError {
     // tempfile's own text repeats a path the user never gave.
-    let source = error.raw_os_error().map_or_else(
-        || io::Error::from(error.kind()),
-        io::Error::from_raw_os_error,
-    );
-    MediaError::Unwritable {
-        path: target.to_owned(),
-        source,
-    }
+    let source = error.raw_os_error().map_or_else(|| io::Error::from(error.kind()), io::Error::from_raw_os_error);
+    MediaError::Unwritable { path: target.to_owned(), source }
 }
 
 /// What a normally created file gets, instead of tempfile's owner-only.
@@ -167,10 +131,7 @@ fn permissions(_: u32) -> Option<Permissions> {
 
 /// Makes the rename itself durable where the system allows it; the content already is.
 fn sync_parent(target: &Path) {
-    let folder = target
-        .parent()
-        .filter(|p| !p.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
+    let folder = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if let Ok(folder) = File::open(folder) {
         let _ = folder.sync_all();
     }
@@ -195,9 +156,6 @@ fn resolve(path: &Path) -> Option<PathBuf> {
     if let Ok(resolved) = path.canonicalize() {
         return Some(resolved);
     }
-    let parent = path
-        .parent()
-        .filter(|p| !p.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     Some(parent.canonicalize().ok()?.join(path.file_name()?))
 }

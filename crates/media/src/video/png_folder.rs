@@ -29,36 +29,21 @@ impl PngFolder {
             if let Some(text) = tag {
                 // JSON stays JSON, so that the file reads well; the reader gives it back as text.
                 settings[key] = match key {
-                    "comment" => {
-                        serde_json::from_str(text).unwrap_or_else(|_| text.as_str().into())
-                    }
+                    "comment" => serde_json::from_str(text).unwrap_or_else(|_| text.as_str().into()),
                     _ => text.as_str().into(),
                 };
             }
         }
-        Ok(Self {
-            target: target.to_owned(),
-            pending,
-            settings,
-            count: 0,
-        })
+        Ok(Self { target: target.to_owned(), pending, settings, count: 0 })
     }
 
     pub fn write(&mut self, image: &RgbImage) -> Result<()> {
-        let path = self
-            .pending
-            .path()
-            .join(format!("frame_{:04}.png", self.count));
+        let path = self.pending.path().join(format!("frame_{:04}.png", self.count));
         self.count += 1;
         let fail = |e: &dyn std::fmt::Display| MediaError::write(&self.target, e);
         let mut file = BufWriter::new(File::create(&path).map_err(|e| fail(&e))?);
         PngEncoder::new(&mut file)
-            .write_image(
-                image.as_raw(),
-                image.width(),
-                image.height(),
-                ExtendedColorType::Rgb8,
-            )
+            .write_image(image.as_raw(), image.width(), image.height(), ExtendedColorType::Rgb8)
             .map_err(|e| fail(&e))?;
         let file = file.into_inner().map_err(|e| fail(&e.error()))?;
         file.sync_all().map_err(|e| fail(&e))
@@ -66,8 +51,7 @@ impl PngFolder {
 
     pub fn finish(self) -> Result<()> {
         let text = format!("{:#}\n", self.settings);
-        fs::write(self.pending.path().join(SETTINGS_FILE), text)
-            .map_err(|e| MediaError::write(&self.target, e))?;
+        fs::write(self.pending.path().join(SETTINGS_FILE), text).map_err(|e| MediaError::write(&self.target, e))?;
         self.pending.commit()
     }
 }

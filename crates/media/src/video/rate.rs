@@ -15,10 +15,7 @@ impl FrameRate {
     /// The highest accepted rate, in frames a second.
     pub const MAX: f64 = 1000.0;
     /// 16 frames a second, the rate of the Wan models.
-    pub const SIXTEEN: Self = Self {
-        numerator: 16,
-        denominator: 1,
-    };
+    pub const SIXTEEN: Self = Self { numerator: 16, denominator: 1 };
 
     /// `numerator`/`denominator` frames a second.
     ///
@@ -28,16 +25,10 @@ impl FrameRate {
         let fps = f64::from(numerator) / f64::from(denominator);
         let fits = numerator <= 1_000_000 && denominator <= 1_000_000;
         if !(fps > 0.0 && fps <= Self::MAX && fits) {
-            return Err(MediaError::FrameRate {
-                fps,
-                max: Self::MAX,
-            });
+            return Err(MediaError::FrameRate { fps, max: Self::MAX });
         }
         let shared = gcd(numerator, denominator);
-        Ok(Self {
-            numerator: numerator / shared,
-            denominator: denominator / shared,
-        })
+        Ok(Self { numerator: numerator / shared, denominator: denominator / shared })
     }
 
     /// The fraction meant by a decimal: whole rates and the NTSC family (29.97 → 30000/1001) exactly, others to a
@@ -47,10 +38,7 @@ impl FrameRate {
     /// Not a number, not above 0, or more than 1000 frames a second.
     pub fn from_f64(fps: f64) -> Result<Self> {
         if !(fps > 0.0005 && fps <= Self::MAX) {
-            return Err(MediaError::FrameRate {
-                fps,
-                max: Self::MAX,
-            });
+            return Err(MediaError::FrameRate { fps, max: Self::MAX });
         }
         let whole = fps.round();
         if (fps - whole).abs() < 1e-6 {

@@ -79,14 +79,7 @@ impl VideoReader {
             let (source, info) = StreamSource::open(path)?;
             (Source::Stream(Box::new(source)), info)
         };
-        Ok(Self {
-            path: path.to_owned(),
-            source,
-            info,
-            warnings: Vec::new(),
-            next_index: 0,
-            failed: false,
-        })
+        Ok(Self { path: path.to_owned(), source, info, warnings: Vec::new(), next_index: 0, failed: false })
     }
 
     /// The frames at `indices`, which must not fall, as [`resample_indices`](super::resample_indices) gives them:
@@ -96,11 +89,7 @@ impl VideoReader {
     /// # Errors
     /// The items are those of [`next_frame`](Self::next_frame).
     pub fn frames_at(self, indices: Vec<usize>) -> FramesAt {
-        FramesAt {
-            reader: self,
-            indices: indices.into_iter(),
-            current: None,
-        }
+        FramesAt { reader: self, indices: indices.into_iter(), current: None }
     }
 
     /// What the file says about itself.
@@ -131,11 +120,7 @@ impl VideoReader {
             Source::Folder(source) => source.next_frame(),
         };
         self.failed = result.is_err();
-        let next = result?.map(|(image, time_s)| Frame {
-            index: self.next_index,
-            time_s,
-            image,
-        });
+        let next = result?.map(|(image, time_s)| Frame { index: self.next_index, time_s, image });
         self.next_index += usize::from(next.is_some());
         Ok(next)
     }
@@ -155,11 +140,7 @@ impl FramesAt {
     }
 
     fn frame(&mut self, index: usize) -> Result<RgbImage> {
-        while self
-            .current
-            .as_ref()
-            .is_none_or(|frame| frame.index < index)
-        {
+        while self.current.as_ref().is_none_or(|frame| frame.index < index) {
             match self.reader.next_frame()? {
                 Some(frame) => self.current = Some(frame),
                 // The container promised a frame that does not decode; the last one stands in.
@@ -168,9 +149,7 @@ impl FramesAt {
         }
         match &self.current {
             Some(frame) => Ok(frame.image.clone()),
-            None => Err(MediaError::NoFrames {
-                path: self.reader.path.clone(),
-            }),
+            None => Err(MediaError::NoFrames { path: self.reader.path.clone() }),
         }
     }
 }

@@ -45,10 +45,7 @@ pub fn resample_indices(
     short_clip: ShortClip,
 ) -> Result<Vec<usize>> {
     if !(target_fps > 0.0 && target_fps <= super::FrameRate::MAX) {
-        return Err(MediaError::FrameRate {
-            fps: target_fps,
-            max: super::FrameRate::MAX,
-        });
+        return Err(MediaError::FrameRate { fps: target_fps, max: super::FrameRate::MAX });
     }
     let available = available_frames(timestamps_s, target_fps, mode);
     if available == 0 || (available < num_frames && short_clip == ShortClip::Error) {
@@ -67,9 +64,7 @@ pub fn resample_indices(
             (0..num_frames)
                 .map(|k| {
                     let time = start + k as f64 / target_fps + slack;
-                    timestamps_s
-                        .partition_point(|&t| t <= time)
-                        .saturating_sub(1)
+                    timestamps_s.partition_point(|&t| t <= time).saturating_sub(1)
                 })
                 .collect()
         }
@@ -84,10 +79,7 @@ pub fn available_frames(timestamps_s: &[f64], target_fps: f64, mode: FrameMode) 
     match mode {
         FrameMode::OneToOne => timestamps_s.len(),
         FrameMode::KeepTime => {
-            let mut steps: Vec<f64> = timestamps_s
-                .windows(2)
-                .map(|pair| pair[1] - pair[0])
-                .collect();
+            let mut steps: Vec<f64> = timestamps_s.windows(2).map(|pair| pair[1] - pair[0]).collect();
             steps.sort_by(f64::total_cmp);
             let last_frame = steps.get(steps.len() / 2).copied().unwrap_or(0.0);
             let duration = last - first + last_frame;
@@ -116,30 +108,20 @@ mod tests {
     fn thirty_to_sixteen_keeps_time() {
         let times = constant(30.0, 81);
         assert_eq!(available_frames(&times, 16.0, FrameMode::KeepTime), 44);
-        let indices =
-            resample_indices(&times, 16.0, 41, FrameMode::KeepTime, ShortClip::Error).unwrap();
+        let indices = resample_indices(&times, 16.0, 41, FrameMode::KeepTime, ShortClip::Error).unwrap();
         assert_eq!(indices[..6], [0, 1, 3, 5, 7, 9]);
         assert_eq!(indices[40], 75);
-        let one =
-            resample_indices(&times, 16.0, 81, FrameMode::OneToOne, ShortClip::Error).unwrap();
+        let one = resample_indices(&times, 16.0, 81, FrameMode::OneToOne, ShortClip::Error).unwrap();
         assert_eq!(one, (0..81).collect::<Vec<_>>());
     }
 
     #[test]
     fn same_rate_is_identity_even_with_rounded_times() {
         for fps in [16.0, 24.0, 29.97, 30.0, 60.0] {
-            let rounded: Vec<f64> = constant(fps, 81)
-                .iter()
-                .map(|t| (t * 1000.0).round() / 1000.0)
-                .collect();
-            let indices =
-                resample_indices(&rounded, fps, 81, FrameMode::KeepTime, ShortClip::Error).unwrap();
+            let rounded: Vec<f64> = constant(fps, 81).iter().map(|t| (t * 1000.0).round() / 1000.0).collect();
+            let indices = resample_indices(&rounded, fps, 81, FrameMode::KeepTime, ShortClip::Error).unwrap();
             assert_eq!(indices, (0..81).collect::<Vec<_>>(), "{fps}");
-            assert_eq!(
-                available_frames(&rounded, fps, FrameMode::KeepTime),
-                81,
-                "{fps}"
-            );
+            assert_eq!(available_frames(&rounded, fps, FrameMode::KeepTime), 81, "{fps}");
         }
     }
 
@@ -149,26 +131,16 @@ mod tests {
         let mut times = vec![0.0];
         times.extend((0..10).map(|i| 0.5 + f64::from(i) * 0.01));
         times.push(1.0);
-        let indices =
-            resample_indices(&times, 10.0, 10, FrameMode::KeepTime, ShortClip::Error).unwrap();
+        let indices = resample_indices(&times, 10.0, 10, FrameMode::KeepTime, ShortClip::Error).unwrap();
         assert_eq!(indices, [0, 0, 0, 0, 0, 1, 10, 10, 10, 10]);
     }
 
     #[test]
     fn too_short_names_what_fits_or_holds() {
         let times = constant(16.0, 20);
-        let error =
-            resample_indices(&times, 16.0, 81, FrameMode::KeepTime, ShortClip::Error).unwrap_err();
-        assert!(matches!(
-            error,
-            MediaError::ClipTooShort {
-                wanted: 81,
-                available: 20,
-                largest: Some(17)
-            }
-        ));
-        let held =
-            resample_indices(&times, 16.0, 25, FrameMode::KeepTime, ShortClip::HoldLast).unwrap();
+        let error = resample_indices(&times, 16.0, 81, FrameMode::KeepTime, ShortClip::Error).unwrap_err();
+        assert!(matches!(error, MediaError::ClipTooShort { wanted: 81, available: 20, largest: Some(17) }));
+        let held = resample_indices(&times, 16.0, 25, FrameMode::KeepTime, ShortClip::HoldLast).unwrap();
         assert_eq!(held[18..], [18, 19, 19, 19, 19, 19, 19]);
         assert!(resample_indices(&[], 16.0, 5, FrameMode::KeepTime, ShortClip::HoldLast).is_err());
         assert!(resample_indices(&times, 0.0, 5, FrameMode::KeepTime, ShortClip::Error).is_err());

@@ -27,10 +27,7 @@ const MAX_THREADS: usize = 8;
 pub(super) fn open(path: &Path) -> Result<Input> {
     super::init_ffmpeg();
     let (file, head) = sniff::open_file(path)?;
-    let not_a_video = || MediaError::NotAVideo {
-        path: path.to_owned(),
-        looks_like: sniff::looks_like(&head),
-    };
+    let not_a_video = || MediaError::NotAVideo { path: path.to_owned(), looks_like: sniff::looks_like(&head) };
     if let Some((width, height)) = sniff::stated_size(&head) {
         check_size(path, width, height)?;
     }
@@ -38,13 +35,7 @@ pub(super) fn open(path: &Path) -> Result<Input> {
     let input = format::input_from_stream(io, None, None).map_err(|e| {
         let looks_like = sniff::looks_like(&head);
         match looks_like.contains("video") || looks_like == "a gif" {
-            true => MediaError::damaged(
-                path,
-                looks_like
-                    .trim_start_matches("an ")
-                    .trim_start_matches("a "),
-                e,
-            ),
+            true => MediaError::damaged(path, looks_like.trim_start_matches("an ").trim_start_matches("a "), e),
             false => not_a_video(),
         }
     })?;
@@ -60,10 +51,7 @@ pub(super) fn video_stream(input: &Input, path: &Path) -> Result<usize> {
     let best = input.streams().best(media::Type::Video);
     best.filter(|stream| !stream.disposition().contains(Disposition::ATTACHED_PIC))
         .map(|stream| stream.index())
-        .ok_or_else(|| MediaError::NoVideoStream {
-            path: path.to_owned(),
-            container: input.format().name().to_owned(),
-        })
+        .ok_or_else(|| MediaError::NoVideoStream { path: path.to_owned(), container: input.format().name().to_owned() })
 }
 
 /// Whether the file's last byte is `byte`.
@@ -103,58 +91,38 @@ impl StreamSource {
     pub fn open(path: &Path) -> Result<(Self, VideoInfo)> {
         let input = open(path)?;
         let index = video_stream(&input, path)?;
-        let no_stream = || MediaError::NoFrames {
-            path: path.to_owned(),
-        };
+        let no_stream = || MediaError::NoFrames { path: path.to_owned() };
         let stream = input.stream(index).ok_or_else(no_stream)?;
         let parameters = stream.parameters();
         let codec_name = parameters.id().name().to_owned();
-        let unsupported = || MediaError::UnsupportedCodec {
-            path: path.to_owned(),
-            codec: codec_name.clone(),
-        };
+        let unsupported = || MediaError::UnsupportedCodec { path: path.to_owned(), codec: codec_name.clone() };
 
-        let mut context = codec::Context::from_parameters(parameters)
-            .map_err(|e| MediaError::damaged(path, "video", e))?;
+        let mut context =
+            codec::Context::from_parameters(parameters).map_err(|e| MediaError::damaged(path, "video", e))?;
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(MAX_THREADS));
-        context.set_threading(threading::Config {
-            kind: threading::Type::Frame,
-            count: threads,
-            ..Default::default()
-        });
+        context.set_threading(threading::Config { kind: threading::Type::Frame, count: threads, ..Default::default() });
         let codec = decoder::find(context.id()).ok_or_else(unsupported)?;
         let mut options = Dictionary::new();
         options.set("max_pixels", &MAX_PIXELS.to_string());
         let mut unopened = context.decoder();
         unopened.set_packet_time_base(stream.time_base());
-        let decoder = unopened
-            .open_as_with(codec, options)
-            .and_then(|opened| opened.video())
-            .map_err(|e| match e {
-                Error::DecoderNotFound | Error::PatchWelcome => unsupported(),
-                other => MediaError::damaged(path, "video", other),
-            })?;
-        check_size(
-            path,
-            u64::from(decoder.width()),
-            u64::from(decoder.height()),
-        )?;
+        let decoder = unopened.open_as_with(codec, options).and_then(|opened| opened.video()).map_err(|e| match e {
+            Error::DecoderNotFound | Error::PatchWelcome => unsupported(),
+            other => MediaError::damaged(path, "video", other),
+        })?;
+        check_size(path, u64::from(decoder.width()), u64::from(decoder.height()))?;
         if decoder.width() == 0 || decoder.height() == 0 {
             return Err(no_stream());
         }
 
         let orientation = Orientation::of(&stream);
         let rate = |r: Rational| {
-            if r.0 > 0 && r.1 > 0 {
-                f64::from(r)
-            } else {
-                0.0
-            }
+            if r.0 > 0 && r.1 > 0 { f64::from(r) } else { 0.0 }
         };
         let (avg_fps, r_frame_rate) = (rate(stream.avg_frame_rate()), rate(stream.rate()));
         let seconds = |ticks: i64, base: f64| (ticks > 0).then_some(ticks as f64 * base);
-        let duration_s = seconds(stream.duration(), f64::from(stream.time_base()))
-            .or_else(|| seconds(input.duration(), 1e-6));
+        let duration_s =
+            seconds(stream.duration(), f64::from(stream.time_base())).or_else(|| seconds(input.duration(), 1e-6));
         let audio = input.streams().best(media::Type::Audio);
         let mut metadata = tags(&stream.metadata());
         metadata.extend(tags(&input.metadata()));
@@ -181,11 +149,7 @@ impl StreamSource {
             variable_frame_rate: rate_varies(path)?,
             metadata,
         };
-        let nominal_frame_s = if avg_fps > 0.0 {
-            1.0 / avg_fps
-        } else {
-            1.0 / 25.0
-        };
+        let nominal_frame_s = if avg_fps > 0.0 { 1.0 / avg_fps } else { 1.0 / 25.0 };
         // A gif states no length; its last byte says whether it is complete.
         let cut = info.container == "gif" && !ends_with(path, 0x3b);
         let expected = info.frames.filter(|_| !cut).or(by_duration);
@@ -220,9 +184,7 @@ impl StreamSource {
             let mut decoded = frame::Video::empty();
             match self.decoder.receive_frame(&mut decoded) {
                 Ok(()) => return self.finish_frame(&decoded).map(Some),
-                Err(Error::Other {
-                    errno: ffmpeg_next::error::EAGAIN,
-                }) if !self.draining => self.feed(),
+                Err(Error::Other { errno: ffmpeg_next::error::EAGAIN }) if !self.draining => self.feed(),
                 Err(Error::Eof) => break,
                 // A decoder that fails while being emptied has nothing more to give.
                 Err(_) if self.draining => break,
@@ -234,9 +196,7 @@ impl StreamSource {
         }
         self.finished = true;
         if self.decoded == 0 {
-            return Err(MediaError::NoFrames {
-                path: self.path.clone(),
-            });
+            return Err(MediaError::NoFrames { path: self.path.clone() });
         }
         self.note_truncation();
         Ok(None)
@@ -258,9 +218,7 @@ impl StreamSource {
                     }
                     return;
                 }
-                Err(Error::Other {
-                    errno: ffmpeg_next::error::EAGAIN,
-                }) => {}
+                Err(Error::Other { errno: ffmpeg_next::error::EAGAIN }) => {}
                 Err(error) => {
                     self.read_failed |= error != Error::Eof;
                     self.draining = true;
@@ -276,20 +234,11 @@ impl StreamSource {
         let number = self.decoded;
         let (width, height) = (decoded.width(), decoded.height());
         check_size(&self.path, u64::from(width), u64::from(height))?;
-        let mut rgb =
-            color::to_rgb(decoded).map_err(|e| MediaError::damaged(&self.path, "video", e))?;
+        let mut rgb = color::to_rgb(decoded).map_err(|e| MediaError::damaged(&self.path, "video", e))?;
         let first = *self.size.get_or_insert((width, height));
         if first != (width, height) {
-            if !self
-                .warnings
-                .iter()
-                .any(|w| matches!(w, MediaWarning::SizeChanged { .. }))
-            {
-                self.warnings.push_back(MediaWarning::SizeChanged {
-                    frame: number,
-                    width,
-                    height,
-                });
+            if !self.warnings.iter().any(|w| matches!(w, MediaWarning::SizeChanged { .. })) {
+                self.warnings.push_back(MediaWarning::SizeChanged { frame: number, width, height });
             }
             rgb = bicubic_pil(&rgb, Size::new(first.0 as usize, first.1 as usize));
         }
@@ -314,20 +263,13 @@ impl StreamSource {
 
     fn note_truncation(&mut self) {
         if self.corrupt_packets > 0 {
-            self.warnings.push_back(MediaWarning::Corrupt {
-                packets: self.corrupt_packets,
-            });
+            self.warnings.push_back(MediaWarning::Corrupt { packets: self.corrupt_packets });
         }
         // Edit lists cut a frame or two at either end of a healthy file.
-        let missing = self
-            .expected
-            .map_or(0, |expected| expected.saturating_sub(self.decoded));
+        let missing = self.expected.map_or(0, |expected| expected.saturating_sub(self.decoded));
         let suspicious = self.read_failed || self.corrupt_packets > 0;
         if self.read_failed || (suspicious && missing > 0) || missing > self.decoded / 50 + 2 {
-            self.warnings.push_back(MediaWarning::Truncated {
-                decoded: self.decoded,
-                expected: self.expected,
-            });
+            self.warnings.push_back(MediaWarning::Truncated { decoded: self.decoded, expected: self.expected });
         }
     }
 }

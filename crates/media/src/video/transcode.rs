@@ -27,10 +27,7 @@ impl Source<'_> {
             let mut packet = Packet::empty();
             match packet.read(self.input) {
                 Ok(()) if packet.stream() == self.index => return Some(packet),
-                Ok(())
-                | Err(Error::Other {
-                    errno: ffmpeg_next::error::EAGAIN,
-                }) => {}
+                Ok(()) | Err(Error::Other { errno: ffmpeg_next::error::EAGAIN }) => {}
                 Err(_) => return None,
             }
         }
@@ -72,11 +69,7 @@ impl Transcoder {
             _ => &["libopus", "libvorbis"],
         };
         let codec = names.iter().find_map(|name| encoder::find_by_name(name))?;
-        let layout = if decoder.channels() == 1 {
-            ChannelLayout::MONO
-        } else {
-            ChannelLayout::STEREO
-        };
+        let layout = if decoder.channels() == 1 { ChannelLayout::MONO } else { ChannelLayout::STEREO };
         let rate = match decoder.rate() {
             rate @ (44_100 | 48_000) if codec.name() != "libopus" => rate,
             _ => 48_000,
@@ -85,10 +78,7 @@ impl Transcoder {
             "libopus" => format::Sample::F32(format::sample::Type::Packed),
             _ => format::Sample::F32(format::sample::Type::Planar),
         };
-        let mut audio = codec::Context::new_with_codec(codec)
-            .encoder()
-            .audio()
-            .ok()?;
+        let mut audio = codec::Context::new_with_codec(codec).encoder().audio().ok()?;
         audio.set_rate(rate as i32);
         audio.set_format(sample);
         audio.set_channel_layout(layout);
@@ -133,9 +123,7 @@ impl Transcoder {
         self.fill(source, wanted);
         if last {
             let keep = (wanted - self.ready_start).max(0) as usize;
-            self.ready
-                .iter_mut()
-                .for_each(|channel| channel.truncate(keep));
+            self.ready.iter_mut().for_each(|channel| channel.truncate(keep));
         }
         let packet_samples = match self.encoder.frame_size() {
             0 => 1024,
@@ -167,15 +155,11 @@ impl Transcoder {
             let gap = start - self.ready_end();
             if gap > 0 {
                 let silence = gap.min(wanted - self.ready_end()) as usize;
-                self.ready
-                    .iter_mut()
-                    .for_each(|channel| channel.resize(channel.len() + silence, 0.0));
+                self.ready.iter_mut().for_each(|channel| channel.resize(channel.len() + silence, 0.0));
                 self.held = Some((start, samples));
             } else {
                 // What lies before the clip, or overlaps what is there already, is dropped.
-                let skip = usize::try_from(-gap)
-                    .unwrap_or(usize::MAX)
-                    .min(samples[0].len());
+                let skip = usize::try_from(-gap).unwrap_or(usize::MAX).min(samples[0].len());
                 for (ready, channel) in self.ready.iter_mut().zip(&mut samples) {
                     ready.extend(channel.drain(..).skip(skip));
                 }
@@ -210,15 +194,9 @@ impl Transcoder {
             frame.set_channel_layout(ChannelLayout::default(i32::from(frame.channels())));
         }
         let shape = (frame.format(), frame.channel_layout(), frame.rate());
-        if self
-            .resampler
-            .as_ref()
-            .is_none_or(|(_, made_for)| *made_for != shape)
-        {
+        if self.resampler.as_ref().is_none_or(|(_, made_for)| *made_for != shape) {
             let planar = format::Sample::F32(format::sample::Type::Planar);
-            let made =
-                resampling::Context::get(shape.0, shape.1, shape.2, planar, self.layout, self.rate)
-                    .ok()?;
+            let made = resampling::Context::get(shape.0, shape.1, shape.2, planar, self.layout, self.rate).ok()?;
             self.resampler = Some((made, shape));
         }
         let (resampler, _) = self.resampler.as_mut()?;
@@ -228,9 +206,7 @@ impl Transcoder {
         let mut resampled = frame::Audio::new(planar, room, self.layout);
         resampled.set_rate(self.rate);
         // Times of the samples that come out, not of those that went in.
-        let delay_s = resampler
-            .delay()
-            .map_or(0.0, |d| d.input as f64 / f64::from(shape.2));
+        let delay_s = resampler.delay().map_or(0.0, |d| d.input as f64 / f64::from(shape.2));
         resampler.run(&frame, &mut resampled).ok()?;
         let start = match frame.timestamp() {
             Some(ticks) => {
@@ -238,9 +214,7 @@ impl Transcoder {
                 let start = (clip_s * f64::from(self.rate)).round() as i64;
                 // Rounded container times must not tear continuous sound.
                 let drift = start - self.ready_end();
-                if self.ready[0].is_empty() && self.ready_start == 0
-                    || drift.abs() > i64::from(self.rate) / 20
-                {
+                if self.ready[0].is_empty() && self.ready_start == 0 || drift.abs() > i64::from(self.rate) / 20 {
                     start
                 } else {
                     self.ready_end()
@@ -248,9 +222,8 @@ impl Transcoder {
             }
             None => self.ready_end(),
         };
-        let samples: Vec<Vec<f32>> = (0..self.ready.len())
-            .map(|c| resampled.plane::<f32>(c)[..resampled.samples()].to_vec())
-            .collect();
+        let samples: Vec<Vec<f32>> =
+            (0..self.ready.len()).map(|c| resampled.plane::<f32>(c)[..resampled.samples()].to_vec()).collect();
         (!samples[0].is_empty()).then(|| self.held = Some((start, samples)))
     }
 
@@ -280,12 +253,7 @@ impl Transcoder {
             let mut packet = Packet::empty();
             match self.encoder.receive_packet(&mut packet) {
                 Ok(()) => out.push(packet),
-                Err(
-                    Error::Eof
-                    | Error::Other {
-                        errno: ffmpeg_next::error::EAGAIN,
-                    },
-                ) => return Ok(()),
+                Err(Error::Eof | Error::Other { errno: ffmpeg_next::error::EAGAIN }) => return Ok(()),
                 Err(error) => return Err(error),
             }
         }

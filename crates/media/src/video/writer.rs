@@ -13,18 +13,8 @@ use crate::error::{MediaError, Result};
 use crate::image::check_size;
 
 /// x264's speed settings, fastest first.
-const PRESETS: [&str; 10] = [
-    "ultrafast",
-    "superfast",
-    "veryfast",
-    "faster",
-    "fast",
-    "medium",
-    "slow",
-    "slower",
-    "veryslow",
-    "placebo",
-];
+const PRESETS: [&str; 10] =
+    ["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo"];
 
 /// What kind of output a path asks for, by its extension.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,10 +42,7 @@ impl OutputKind {
             Some("webm") => Ok(Self::Webm),
             Some("gif") => Ok(Self::Gif),
             None => Ok(Self::PngFolder),
-            Some(other) => Err(MediaError::UnknownExtension {
-                path: path.to_owned(),
-                extension: format!(".{other}"),
-            }),
+            Some(other) => Err(MediaError::UnknownExtension { path: path.to_owned(), extension: format!(".{other}") }),
         }
     }
 }
@@ -85,21 +72,11 @@ pub struct WriterOptions {
 impl WriterOptions {
     /// Frames of `width`×`height` pixels at `fps`, no sound, no tags, default quality.
     pub fn new(width: u32, height: u32, fps: FrameRate) -> Self {
-        Self {
-            width,
-            height,
-            fps,
-            crf: None,
-            preset: "medium".to_owned(),
-            audio: None,
-            title: None,
-            comment: None,
-        }
+        Self { width, height, fps, crf: None, preset: "medium".to_owned(), audio: None, title: None, comment: None }
     }
 
     pub(super) fn crf_or_default(&self, kind: OutputKind) -> u8 {
-        self.crf
-            .unwrap_or(if kind == OutputKind::Webm { 24 } else { 17 })
+        self.crf.unwrap_or(if kind == OutputKind::Webm { 24 } else { 17 })
     }
 
     fn check(&self, kind: OutputKind, path: &Path) -> Result<()> {
@@ -109,17 +86,9 @@ impl WriterOptions {
         if width == 0 || height == 0 || (encoded && (width % 2 == 1 || height % 2 == 1)) {
             return Err(MediaError::OddSize { width, height });
         }
-        let (limit, allowed) = if kind == OutputKind::Webm {
-            (63, "0 to 63")
-        } else {
-            (51, "0 to 51")
-        };
+        let (limit, allowed) = if kind == OutputKind::Webm { (63, "0 to 63") } else { (51, "0 to 51") };
         if encoded && self.crf_or_default(kind) > limit {
-            return Err(MediaError::Setting {
-                name: "crf",
-                value: self.crf_or_default(kind).to_string(),
-                allowed,
-            });
+            return Err(MediaError::Setting { name: "crf", value: self.crf_or_default(kind).to_string(), allowed });
         }
         if !PRESETS.contains(&self.preset.as_str()) {
             return Err(MediaError::Setting {
@@ -182,26 +151,15 @@ impl VideoWriter {
     /// written, a missing encoder, an audio source that cannot be opened.
     pub fn create(path: impl AsRef<Path>, options: &WriterOptions) -> Result<Self> {
         let path = path.as_ref();
-        let kind = if path.is_dir() && path.extension().is_none() {
-            OutputKind::PngFolder
-        } else {
-            OutputKind::of(path)?
-        };
+        let kind =
+            if path.is_dir() && path.extension().is_none() { OutputKind::PngFolder } else { OutputKind::of(path)? };
         options.check(kind, path)?;
         let sink = match kind {
-            OutputKind::Mp4 | OutputKind::Webm => {
-                Sink::Muxer(Box::new(Muxer::create(path, kind, options)?))
-            }
+            OutputKind::Mp4 | OutputKind::Webm => Sink::Muxer(Box::new(Muxer::create(path, kind, options)?)),
             OutputKind::Gif => Sink::Gif(Box::new(GifWriter::create(path, options)?)),
             OutputKind::PngFolder => Sink::PngFolder(PngFolder::create(path, options)?),
         };
-        Ok(Self {
-            path: path.to_owned(),
-            options: options.clone(),
-            sink,
-            frames: 0,
-            last_time_s: -1.0,
-        })
+        Ok(Self { path: path.to_owned(), options: options.clone(), sink, frames: 0, last_time_s: -1.0 })
     }
 
     /// Adds a frame, one frame's length after the one before.
@@ -235,11 +193,7 @@ impl VideoWriter {
         }
         let rises = time_s > self.last_time_s && (0.0..1e7).contains(&time_s);
         if !rises {
-            return Err(MediaError::TimeOrder {
-                index: self.frames,
-                time_s,
-                previous_s: self.last_time_s,
-            });
+            return Err(MediaError::TimeOrder { index: self.frames, time_s, previous_s: self.last_time_s });
         }
         match &mut self.sink {
             Sink::Muxer(muxer) => muxer.write(image, time_s)?,
@@ -285,12 +239,7 @@ impl VideoWriter {
                 silent
             }
         };
-        Ok(Written {
-            path: self.path,
-            frames: self.frames,
-            duration_s,
-            audio,
-        })
+        Ok(Written { path: self.path, frames: self.frames, duration_s, audio })
     }
 
     /// Throws away what was written; the same as dropping the writer.

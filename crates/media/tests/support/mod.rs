@@ -11,11 +11,7 @@ use media::video::{Frame, FrameRate, VideoReader, VideoWriter, WriterOptions, Wr
 pub fn picture(width: u32, height: u32, k: usize) -> RgbImage {
     let bar = bar_position(width, k);
     RgbImage::from_fn(width, height, |x, y| {
-        if x / 4 == bar {
-            Rgb([250, 250, 40])
-        } else {
-            Rgb([(x * 120 / width) as u8, 60, (y * 120 / height) as u8])
-        }
+        if x / 4 == bar { Rgb([250, 250, 40]) } else { Rgb([(x * 120 / width) as u8, 60, (y * 120 / height) as u8]) }
     })
 }
 
@@ -26,14 +22,9 @@ fn bar_position(width: u32, k: usize) -> u32 {
 /// The `k` of the picture a decoded frame shows, modulo the number of bar positions.
 pub fn shown(frame: &RgbImage) -> usize {
     let columns = frame.width() / 4;
-    let brightness = |column: u32| -> u32 {
-        (0..frame.height())
-            .map(|y| u32::from(frame.get_pixel(column * 4 + 1, y)[1]))
-            .sum()
-    };
-    (0..columns)
-        .max_by_key(|&c| brightness(c))
-        .expect("a column") as usize
+    let brightness =
+        |column: u32| -> u32 { (0..frame.height()).map(|y| u32::from(frame.get_pixel(column * 4 + 1, y)[1])).sum() };
+    (0..columns).max_by_key(|&c| brightness(c)).expect("a column") as usize
 }
 
 pub fn fps(rate: f64) -> FrameRate {
@@ -50,31 +41,20 @@ pub fn options(width: u32, height: u32, rate: f64) -> WriterOptions {
 pub fn write(path: &Path, options: &WriterOptions, count: usize) -> Written {
     let mut writer = VideoWriter::create(path, options).expect("create");
     for k in 0..count {
-        writer
-            .write(&picture(options.width, options.height, k))
-            .expect("write");
+        writer.write(&picture(options.width, options.height, k)).expect("write");
     }
     writer.finish().expect("finish")
 }
 
 pub fn read_all(path: &Path) -> Vec<Frame> {
-    VideoReader::open(path)
-        .expect("open")
-        .collect::<Result<_, _>>()
-        .expect("frames")
+    VideoReader::open(path).expect("open").collect::<Result<_, _>>().expect("frames")
 }
 
 /// Names in a folder, sorted.
 pub fn names(folder: &Path) -> Vec<String> {
     let mut names: Vec<String> = std::fs::read_dir(folder)
         .expect("folder")
-        .map(|entry| {
-            entry
-                .expect("entry")
-                .file_name()
-                .to_string_lossy()
-                .into_owned()
-        })
+        .map(|entry| entry.expect("entry").file_name().to_string_lossy().into_owned())
         .collect();
     names.sort();
     names
@@ -107,8 +87,5 @@ pub fn wav(path: &Path, seconds: f64, rate: u32, channels: u16) -> PathBuf {
 
 /// Where `needle` first stands in `bytes`.
 pub fn find(bytes: &[u8], needle: &[u8]) -> usize {
-    bytes
-        .windows(needle.len())
-        .position(|window| window == needle)
-        .expect("needle")
+    bytes.windows(needle.len()).position(|window| window == needle).expect("needle")
 }

@@ -7,9 +7,7 @@ pub mod raster;
 
 use image::{Rgb, RgbImage};
 
-use self::raster::{
-    MAX_COORDINATE, ellipse_polygon, fill_circle, fill_convex_polygon, line_of_width_2,
-};
+use self::raster::{MAX_COORDINATE, ellipse_polygon, fill_circle, fill_convex_polygon, line_of_width_2};
 use crate::AlignedPose;
 use crate::openpose::HAND_POINTS;
 use crate::sizes::Size;
@@ -170,11 +168,7 @@ fn draw_limb(canvas: &mut RgbImage, ends: [Option<[f64; 2]>; 2], colour: Rgb<u8>
 
 /// 20 edges, then 21 dots. A point with a pixel coordinate below 1 counts as hidden.
 fn draw_hand(canvas: &mut RgbImage, hand: &[Option<[f64; 2]>; HAND_POINTS], palette: Palette) {
-    let points = hand.map(|point| {
-        point
-            .map(truncated)
-            .filter(|p| p.iter().all(|&coordinate| coordinate >= 1))
-    });
+    let points = hand.map(|point| point.map(truncated).filter(|p| p.iter().all(|&coordinate| coordinate >= 1)));
     for (edge, colour) in HAND_COLOURS.into_iter().enumerate() {
         // Five fingers of four edges, each from the wrist (0).
         let from = if edge % 4 == 0 { 0 } else { edge };
@@ -192,11 +186,7 @@ mod tests {
     use super::*;
 
     fn nobody() -> AlignedPose {
-        AlignedPose {
-            body: [[0.5; 2]; 18],
-            visible: [false; 18],
-            hands: [[[-1.0; 2]; 21]; 2],
-        }
+        AlignedPose { body: [[0.5; 2]; 18], visible: [false; 18], hands: [[[-1.0; 2]; 21]; 2] }
     }
 
     #[test]
@@ -227,11 +217,7 @@ mod tests {
         pose.body[2] = [0.1, 0.2];
         pose.hands[0][3] = [0.5, 0.8];
         let canvas = draw_poses(&[pose.clone()], Size::new(100, 100), Palette::SteadyDancer);
-        assert_eq!(
-            canvas[(30, 20)],
-            Rgb([0, 0, 153]),
-            "neck to right shoulder: blue"
-        );
+        assert_eq!(canvas[(30, 20)], Rgb([0, 0, 153]), "neck to right shoulder: blue");
         assert_eq!(canvas[(50, 20)], Rgb([0, 85, 255]), "neck joint");
         assert_eq!(canvas[(50, 80)], Rgb([255, 0, 0]), "hand joint: red");
         let openpose = draw_poses(&[pose], Size::new(100, 100), Palette::OpenPose);
@@ -245,9 +231,6 @@ mod tests {
         let canvas = draw_poses(&[nobody()], Size::new(40, 30), Palette::SteadyDancer);
         assert_eq!(canvas.dimensions(), (40, 30));
         assert!(canvas.as_raw().iter().all(|&b| b == 0));
-        assert_eq!(
-            canvas,
-            draw_poses(&[], Size::new(40, 30), Palette::OpenPose)
-        );
+        assert_eq!(canvas, draw_poses(&[], Size::new(40, 30), Palette::OpenPose));
     }
 }

@@ -35,11 +35,8 @@ pub fn ellipse_polygon(centre: Point, axes: [i64; 2], angle: i64) -> Vec<Point> 
     for degree in 0..=360 {
         let x = axes[0] as f64 * SINES[450 - degree];
         let y = axes[1] as f64 * SINES[degree];
-        let vertex = [
-            centre[0] as f64 + x * cosine - y * sine,
-            centre[1] as f64 + x * sine + y * cosine,
-        ]
-        .map(|v| v.round_ties_even() as i64);
+        let vertex = [centre[0] as f64 + x * cosine - y * sine, centre[1] as f64 + x * sine + y * cosine]
+            .map(|v| v.round_ties_even() as i64);
         if polygon.last() != Some(&vertex) {
             polygon.push(vertex);
         }
@@ -142,17 +139,13 @@ fn clip(from: Point, to: Point, right: i64, bottom: i64) -> Option<[Point; 2]> {
     let mut codes = ends.map(code);
     let undecided = |codes: [u8; 2]| codes[0] & codes[1] == 0 && codes[0] | codes[1] != 0;
     // Distance to go along one axis, per unit of the other.
-    let along =
-        |distance: i64, run: i64, rise: i64| (distance as f64 * run as f64 / rise as f64) as i64;
+    let along = |distance: i64, run: i64, rise: i64| (distance as f64 * run as f64 / rise as f64) as i64;
     if undecided(codes) {
         for i in 0..2 {
             if codes[i] & ABOVE_OR_BELOW != 0 {
                 let [[x1, y1], [x2, y2]] = ends;
                 let edge = if codes[i] < BELOW { 0 } else { bottom };
-                ends[i] = [
-                    ends[i][0] + along(edge - ends[i][1], x2 - x1, y2 - y1),
-                    edge,
-                ];
+                ends[i] = [ends[i][0] + along(edge - ends[i][1], x2 - x1, y2 - y1), edge];
                 codes[i] = side(ends[i][0]);
             }
         }
@@ -161,10 +154,7 @@ fn clip(from: Point, to: Point, right: i64, bottom: i64) -> Option<[Point; 2]> {
                 if codes[i] != 0 {
                     let [[x1, y1], [x2, y2]] = ends;
                     let edge = if codes[i] == LEFT { 0 } else { right };
-                    ends[i] = [
-                        edge,
-                        ends[i][1] + along(edge - ends[i][0], y2 - y1, x2 - x1),
-                    ];
+                    ends[i] = [edge, ends[i][1] + along(edge - ends[i][0], y2 - y1, x2 - x1)];
                     codes[i] = 0;
                 }
             }
@@ -217,20 +207,11 @@ fn fixed_point_outline(image: &mut RgbImage, from: Point, to: Point, colour: Rgb
     }
     let length = to[along] - from[along];
     let step = ((to[across] - from[across]) << SHIFT) / (length | 1);
-    put(
-        image,
-        (to[0] + HALF) >> SHIFT,
-        (to[1] + HALF) >> SHIFT,
-        colour,
-    );
+    put(image, (to[0] + HALF) >> SHIFT, (to[1] + HALF) >> SHIFT, colour);
     let start = (from[along] + HALF) >> SHIFT;
     let mut beside = from[across] + HALF;
     for at in start..=start + (length >> SHIFT) {
-        let (x, y) = if flat {
-            (at, beside >> SHIFT)
-        } else {
-            (beside >> SHIFT, at)
-        };
+        let (x, y) = if flat { (at, beside >> SHIFT) } else { (beside >> SHIFT, at) };
         put(image, x, y, colour);
         beside += step;
     }
@@ -267,13 +248,7 @@ fn fill_between_edges(image: &mut RgbImage, polygon: &[Point], shift: u32, colou
     }
     let bottom = bottom.min(height - 1);
     let first = (0..count).min_by_key(|&i| polygon[i][1]).unwrap_or(0);
-    let chain = |direction| Chain {
-        vertex: first,
-        direction,
-        x: -ONE,
-        slope: 0,
-        end: top,
-    };
+    let chain = |direction| Chain { vertex: first, direction, x: -ONE, slope: 0, end: top };
     let mut chains = [chain(1), chain(count - 1)];
     // Both chains together use every edge once.
     let mut edges_left = count;
@@ -305,11 +280,7 @@ fn fill_between_edges(image: &mut RgbImage, polygon: &[Point], shift: u32, colou
         let span = [a.min(b), a.max(b)].map(|x| (x + HALF) >> SHIFT);
         fill_row(image, row, span[0], span[1], colour);
         // Rows above the image draw nothing: go straight to the next edge or the first visible row.
-        let rows = if row < 0 {
-            chains.iter().map(|c| c.end).fold(0, i64::min).max(row + 1) - row
-        } else {
-            1
-        };
+        let rows = if row < 0 { chains.iter().map(|c| c.end).fold(0, i64::min).max(row + 1) - row } else { 1 };
         for chain in &mut chains {
             chain.x += chain.slope * rows;
         }

@@ -21,19 +21,9 @@ pub(crate) fn rule(sigmas: &[f64], i: usize, stochastic: bool) -> Rule {
     let decay = (1.0 - start) * end / (start * (1.0 - end));
     let mut rule = if stochastic {
         let fresh = 1.0 - decay * decay;
-        Rule {
-            sample: end / start * decay,
-            current: (1.0 - end) * fresh,
-            slope: 0.0,
-            noise: end * fresh.sqrt(),
-        }
+        Rule { sample: end / start * decay, current: (1.0 - end) * fresh, slope: 0.0, noise: end * fresh.sqrt() }
     } else {
-        Rule {
-            sample: end / start,
-            current: (1.0 - end) * (1.0 - decay),
-            slope: 0.0,
-            noise: 0.0,
-        }
+        Rule { sample: end / start, current: (1.0 - end) * (1.0 - decay), slope: 0.0, noise: 0.0 }
     };
     if i > 0 {
         // 1/r0 = h/h_prev; 0 where the step before started at sigma 1, which makes this step one of order 1.
@@ -54,23 +44,14 @@ mod tests {
         for i in 0..4 {
             let ode = rule(&sigmas, i, false);
             let reached = ode.sample * (1.0 - sigmas[i]) + ode.current;
-            assert!(
-                (reached - (1.0 - sigmas[i + 1])).abs() < 1e-14,
-                "ode {i}: {reached}"
-            );
+            assert!((reached - (1.0 - sigmas[i + 1])).abs() < 1e-14, "ode {i}: {reached}");
             assert_eq!(ode.noise, 0.0);
 
             let sde = rule(&sigmas, i, true);
             let reached = sde.sample * (1.0 - sigmas[i]) + sde.current;
-            assert!(
-                (reached - (1.0 - sigmas[i + 1])).abs() < 1e-14,
-                "sde {i}: {reached}"
-            );
+            assert!((reached - (1.0 - sigmas[i + 1])).abs() < 1e-14, "sde {i}: {reached}");
             let deviation = (sde.sample * sigmas[i]).hypot(sde.noise);
-            assert!(
-                (deviation - sigmas[i + 1]).abs() < 1e-14,
-                "sde {i}: deviation {deviation}"
-            );
+            assert!((deviation - sigmas[i + 1]).abs() < 1e-14, "sde {i}: deviation {deviation}");
         }
     }
 

@@ -41,11 +41,7 @@ pub(crate) fn predictor(sigmas: &[f64], i: usize) -> Predictor {
     } else {
         0.0
     };
-    Predictor {
-        sample: end / start,
-        current: -scale,
-        previous,
-    }
+    Predictor { sample: end / start, current: -scale, previous }
 }
 
 /// The sample at sigmas[i], i ≥ 1, again from sigmas[i − 1], now that m at sigmas[i] is known; of the order of the
@@ -66,12 +62,7 @@ pub(crate) fn corrector(sigmas: &[f64], i: usize) -> Corrector {
     } else {
         (0.0, 0.5)
     };
-    Corrector {
-        sample: end / start,
-        current: -scale,
-        previous: -scale * rho_previous,
-        next: -scale * rho_next,
-    }
+    Corrector { sample: end / start, current: -scale, previous: -scale * rho_previous, next: -scale * rho_next }
 }
 
 #[cfg(test)]
@@ -86,27 +77,18 @@ mod tests {
         for i in 0..4 {
             let p = predictor(&sigmas, i);
             let reached = p.sample * (1.0 - sigmas[i]) + p.current;
-            assert!(
-                (reached - (1.0 - sigmas[i + 1])).abs() < 1e-14,
-                "predictor {i}: {reached}"
-            );
+            assert!((reached - (1.0 - sigmas[i + 1])).abs() < 1e-14, "predictor {i}: {reached}");
         }
         for i in 1..5 {
             let c = corrector(&sigmas, i);
             let reached = c.sample * (1.0 - sigmas[i - 1]) + c.current;
-            assert!(
-                (reached - (1.0 - sigmas[i])).abs() < 1e-14,
-                "corrector {i}: {reached}"
-            );
+            assert!((reached - (1.0 - sigmas[i])).abs() < 1e-14, "corrector {i}: {reached}");
         }
     }
 
     #[test]
     fn orders() {
-        assert_eq!(
-            (0..5).map(|i| order(i, 5)).collect::<Vec<_>>(),
-            [1, 2, 2, 2, 1]
-        );
+        assert_eq!((0..5).map(|i| order(i, 5)).collect::<Vec<_>>(), [1, 2, 2, 2, 1]);
         assert_eq!(order(0, 1), 1);
         assert_eq!((0..2).map(|i| order(i, 2)).collect::<Vec<_>>(), [1, 1]);
     }

@@ -11,8 +11,7 @@ use crate::{SamplerKind, ScheduleError};
 pub const DISTILL_4STEP_TIMESTEPS: [f64; 4] = [1000.0, 750.0, 500.0, 250.0];
 
 /// Timesteps of CausVid distilled from the 14B model; see [`Schedule::from_timesteps`].
-pub const CAUSVID_14B_TIMESTEPS: [f64; 9] =
-    [999.0, 934.0, 862.0, 756.0, 603.0, 410.0, 250.0, 140.0, 74.0];
+pub const CAUSVID_14B_TIMESTEPS: [f64; 9] = [999.0, 934.0, 862.0, 756.0, 603.0, 410.0, 250.0, 140.0, 74.0];
 
 /// Timesteps of CausVid distilled from the 1.3B model; see [`Schedule::from_timesteps`].
 pub const CAUSVID_1_3B_TIMESTEPS: [f64; 4] = [1000.0, 750.0, 500.0, 250.0];
@@ -44,12 +43,7 @@ pub struct RcmConfig {
 impl Default for RcmConfig {
     /// Four stochastic steps from 80, timesteps rounded as in the reference.
     fn default() -> Self {
-        Self {
-            num_inference_steps: RCM_MAX_STEPS,
-            sigma_max: 80.0,
-            stochastic: true,
-            bf16_timesteps: true,
-        }
+        Self { num_inference_steps: RCM_MAX_STEPS, sigma_max: 80.0, stochastic: true, bf16_timesteps: true }
     }
 }
 
@@ -59,11 +53,7 @@ impl Schedule {
     ///
     /// # Errors
     /// [`ScheduleError`] when a number is out of its range.
-    pub fn new(
-        sampler: SamplerKind,
-        num_inference_steps: usize,
-        shift: f64,
-    ) -> Result<Self, ScheduleError> {
+    pub fn new(sampler: SamplerKind, num_inference_steps: usize, shift: f64) -> Result<Self, ScheduleError> {
         match sampler {
             SamplerKind::UniPc => Self::unipc(num_inference_steps, shift),
             SamplerKind::DpmPp => Self::dpmpp_2m(num_inference_steps, shift),
@@ -84,12 +74,7 @@ impl Schedule {
     /// # Errors
     /// [`ScheduleError`] when a number is out of its range.
     pub fn unipc(num_inference_steps: usize, shift: f64) -> Result<Self, ScheduleError> {
-        multistep(
-            SamplerKind::UniPc,
-            num_inference_steps,
-            shift,
-            f64::from(training_sigma_max()),
-        )
+        multistep(SamplerKind::UniPc, num_inference_steps, shift, f64::from(training_sigma_max()))
     }
 
     /// Wan's DPM-Solver++ 2M: `linspace(1, 0)` shifted, so the first sigma is 1. Timesteps as in [`Self::unipc`].
@@ -110,12 +95,7 @@ impl Schedule {
         // The constructor of the reference works in f32.
         let unshifted = training_sigma_max();
         let sigma_max = (shift as f32 * unshifted) / (1.0 + (shift - 1.0) as f32 * unshifted);
-        multistep(
-            SamplerKind::DpmPpSde,
-            num_inference_steps,
-            shift,
-            f64::from(sigma_max),
-        )
+        multistep(SamplerKind::DpmPpSde, num_inference_steps, shift, f64::from(sigma_max))
     }
 
     /// Euler on `shift(1 − i/n)`, ComfyUI's "simple" grid; the timesteps are 1000·sigma, not rounded.
@@ -144,10 +124,7 @@ impl Schedule {
         check_shift(shift)?;
         check_steps(timesteps.len())?;
         check_decreasing("timesteps", timesteps, NUM_TRAIN_TIMESTEPS)?;
-        let sigmas = timesteps
-            .iter()
-            .map(|t| shifted(t / NUM_TRAIN_TIMESTEPS, shift))
-            .collect();
+        let sigmas = timesteps.iter().map(|t| shifted(t / NUM_TRAIN_TIMESTEPS, shift)).collect();
         with_own_timesteps(SamplerKind::Euler, sigmas)
     }
 
@@ -172,11 +149,7 @@ impl Schedule {
     pub fn from_timesteps(sampler: SamplerKind, timesteps: &[f64]) -> Result<Self, ScheduleError> {
         check_steps(timesteps.len())?;
         check_decreasing("timesteps", timesteps, NUM_TRAIN_TIMESTEPS)?;
-        let sigmas = timesteps
-            .iter()
-            .map(|t| t / NUM_TRAIN_TIMESTEPS)
-            .chain([0.0])
-            .collect();
+        let sigmas = timesteps.iter().map(|t| t / NUM_TRAIN_TIMESTEPS).chain([0.0]).collect();
         Schedule::checked(sampler, sigmas, timesteps.to_vec())
     }
 
@@ -188,40 +161,21 @@ impl Schedule {
     pub fn rcm(config: &RcmConfig) -> Result<Self, ScheduleError> {
         let steps = config.num_inference_steps;
         if !(1..=RCM_MAX_STEPS).contains(&steps) {
-            return Err(ScheduleError::RcmSteps {
-                found: steps,
-                max: RCM_MAX_STEPS,
-            });
+            return Err(ScheduleError::RcmSteps { found: steps, max: RCM_MAX_STEPS });
         }
         let above = if steps > 1 { RCM_ANGLES[0].tan() } else { 0.0 };
         if !(config.sigma_max.is_finite() && config.sigma_max > above) {
-            return Err(ScheduleError::RcmSigmaMax {
-                found: config.sigma_max,
-                above,
-                steps,
-            });
+            return Err(ScheduleError::RcmSigmaMax { found: config.sigma_max, above, steps });
         }
-        let angles = std::iter::once(config.sigma_max.atan())
-            .chain(RCM_ANGLES)
-            .take(steps);
-        let mut sigmas: Vec<f64> = angles
-            .map(|angle| angle.sin() / (angle.sin() + angle.cos()))
-            .collect();
+        let angles = std::iter::once(config.sigma_max.atan()).chain(RCM_ANGLES).take(steps);
+        let mut sigmas: Vec<f64> = angles.map(|angle| angle.sin() / (angle.sin() + angle.cos())).collect();
         let told = |sigma: &f64| {
             let timestep = NUM_TRAIN_TIMESTEPS * sigma;
-            if config.bf16_timesteps {
-                bf16::from_f32(timestep as f32).to_f64()
-            } else {
-                timestep
-            }
+            if config.bf16_timesteps { bf16::from_f32(timestep as f32).to_f64() } else { timestep }
         };
         let timesteps = sigmas.iter().map(told).collect();
         sigmas.push(0.0);
-        let sampler = if config.stochastic {
-            SamplerKind::Rcm
-        } else {
-            SamplerKind::RcmOde
-        };
+        let sampler = if config.stochastic { SamplerKind::Rcm } else { SamplerKind::RcmOde };
         Schedule::checked(sampler, sigmas, timesteps)
     }
 }
@@ -239,63 +193,33 @@ fn shifted(sigma: f64, shift: f64) -> f64 {
 
 fn check_shift(found: f64) -> Result<(), ScheduleError> {
     let (min, max) = SHIFT_RANGE;
-    if (min..=max).contains(&found) {
-        Ok(())
-    } else {
-        Err(ScheduleError::Shift { found, min, max })
-    }
+    if (min..=max).contains(&found) { Ok(()) } else { Err(ScheduleError::Shift { found, min, max }) }
 }
 
 /// The grid of Wan's multistep solvers, in numpy's f64 arithmetic of `linspace(sigma_max, 0, n + 1)[:-1]`.
-fn multistep(
-    sampler: SamplerKind,
-    n: usize,
-    shift: f64,
-    sigma_max: f64,
-) -> Result<Schedule, ScheduleError> {
+fn multistep(sampler: SamplerKind, n: usize, shift: f64, sigma_max: f64) -> Result<Schedule, ScheduleError> {
     check_steps(n)?;
     check_shift(shift)?;
     let step = -sigma_max / n as f64;
-    let exact: Vec<f64> = (0..n)
-        .map(|i| shifted(i as f64 * step + sigma_max, shift))
-        .collect();
-    let timesteps = exact
-        .iter()
-        .map(|sigma| (sigma * NUM_TRAIN_TIMESTEPS).trunc())
-        .collect();
-    let sigmas = exact
-        .iter()
-        .map(|sigma| f64::from(*sigma as f32))
-        .chain([0.0])
-        .collect();
+    let exact: Vec<f64> = (0..n).map(|i| shifted(i as f64 * step + sigma_max, shift)).collect();
+    let timesteps = exact.iter().map(|sigma| (sigma * NUM_TRAIN_TIMESTEPS).trunc()).collect();
+    let sigmas = exact.iter().map(|sigma| f64::from(*sigma as f32)).chain([0.0]).collect();
     Schedule::checked(sampler, sigmas, timesteps)
 }
 
 fn simple(sampler: SamplerKind, n: usize, shift: f64) -> Result<Schedule, ScheduleError> {
     check_steps(n)?;
     check_shift(shift)?;
-    with_own_timesteps(
-        sampler,
-        (0..n)
-            .map(|i| shifted(1.0 - i as f64 / n as f64, shift))
-            .collect(),
-    )
+    with_own_timesteps(sampler, (0..n).map(|i| shifted(1.0 - i as f64 / n as f64, shift)).collect())
 }
 
 /// Sigmas without the final 0, and the timesteps that `sampler` derives from them.
-fn with_own_timesteps(
-    sampler: SamplerKind,
-    mut sigmas: Vec<f64>,
-) -> Result<Schedule, ScheduleError> {
+fn with_own_timesteps(sampler: SamplerKind, mut sigmas: Vec<f64>) -> Result<Schedule, ScheduleError> {
     check_steps(sigmas.len())?;
     check_decreasing("sigmas", &sigmas, 1.0)?;
     let told = |sigma: &f64| {
         let timestep = sigma * NUM_TRAIN_TIMESTEPS;
-        if sampler.truncates_timesteps() {
-            timestep.trunc()
-        } else {
-            timestep
-        }
+        if sampler.truncates_timesteps() { timestep.trunc() } else { timestep }
     };
     let timesteps = sigmas.iter().map(told).collect();
     sigmas.push(0.0);

@@ -7,8 +7,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use constructors::{
-    CAUSVID_1_3B_TIMESTEPS, CAUSVID_14B_TIMESTEPS, DISTILL_4STEP_TIMESTEPS, RCM_MAX_STEPS,
-    RcmConfig,
+    CAUSVID_1_3B_TIMESTEPS, CAUSVID_14B_TIMESTEPS, DISTILL_4STEP_TIMESTEPS, RCM_MAX_STEPS, RcmConfig,
 };
 
 use crate::{SamplerKind, ScheduleError};
@@ -81,69 +80,36 @@ impl Schedule {
     }
 
     /// Checks every promise of the type and builds the value.
-    fn checked(
-        sampler: SamplerKind,
-        sigmas: Vec<f64>,
-        timesteps: Vec<f64>,
-    ) -> Result<Self, ScheduleError> {
+    fn checked(sampler: SamplerKind, sigmas: Vec<f64>, timesteps: Vec<f64>) -> Result<Self, ScheduleError> {
         check_steps(timesteps.len())?;
         if sigmas.len() != timesteps.len() + 1 || sigmas.last() != Some(&0.0) {
-            return Err(ScheduleError::Lengths {
-                sigmas: sigmas.len(),
-                timesteps: timesteps.len(),
-            });
+            return Err(ScheduleError::Lengths { sigmas: sigmas.len(), timesteps: timesteps.len() });
         }
         check_decreasing("sigmas", &sigmas[..timesteps.len()], 1.0)?;
         for (index, &found) in timesteps.iter().enumerate() {
             // Not above 0 but from 0, and not decreasing but as they come: truncated timesteps may reach 0 or repeat.
             if !(0.0..=NUM_TRAIN_TIMESTEPS).contains(&found) {
-                return Err(ScheduleError::Range {
-                    list: "timesteps",
-                    index,
-                    found,
-                    max: NUM_TRAIN_TIMESTEPS,
-                });
+                return Err(ScheduleError::Range { list: "timesteps", index, found, max: NUM_TRAIN_TIMESTEPS });
             }
         }
-        Ok(Self {
-            sampler,
-            sigmas,
-            timesteps,
-        })
+        Ok(Self { sampler, sigmas, timesteps })
     }
 }
 
 fn check_steps(found: usize) -> Result<(), ScheduleError> {
-    if (1..=MAX_NUM_STEPS).contains(&found) {
-        Ok(())
-    } else {
-        Err(ScheduleError::Steps {
-            found,
-            max: MAX_NUM_STEPS,
-        })
-    }
+    if (1..=MAX_NUM_STEPS).contains(&found) { Ok(()) } else { Err(ScheduleError::Steps { found, max: MAX_NUM_STEPS }) }
 }
 
 /// Each value in (0, max] and below the one before it.
 fn check_decreasing(list: &'static str, values: &[f64], max: f64) -> Result<(), ScheduleError> {
     for (index, &found) in values.iter().enumerate() {
         if !(found > 0.0 && found <= max) {
-            return Err(ScheduleError::Range {
-                list,
-                index,
-                found,
-                max,
-            });
+            return Err(ScheduleError::Range { list, index, found, max });
         }
         if let Some(&previous) = index.checked_sub(1).and_then(|before| values.get(before))
             && found >= previous
         {
-            return Err(ScheduleError::Order {
-                list,
-                index,
-                found,
-                previous,
-            });
+            return Err(ScheduleError::Order { list, index, found, previous });
         }
     }
     Ok(())
@@ -152,24 +118,10 @@ fn check_decreasing(list: &'static str, values: &[f64], max: f64) -> Result<(), 
 impl fmt::Display for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let n = self.num_steps();
-        writeln!(
-            f,
-            "{}, {n} step{}",
-            self.sampler,
-            if n == 1 { "" } else { "s" }
-        )?;
+        writeln!(f, "{}, {n} step{}", self.sampler, if n == 1 { "" } else { "s" })?;
         write!(f, "step   timestep     sigma  next sigma")?;
-        for (i, (timestep, pair)) in self
-            .timesteps
-            .iter()
-            .zip(self.sigmas.windows(2))
-            .enumerate()
-        {
-            write!(
-                f,
-                "\n{i:>4} {timestep:>10.3} {:>9.6} {:>11.6}",
-                pair[0], pair[1]
-            )?;
+        for (i, (timestep, pair)) in self.timesteps.iter().zip(self.sigmas.windows(2)).enumerate() {
+            write!(f, "\n{i:>4} {timestep:>10.3} {:>9.6} {:>11.6}", pair[0], pair[1])?;
         }
         Ok(())
     }

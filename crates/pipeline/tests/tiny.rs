@@ -1,0 +1,161 @@
+//! The whole pipeline at toy size against an independent implementation in PyTorch, diffusers and transformers
+//! (tests/reference/make_pipeline.py): every named tensor in the order in which it arises, then the video.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::{Device, Tensor};
+use offload::{Phase, Placement};
+use pipeline::{
+    AnimateRequest, Engine, EngineOptions, ModelFiles, ModelOverrides, ModelSource, Motion, Observer, PipelineError,
+    Settings, SizeRule,
+};
+
+/// The largest relative error that the fixture's author measured when only the arithmetic's order changed is 2.3e-6,
+/// the smallest effect of a wrong setting 1e-3.
+const TOLERANCE: f64 = 1e-4;
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/pipeline_tiny")
+}
+
+#[derive(Default)]
+struct Collect {
+    noise: Option<Tensor>,
+    seen: BTreeMap<String, Vec<Tensor>>,
+    frames: usize,
+}
+
+impl Observer for Collect {
+    fn tensor(&mut self, name: &str, tensor: &Tensor) {
+        self.seen.entry(name.to_owned()).or_default().push(tensor.clone());
+    }
+    fn latents(&mut self, _: usize, latents: &Tensor) {
+        self.seen.entry("latents".to_owned()).or_default().push(latents.clone());
+    }
+    fn initial_noise(&mut self) -> Option<Tensor> {
+        self.noise.clone()
+    }
+    fn frame(&mut self, index: usize, _: &image::RgbImage) {
+        assert_eq!(index, self.frames);
+        self.frames += 1;
+    }
+}
+
+fn open() -> Engine {
+    let files = ModelFiles::find(&fixtures().join("model"), &ModelOverrides::default()).unwrap();
+    Engine::open(&ModelSource::Files(files), &EngineOptions::default()).unwrap()
+}
+
+fn request(case: &Path) -> AnimateRequest {
+    let text = std::fs::read_to_string(case.join("request.json")).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let number = |key: &str| json[key].as_f64().unwrap();
+    let size: Vec<usize> = json["size"].as_str().unwrap().split('x').map(|v| v.parse().unwrap()).collect();
+    let preset = models::preset("official").unwrap();
+    let settings = Settings {
+        size: Some([size[0], size[1]]),
+        size_rule: SizeRule::Area,
+        num_frames: Some(number("num_frames") as usize),
+        num_inference_steps: number("num_inference_steps") as usize,
+        sampler: json["sampler"].as_str().unwrap().parse().unwrap(),
+        shift: number("shift"),
+        guidance_scale: number("guidance_scale"),
+        pose_guidance_scale: number("pose_guidance_scale"),
+        pose_guidance_interval: [
+            json["pose_guidance_interval"][0].as_f64().unwrap(),
+            json["pose_guidance_interval"][1].as_f64().unwrap(),
+        ],
+        ..Settings::from_preset(&preset).unwrap()
+    };
+    let motion = Motion::Drawn { pose: case.join("pose"), neg_pose: Some(case.join("neg_pose")), drive: None };
+    AnimateRequest::new(case.join("ref.png"), motion, settings)
+        .prompt(json["prompt"].as_str().unwrap())
+        .negative_prompt(json["negative_prompt"].as_str().unwrap())
+}
+
+#[test]
+fn every_tensor_agrees_with_the_independent_implementation() {
+    let engine = open();
+    let mut cases = 0;
+    for case in std::fs::read_dir(fixtures()).unwrap().map(|e| e.unwrap().path()) {
+        if !case.join("request.json").is_file() {
+            continue;
+        }
+        cases += 1;
+        let expected = candle_core::safetensors::load(case.join("expected.safetensors"), &Device::Cpu).unwrap();
+        let mut observer = Collect { noise: Some(expected["noise"].squeeze(0).unwrap()), ..Collect::default() };
+        let report = engine.animate(&request(&case), &mut observer).unwrap();
+        assert_eq!(observer.frames, report.num_frames);
+        let mut checked = Vec::new();
+        for name in [
+            "text_embeds",
+            "neg_text_embeds",
+            "ref_image_embeds",
+            "pose_image_embeds",
+            "image_latents",
+            "frame_mask",
+            "ref_latents",
+            "pose_ref_latents",
+            "pose_latents",
+            "neg_pose_latents",
+            "velocity",
+            "latents",
+            "video",
+        ] {
+            let want = expected.get(name).or_else(|| expected.get(&format!("{name}_per_step")));
+            let Some(want) = want else { panic!("{}: no {name} among {:?}", case.display(), expected.keys()) };
+            let ours = &observer.seen[name];
+            let ours = match name {
+                "velocity" | "latents" => Tensor::stack(ours, 0).unwrap(),
+                "video" => Tensor::cat(ours, 1).unwrap(),
+                // The reference keeps them zero-padded.
+                "text_embeds" | "neg_text_embeds" => {
+                    ours[0].pad_with_zeros(0, 0, want.dim(1).unwrap() - ours[0].dim(0).unwrap()).unwrap()
+                }
+                _ => ours[0].clone(),
+            };
+            let error = testkit::relative_error(&ours, want).unwrap();
+            assert!(error <= TOLERANCE, "{}: first wrong tensor is {name}: {error:.2e}", case.display());
+            checked.push(format!("{name} {error:.1e}"));
+        }
+        println!("{}: {}", case.file_name().unwrap().to_string_lossy(), checked.join(", "));
+    }
+    assert!(cases >= 2);
+}
+
+#[test]
+fn placement_and_repetition_never_change_a_bit() {
+    let case = fixtures().join("landscape_5");
+    let run = |placement| {
+        let files = ModelFiles::find(&fixtures().join("model"), &ModelOverrides::default()).unwrap();
+        let options = EngineOptions { placement, ..EngineOptions::default() };
+        let engine = Engine::open(&ModelSource::Files(files), &options).unwrap();
+        let plan = engine.plan(&request(&case)).unwrap();
+        let mut observer = Collect::default();
+        engine.animate(&request(&case), &mut observer).unwrap();
+        let video = Tensor::cat(&observer.seen["video"], 1).unwrap().flatten_all().unwrap();
+        (plan.stages, video.to_vec1::<f32>().unwrap())
+    };
+    let (resident, first) = run(None);
+    assert!(resident.phases.iter().all(|p| p.placement == Placement::Resident));
+    assert_eq!(first, run(None).1);
+    let (streamed, second) = run(Some(Placement::Streamed));
+    for phase in [Phase::TextEncode, Phase::ImageEncode, Phase::Denoise] {
+        assert!(streamed.is_streamed(phase), "{phase}");
+    }
+    assert_eq!(first, second);
+}
+
+#[test]
+fn a_budget_that_does_not_suffice_names_one_that_does() {
+    let case = fixtures().join("landscape_5");
+    let plan = |budget| {
+        let files = ModelFiles::find(&fixtures().join("model"), &ModelOverrides::default()).unwrap();
+        let options = EngineOptions { memory_budget_bytes: Some(budget), ..EngineOptions::default() };
+        Engine::open(&ModelSource::Files(files), &options).unwrap().plan(&request(&case))
+    };
+    let Err(PipelineError::DoesNotFit(error)) = plan(1 << 20) else { panic!("1 MiB cannot suffice") };
+    assert!(plan(error.needed_bytes).is_ok());
+    assert!(plan(error.needed_bytes - 1).is_err());
+}
