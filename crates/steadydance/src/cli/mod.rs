@@ -1,0 +1,56 @@
+//! The command line: arguments in, one exit code out. Results go to stdout, talk goes to stderr.
+
+mod args;
+mod config;
+mod failure;
+mod inspect;
+mod listing;
+mod plan;
+mod progress;
+mod request;
+mod run;
+mod stop;
+mod summary;
+mod terminal;
+mod values;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches};
+
+use args::{Cli, Command, ConfigCommand, ModelsCommand};
+use failure::Failure;
+use terminal::{Color, Terminal};
+
+/// Runs one command line and returns the exit code of `docs/cli.md`.
+pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    failure::quiet_panics();
+    let arguments: Vec<OsString> = arguments.collect();
+    let terminal = Terminal::new(Color::scan(&arguments));
+    match failure::catch_panic(|| parse_and_run(&arguments, terminal)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            terminal.error(&failure);
+            ExitCode::from(failure.exit_code)
+        }
+    }
+}
+
+fn parse_and_run(arguments: &[OsString], terminal: Terminal) -> Result<(), Failure> {
+    let command = Cli::command().color(terminal.clap_color());
+    let cli = match command.try_get_matches_from(arguments).and_then(|m| Cli::from_arg_matches(&m)) {
+        Ok(cli) => cli,
+        Err(error) if !error.use_stderr() => return terminal::write_help(&error),
+        Err(error) => return Err(Failure::from_clap(&error)),
+    };
+    let terminal = terminal.with_verbosity(cli.verbose, cli.quiet);
+    match cli.command {
+        Command::Run(args) => run::run(&args, terminal),
+        Command::Plan(args) => plan::plan(&args, terminal),
+        Command::Inspect(args) => inspect::inspect(&args, terminal),
+        Command::Models { command: ModelsCommand::List { json } } => listing::models(json),
+        Command::Config { command: ConfigCommand::Show(args) } => config::show(&args, terminal),
+        Command::Completions { shell } => listing::completions(shell),
+    }
+}

@@ -1,0 +1,228 @@
+//! From arguments and settings to a request, a model and its options. Opens no input.
+
+use std::path::{Path, PathBuf};
+
+use steadydance::{
+    AnimateRequest, EngineOptions, KnownModel, ModelFiles, ModelOverrides, ModelSource, Motion, RequestError, Settings,
+    known_models, preset,
+};
+
+use super::args::RunArgs;
+use super::config::Config;
+use super::failure::Failure;
+use super::terminal::Terminal;
+use super::values::{Numbers, Values};
+
+/// The model that was asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Model {
+    /// The one inside the program.
+    Demo,
+    /// Files.
+    Path(PathBuf),
+    /// A published one whose files are not here.
+    Known(Box<KnownModel>),
+}
+
+/// Everything that a run or a plan begins with.
+pub struct Job {
+    /// The settings in effect.
+    pub values: Values,
+    /// Which model.
+    pub model: Model,
+    /// How it is opened.
+    pub options: EngineOptions,
+    /// Numbers of the clip.
+    settings: Settings,
+}
+
+impl Job {
+    /// Merges the layers of settings below the flags.
+    ///
+    /// # Errors
+    /// Settings that cannot be understood.
+    pub fn new(args: &RunArgs, terminal: Terminal) -> Result<Self, Failure> {
+        let values = Config::load(&args.values.given(), terminal)?.values;
+        let model = find_model(values.model.as_deref().unwrap_or("demo"));
+        let options = EngineOptions {
+            device: values.device.clone().unwrap_or_default(),
+            dtype: values.dtype,
+            memory_budget_bytes: values.memory_budget.map(|gib| (gib * f64::from(1u32 << 30)) as u64),
+        };
+        let settings = settings(&values)?;
+        Ok(Self { values, model, options, settings })
+    }
+
+    /// Where the model's files are.
+    ///
+    /// # Errors
+    /// A part is missing, or only the name is known.
+    pub fn source(&self) -> Result<ModelSource, Failure> {
+        let v = &self.values;
+        match &self.model {
+            Model::Demo => match [&v.vae, &v.text_encoder, &v.image_encoder, &v.tokenizer].into_iter().flatten().next()
+            {
+                Some(file) => Err(Failure::usage(format!(
+                    "{}: the embedded demo model has its own parts; give --model PATH too, or leave this file out",
+                    file.display()
+                ))),
+                None => Ok(ModelSource::Demo),
+            },
+            Model::Path(path) => {
+                let overrides = ModelOverrides {
+                    vae: v.vae.clone(),
+                    text_encoder: v.text_encoder.clone(),
+                    image_encoder: v.image_encoder.clone(),
+                    tokenizer: v.tokenizer.clone(),
+                };
+                Ok(ModelSource::Files(ModelFiles::find(path, &overrides)?))
+            }
+            Model::Known(known) => Err(Failure::model(format!(
+                "the files of {} are not here and this version does not download; get them from the hub's {} and give \
+                 their folder with --model PATH",
+                known.name, known.repository
+            ))),
+        }
+    }
+
+    /// The request, its numbers checked.
+    ///
+    /// # Errors
+    /// An input is not named, or a number is impossible.
+    pub fn request(&self, args: &RunArgs) -> Result<AnimateRequest, Failure> {
+        // Wrong numbers are reported before missing inputs, so that they can be tried out.
+        self.build(PathBuf::new(), unnamed_motion()).validate()?;
+        let Some(reference) = args.reference.clone() else {
+            return Err(Failure::usage("no picture of a person; give one with --ref PICTURE"));
+        };
+        let Some(motion) = motion(args) else {
+            return Err(Failure::usage(
+                "no motion; give --keypoints JSON, or drawn poses with --pose and --neg-pose, or --drive VIDEO",
+            ));
+        };
+        Ok(self.build(reference, motion))
+    }
+
+    /// A request that is only planned from shapes: inputs that are not named are taken to suit.
+    ///
+    /// # Errors
+    /// A number is impossible.
+    pub fn request_for_shapes(&self, args: &RunArgs) -> Result<AnimateRequest, Failure> {
+        let reference = args.reference.clone().unwrap_or_default();
+        let request = self.build(reference, motion(args).unwrap_or_else(unnamed_motion));
+        request.validate()?;
+        Ok(request)
+    }
+
+    fn build(&self, reference: PathBuf, motion: Motion) -> AnimateRequest {
+        let v = &self.values;
+        let mut request = AnimateRequest::new(reference, motion, self.settings.clone());
+        request.prompt = v.prompt.clone().unwrap_or_default();
+        request.negative_prompt = v.negative_prompt.clone();
+        request.person = v.person.unwrap_or_default();
+        request.audio = v.audio.unwrap_or_default();
+        request.crf = v.crf.unwrap_or(request.crf);
+        request.metadata = v.metadata.unwrap_or(request.metadata);
+        request
+    }
+}
+
+/// Keypoints bring pose guidance with them, as a full run has.
+fn unnamed_motion() -> Motion {
+    Motion::Keypoints { file: PathBuf::new(), drive: None }
+}
+
+fn motion(args: &RunArgs) -> Option<Motion> {
+    let drive = args.drive.clone();
+    if let Some(file) = args.keypoints.clone() {
+        return Some(Motion::Keypoints { file, drive });
+    }
+    if let Some(pose) = args.pose.clone() {
+        return Some(Motion::Drawn { pose, neg_pose: args.neg_pose.clone(), drive });
+    }
+    drive.map(|drive| Motion::Video { drive })
+}
+
+fn find_model(name: &str) -> Model {
+    if name == "demo" {
+        return Model::Demo;
+    }
+    // A folder that happens to have the name of a published model is that model's folder.
+    match known_models().into_iter().find(|m| m.name == name) {
+        Some(known) if !Path::new(name).exists() => Model::Known(Box::new(known)),
+        _ => Model::Path(name.into()),
+    }
+}
+
+fn settings(values: &Values) -> Result<Settings, Failure> {
+    let mut s = Settings::from_preset(&preset(values.preset.as_deref().unwrap_or("official"))?)?;
+    s.size = values.size.map(|size| size.0);
+    s.num_frames = values.num_frames;
+    s.sigmas = values.sigmas.clone().map(|Numbers(sigmas)| sigmas);
+    s.size_rule = values.size_rule.unwrap_or_default();
+    s.timing = values.timing.unwrap_or_default();
+    s.fps = values.fps.unwrap_or(s.fps);
+    s.num_inference_steps = values.steps.unwrap_or(s.num_inference_steps);
+    s.sampler = values.sampler.unwrap_or(s.sampler);
+    s.shift = values.shift.unwrap_or(s.shift);
+    s.guidance_scale = values.guidance_scale.unwrap_or(s.guidance_scale);
+    s.pose_guidance_scale = values.pose_guidance_scale.unwrap_or(s.pose_guidance_scale);
+    s.seed = values.seed.unwrap_or(s.seed);
+    if let Some([start, end]) = values.pose_guidance_interval.as_ref().map(|n| n.0.as_slice()) {
+        s.pose_guidance_interval = [*start, *end];
+    }
+    Ok(s)
+}
+
+/// The output's path: what was asked for, or `<picture>-dance.mp4` in the current folder.
+///
+/// # Errors
+/// It is an input, or it exists and `--force` was not given.
+pub fn output(args: &RunArgs, request: &AnimateRequest) -> Result<PathBuf, Failure> {
+    let output = args.output.clone().unwrap_or_else(|| {
+        let stem = request.reference.file_stem().map(|s| s.to_string_lossy().into_owned());
+        PathBuf::from(format!("{}-dance.mp4", stem.unwrap_or_else(|| "clip".to_owned())))
+    });
+    let inputs = [args.reference.as_ref(), args.drive.as_ref(), args.pose.as_ref(), args.neg_pose.as_ref()];
+    for input in inputs.into_iter().chain([args.keypoints.as_ref()]).flatten() {
+        if same_file(&output, input) {
+            return Err(RequestError::OutputIsInput { output, input: input.clone() }.into());
+        }
+    }
+    // An empty folder is as good as none: a folder of PNGs may take its place.
+    let empty_folder = output.read_dir().is_ok_and(|mut entries| entries.next().is_none());
+    if output.symlink_metadata().is_ok() && !empty_folder && !args.force {
+        return Err(Failure::usage(format!(
+            "{}: exists already; replace it with --force, or choose another name with -o",
+            output.display()
+        )));
+    }
+    Ok(output)
+}
+
+fn same_file(a: &Path, b: &Path) -> bool {
+    a == b || matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_known_models_and_the_rest_are_paths() {
+        assert_eq!(find_model("demo"), Model::Demo);
+        assert!(matches!(find_model("steadydancer-14b"), Model::Known(_)));
+        assert_eq!(find_model("no/such"), Model::Path("no/such".into()));
+    }
+
+    #[test]
+    fn values_reach_the_settings() {
+        let mut values = Values { size: "64x32".parse().ok(), sigmas: "1,0.5,0".parse().ok(), ..Values::defaults() };
+        values.pose_guidance_interval = "0.2,0.3".parse().ok();
+        values.preset = Some("distill-4step".to_owned());
+        let s = settings(&values).unwrap();
+        assert_eq!((s.size, s.sigmas), (Some([64, 32]), Some(vec![1.0, 0.5, 0.0])));
+        assert_eq!((s.num_inference_steps, s.pose_guidance_interval), (4, [0.2, 0.3]));
+        assert!(settings(&Values { preset: Some("nonsense".to_owned()), ..values }).is_err());
+    }
+}

@@ -1,0 +1,72 @@
+//! `steadydance run`.
+
+use steadydance::{AnimateRequest, Engine};
+
+use super::args::RunArgs;
+use super::failure::{self, Failure};
+use super::plan;
+use super::progress::{Progress, Told, write_event};
+use super::request::{self, Job};
+use super::stop::Stop;
+use super::summary;
+use super::terminal::{self, Terminal};
+
+/// Makes a clip. Its path is all that goes to stdout, or events when `--json` is given.
+///
+/// # Errors
+/// See `docs/cli.md`.
+pub fn run(args: &RunArgs, terminal: Terminal) -> Result<(), Failure> {
+    if args.dry_run {
+        return plan::plan(args, terminal);
+    }
+    let result = failure::catch_panic(|| animate(args, terminal));
+    if let (Err(failure), true) = (&result, args.json) {
+        write_event(&Told::Error(failure));
+    }
+    result
+}
+
+fn animate(args: &RunArgs, terminal: Terminal) -> Result<(), Failure> {
+    let stop = Stop::install(args.json, terminal)?;
+    // What costs nothing is checked first: numbers, names, the output's place.
+    let job = Job::new(args, terminal)?;
+    let request = job.request(args)?;
+    let output = request::output(args, &request)?;
+    let request = request.output(output);
+
+    let engine = Engine::open(&job.source()?, &job.options)?;
+    if args.json {
+        write_event(&Told::Model(engine.model()));
+    }
+    introduce(&engine, &request, args.json, terminal);
+
+    let mut observer = Progress::new(stop.token().clone(), args.json, terminal);
+    let report = stop.guard(|| Ok(engine.animate(&request, &mut observer)?));
+    observer.finish();
+    let report = report?;
+
+    summary::print(&report, engine.model(), terminal);
+    if args.json {
+        write_event(&Told::Done(&report));
+        return Ok(());
+    }
+    let path = report.output.as_deref().or(request.output.as_deref());
+    terminal::write_out(&path.map(|p| format!("{}\n", p.display())).unwrap_or_default())
+}
+
+fn introduce(engine: &Engine, request: &AnimateRequest, json: bool, terminal: Terminal) {
+    let info = engine.model();
+    for part in &info.components {
+        terminal.detail(&format!("{}: {} parameters, {}", part.name, part.parameters, part.path.display()));
+    }
+    if let (true, Ok(settings)) = (terminal.verbosity >= 1, serde_json::to_string(&request.settings)) {
+        terminal.detail(&format!("settings: {settings}"));
+    }
+    if !info.trained && !json {
+        terminal.warning(UNTRAINED);
+    }
+}
+
+/// Said once per run; nobody should take noise for a failure.
+const UNTRAINED: &str = "the embedded demo model is untrained: its weights are random, so the clip shows noise, not a dance; \
+                         give a trained model with --model PATH";

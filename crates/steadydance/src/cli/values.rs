@@ -1,0 +1,263 @@
+//! Every setting that has layers: flag, environment, files, preset, default. Flags, keys and variables have one
+//! spelling because they come from one struct, and one parser: clap's.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::Args;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use steadydance::{Audio, HeldDType, Preset, SamplerKind, SizeRule, Timing};
+
+/// The settings; what is not given is `None`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, Args)]
+#[serde(rename_all = "kebab-case")]
+pub struct Values {
+    /// Model folder or file, or `demo` for the embedded one
+    #[arg(long, value_name = "PATH|NAME", help_heading = "Model")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// VAE, if it is not beside the model
+    #[arg(long, value_name = "FILE", help_heading = "Model")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vae: Option<PathBuf>,
+    /// UMT5 text encoder, if it is not beside the model
+    #[arg(long, value_name = "FILE", help_heading = "Model")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text_encoder: Option<PathBuf>,
+    /// CLIP image encoder, if it is not beside the model
+    #[arg(long, value_name = "FILE", help_heading = "Model")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_encoder: Option<PathBuf>,
+    /// tokenizer.json, if it is not beside the model
+    #[arg(long, value_name = "FILE", help_heading = "Model")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<PathBuf>,
+    /// auto, cpu or cuda:N
+    #[arg(long, value_name = "DEVICE", help_heading = "Model")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// Precision in which matrices are held: f32, bf16 or f16
+    #[arg(long, value_name = "TYPE", help_heading = "Model", value_parser = named::<HeldDType>)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dtype: Option<HeldDType>,
+    /// Memory that may be used, in GiB [default: what is available]
+    #[arg(long, value_name = "GIB", help_heading = "Model", value_parser = gibibytes)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_budget: Option<f64>,
+
+    /// What the clip shows, in words
+    #[arg(long, value_name = "TEXT", help_heading = "Clip")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
+    /// What it must not show [default: the model's customary one]
+    #[arg(long, value_name = "TEXT", help_heading = "Clip")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub negative_prompt: Option<String>,
+    /// Width and height in pixels, multiples of 16 [default: the model's area, the picture's aspect]
+    #[arg(long, value_name = "WxH", help_heading = "Clip")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<Size>,
+    /// exact: crop to the size; area: keep the picture's aspect, only the area counts
+    #[arg(long, value_name = "RULE", help_heading = "Clip", value_parser = named::<SizeRule>)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size_rule: Option<SizeRule>,
+    /// Frames of the clip, 4n+1 [default: the preset's, or what the motion has if that is less]
+    #[arg(long, value_name = "N", help_heading = "Clip")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub num_frames: Option<usize>,
+    /// Frames a second of the clip
+    #[arg(long, value_name = "N", help_heading = "Clip")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fps: Option<f64>,
+    /// keep-time: sample the motion at --fps; one-to-one: frame for frame
+    #[arg(long, value_name = "HOW", help_heading = "Clip", value_parser = named::<Timing>)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timing: Option<Timing>,
+    /// Which of several people drives, counted from 0
+    #[arg(long, value_name = "N", help_heading = "Clip")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub person: Option<usize>,
+
+    /// Sampling settings by name: official or distill-4step
+    #[arg(long, value_name = "NAME", help_heading = "Sampling")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preset: Option<String>,
+    /// Sampler steps
+    #[arg(long, value_name = "N", help_heading = "Sampling")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub steps: Option<usize>,
+    /// unipc, dpm++, dpm++-sde, euler, lcm, rcm or rcm-ode
+    #[arg(long, value_name = "NAME", help_heading = "Sampling")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sampler: Option<SamplerKind>,
+    /// Explicit noise levels instead of --steps and --shift, falling to 0
+    #[arg(long, value_name = "A,B,…", help_heading = "Sampling")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sigmas: Option<Numbers>,
+    /// Timestep shift
+    #[arg(long, value_name = "X", help_heading = "Sampling")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shift: Option<f64>,
+    /// Text guidance; 1 is none
+    #[arg(long, value_name = "X", help_heading = "Sampling", allow_negative_numbers = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guidance_scale: Option<f64>,
+    /// Pose guidance; 0 is none
+    #[arg(long, value_name = "X", help_heading = "Sampling", allow_negative_numbers = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pose_guidance_scale: Option<f64>,
+    /// Part of the steps with pose guidance, 0 to 1
+    #[arg(long, value_name = "A,B", help_heading = "Sampling", value_parser = interval)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pose_guidance_interval: Option<Numbers>,
+    /// Seed of all randomness
+    #[arg(long, value_name = "N", help_heading = "Sampling")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+
+    /// Sound of the driving video: keep or none
+    #[arg(long, value_name = "WHAT", help_heading = "Output", value_parser = named::<Audio>)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audio: Option<Audio>,
+    /// Quality of the encoder, 0 (lossless) to 51 (smallest)
+    #[arg(long, value_name = "N", help_heading = "Output")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub crf: Option<u8>,
+    /// Whether seed, settings and version are written into the file
+    #[arg(long, value_name = "BOOL", help_heading = "Output", hide = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<bool>,
+}
+
+/// Keys whose values are paths, relative to the file they stand in.
+pub const PATH_KEYS: [&str; 5] = ["model", "vae", "text-encoder", "image-encoder", "tokenizer"];
+
+impl Values {
+    /// What is used when nothing is said.
+    pub fn defaults() -> Self {
+        Self {
+            model: Some("demo".to_owned()),
+            device: Some("auto".to_owned()),
+            prompt: Some(String::new()),
+            size_rule: Some(SizeRule::default()),
+            timing: Some(Timing::default()),
+            person: Some(0),
+            preset: Some("official".to_owned()),
+            audio: Some(Audio::default()),
+            crf: Some(18),
+            metadata: Some(true),
+            ..Self::default()
+        }
+    }
+
+    /// What a preset says. Size and frame count are not among it: `None` lets the engine fit them to the inputs.
+    pub fn of_preset(preset: &Preset) -> Self {
+        Self {
+            fps: Some(preset.fps),
+            steps: Some(preset.num_inference_steps),
+            sampler: preset.sampler.parse().ok(),
+            shift: Some(preset.shift),
+            guidance_scale: Some(preset.guidance_scale),
+            pose_guidance_scale: Some(preset.pose_guidance_scale),
+            pose_guidance_interval: Some(Numbers(preset.pose_guidance_interval.to_vec())),
+            seed: Some(preset.seed),
+            ..Self::default()
+        }
+    }
+}
+
+/// Width and height, written `832x480`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Size(pub [usize; 2]);
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let sides = text.split_once(['x', 'X', '×']);
+        let sides = sides.and_then(|(w, h)| Some([w.trim().parse().ok()?, h.trim().parse().ok()?]));
+        sides.map(Self).ok_or_else(|| "expected WIDTHxHEIGHT in pixels, say 832x480".to_owned())
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}x{}", self.0[0], self.0[1])
+    }
+}
+
+impl TryFrom<String> for Size {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Size> for String {
+    fn from(size: Size) -> Self {
+        size.to_string()
+    }
+}
+
+/// Numbers with commas between them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Numbers(pub Vec<f64>);
+
+impl FromStr for Numbers {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let one = |t: &str| t.trim().parse().map_err(|_| format!("{:?} is no number; expected A,B,…", t.trim()));
+        text.split(',').map(one).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+fn interval(text: &str) -> Result<Numbers, String> {
+    let numbers: Numbers = text.parse()?;
+    match numbers.0.len() {
+        2 => Ok(numbers),
+        n => Err(format!("{n} number(s); expected two, say 0.1,0.4")),
+    }
+}
+
+fn gibibytes(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(gib) if gib.is_finite() && gib > 0.0 && gib < 1e9 => Ok(gib),
+        _ => Err("expected a number of GiB above 0, say 24 or 7.5".to_owned()),
+    }
+}
+
+/// A value of an enumeration under the name that it has in JSON.
+fn named<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    serde_json::from_value(text.into()).map_err(|e| e.to_string().replace("unknown variant", "no such value:"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_lists_are_read_and_written_alike() {
+        let size: Size = "832x480".parse().unwrap();
+        assert_eq!((size, size.to_string()), (Size([832, 480]), "832x480".to_owned()));
+        for wrong in ["832", "x480", "832x", "-1x5", "8x5x3", "ax4", ""] {
+            assert!(wrong.parse::<Size>().is_err(), "{wrong}");
+        }
+        assert_eq!("1, 0.5,0".parse(), Ok(Numbers(vec![1.0, 0.5, 0.0])));
+        assert!("1,,0".parse::<Numbers>().is_err());
+        assert!(interval("0.1").is_err() && interval("0.1,0.4").is_ok());
+        assert!(gibibytes("0").is_err() && gibibytes("nan").is_err() && gibibytes("7.5").is_ok());
+    }
+
+    #[test]
+    fn enumerations_have_their_json_names() {
+        assert_eq!(named::<Timing>("one-to-one"), Ok(Timing::OneToOne));
+        let error = named::<HeldDType>("fp8").unwrap_err();
+        assert!(error.contains("no such value: `fp8`") && error.contains("bf16"), "{error}");
+    }
+}

@@ -1,0 +1,8 @@
+//! The program from the outside: the real binary, its exit codes, and what it says where.
+
+mod cancel;
+mod config;
+mod hostile;
+mod run;
+mod support;
+mod usage;
