@@ -48,6 +48,7 @@ impl Job {
             device: values.device.clone().unwrap_or_default(),
             dtype: values.dtype,
             memory_budget_bytes: values.memory_budget.map(|gib| (gib * f64::from(1u32 << 30)) as u64),
+            placement: values.placement,
         };
         let settings = settings(&values)?;
         Ok(Self { values, model, options, settings })

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use clap::Args;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use steadydance::{Audio, HeldDType, Preset, SamplerKind, SizeRule, Timing};
+use steadydance::{Audio, HeldDType, Placement, Preset, SamplerKind, SizeRule, Timing};
 
 /// The settings; what is not given is `None`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, Args)]
@@ -46,6 +46,10 @@ pub struct Values {
     #[arg(long, value_name = "GIB", help_heading = "Model", value_parser = gibibytes)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_budget: Option<f64>,
+    /// resident or streamed: where weights live while they are used [default: what fits]
+    #[arg(long, value_name = "HOW", help_heading = "Model", value_parser = named::<Placement>)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub placement: Option<Placement>,
 
     /// What the clip shows, in words
     #[arg(long, value_name = "TEXT", help_heading = "Clip")]
