@@ -3,10 +3,14 @@
 //!
 //! Every function takes and returns candle tensors. Activations are f32; matrices may be f32, bf16 or f16.
 
+pub mod activation;
 pub mod attention;
 pub mod conv3d;
+mod exp;
+mod level;
 pub mod linear;
 pub mod norm;
+pub mod residual;
 pub mod rope;
 mod rows;
 

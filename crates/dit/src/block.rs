@@ -1,6 +1,9 @@
 //! One transformer block: modulated self-attention, cross-attention to text and image, modulated feed-forward.
 
 use candle_core::{Result, Tensor};
+use kernels::activation::gelu_tanh;
+use kernels::norm::layer_norm;
+use kernels::residual::gated_add;
 use nn::{LayerNorm, Linear, RmsNorm, RopeTables, attention, merge_heads, split_heads};
 use weights::Weights;
 
@@ -112,7 +115,7 @@ impl CrossAttention {
 /// See the module. Built anew from its group's weights for every pass: it owns handles, not memory.
 pub(crate) struct Block {
     modulation: Tensor,
-    norm: LayerNorm,
+    eps: f64,
     self_attn: SelfAttention,
     norm3: LayerNorm,
     cross_attn: CrossAttention,
@@ -124,7 +127,7 @@ impl Block {
     pub fn new(config: &Config, w: &Weights, with_image: bool) -> Result<Self> {
         Ok(Self {
             modulation: w.tensor((1, 6, config.dim), "modulation")?,
-            norm: LayerNorm::plain(config.eps),
+            eps: config.eps,
             self_attn: SelfAttention::new(config, &w.pp("self_attn"))?,
             norm3: LayerNorm::affine(config.dim, config.eps, &w.pp("norm3"))?,
             cross_attn: CrossAttention::new(config, &w.pp("cross_attn"), with_image)?,
@@ -137,16 +140,17 @@ impl Block {
     pub fn forward(&self, x: &Tensor, time: &Tensor, context: &Context, rope: &RopeTables) -> Result<Tensor> {
         let m = (&self.modulation + time)?;
         let row = |i: usize| m.narrow(1, i, 1);
-        let u = modulate(&self.norm.forward(x)?, &row(1)?, &row(0)?)?;
-        let x = (x + self.self_attn.forward(&u, rope)?.broadcast_mul(&row(2)?)?)?;
+        let u = norm_modulate(x, &row(1)?, &row(0)?, self.eps)?;
+        let x = gated_add(x, &self.self_attn.forward(&u, rope)?, &row(2)?)?;
         let x = (&x + self.cross_attn.forward(&self.norm3.forward(&x)?, context)?)?;
-        let u = modulate(&self.norm.forward(&x)?, &row(4)?, &row(3)?)?;
-        let hidden = self.ffn_in.forward(&u)?.gelu()?;
-        &x + self.ffn_out.forward(&hidden)?.broadcast_mul(&row(5)?)?
+        let u = norm_modulate(&x, &row(4)?, &row(3)?, self.eps)?;
+        let hidden = gelu_tanh(&self.ffn_in.forward(&u)?)?;
+        gated_add(&x, &self.ffn_out.forward(&hidden)?, &row(5)?)
     }
 }
 
-/// `x·(1 + scale) + shift`; `x` `[1, L, D]`, `scale` and `shift` `[1, 1, D]`.
-pub(crate) fn modulate(x: &Tensor, scale: &Tensor, shift: &Tensor) -> Result<Tensor> {
-    x.broadcast_mul(&(scale + 1.0)?)?.broadcast_add(shift)
+/// `LN(x)·(1 + scale) + shift` in one pass, LN without parameters; `x` `[1, L, D]`, `scale` and `shift` `[1, 1, D]`.
+pub(crate) fn norm_modulate(x: &Tensor, scale: &Tensor, shift: &Tensor, eps: f64) -> Result<Tensor> {
+    let gain = (scale + 1.0)?.flatten_all()?;
+    layer_norm(x, Some(&gain), Some(&shift.flatten_all()?), eps)
 }

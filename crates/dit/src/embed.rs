@@ -5,7 +5,7 @@ use nn::{LayerNorm, Linear};
 use weights::Weights;
 
 use crate::Config;
-use crate::block::modulate;
+use crate::block::norm_modulate;
 
 /// Rows and columns of latent pixels that make one token.
 pub(crate) const PATCH: usize = 2;
@@ -150,7 +150,7 @@ impl ImageEmbedding {
 /// The last modulated LayerNorm and projection, and the way back to pixels.
 pub(crate) struct Head {
     modulation: Tensor,
-    norm: LayerNorm,
+    eps: f64,
     projection: Linear,
     out_dim: usize,
 }
@@ -159,7 +159,7 @@ impl Head {
     pub fn new(config: &Config, w: &Weights) -> Result<Self> {
         Ok(Self {
             modulation: w.tensor((1, 2, config.dim), "modulation")?,
-            norm: LayerNorm::plain(config.eps),
+            eps: config.eps,
             projection: Linear::new(config.dim, config.out_dim * PATCH * PATCH, &w.pp("head"))?,
             out_dim: config.out_dim,
         })
@@ -168,7 +168,7 @@ impl Head {
     /// `x` `[1, L, D]`, `e` `[1, D]`, `grid` = (F, h/2, w/2) → `[C, F, h, w]`.
     pub fn forward(&self, x: &Tensor, e: &Tensor, grid: (usize, usize, usize)) -> Result<Tensor> {
         let m = self.modulation.broadcast_add(&e.unsqueeze(1)?)?;
-        let u = modulate(&self.norm.forward(x)?, &m.narrow(1, 1, 1)?, &m.narrow(1, 0, 1)?)?;
+        let u = norm_modulate(x, &m.narrow(1, 1, 1)?, &m.narrow(1, 0, 1)?, self.eps)?;
         let (f, y, x) = grid;
         // [F, y, x, q, r, C] → [C, F, y, q, x, r]: here the channel is fastest.
         self.projection

@@ -181,7 +181,7 @@ impl Block {
         let y = attention_with_bias(&heads(&self.q)?, &heads(&self.k)?, &heads(&self.v)?, 1.0, Some(&bias))?;
         let x = (x + self.o.forward(&merge_heads(&y)?)?)?;
         let y = self.norm2.forward(&x)?;
-        let y = (self.fc1.forward(&y)? * self.gate.forward(&y)?.gelu()?)?;
+        let y = (self.fc1.forward(&y)? * kernels::activation::gelu_tanh(&self.gate.forward(&y)?)?)?;
         &x + self.fc2.forward(&y)?
     }
 }

@@ -7,8 +7,9 @@ use std::cell::RefCell;
 use candle_core::{Result, Storage, Tensor};
 use rayon::prelude::*;
 
-use super::simd::{Block, Level, POSITION_QUANTUM, READ_SLACK};
+use super::simd::{Block, POSITION_QUANTUM, READ_SLACK};
 use super::{Input, Plan, Spatial};
+use crate::level::Level;
 
 /// Positions of a tile: sums of 96 channels then fill 400 KiB, about what stays in a core's second-level cache.
 const TILE_POSITIONS: usize = 1024;

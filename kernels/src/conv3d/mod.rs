@@ -137,7 +137,7 @@ pub struct Input<'a> {
 pub fn conv3d(filter: &Filter, geometry: Geometry, input: Input) -> Result<Tensor> {
     let plan = Plan::new(filter, geometry, &input)?;
     match input.x.device() {
-        Device::Cpu => cpu::conv3d(&*filter.packed()?, &plan, &input, simd::Level::detect()),
+        Device::Cpu => cpu::conv3d(&*filter.packed()?, &plan, &input, crate::level::Level::detect()),
         _ => reference::conv3d(&filter.plain()?, &filter.bias, geometry, input),
     }
 }

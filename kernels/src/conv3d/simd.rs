@@ -1,37 +1,6 @@
 //! The inner block: a few output channels by a run of positions, summed over channels and taps.
 
-/// The instruction set that a kernel uses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Level {
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    Portable,
-}
-
-impl Level {
-    /// The best that this machine has.
-    pub(super) fn detect() -> Self {
-        Self::available()[0]
-    }
-
-    /// All that this machine has, best first.
-    pub(super) fn available() -> Vec<Self> {
-        let mut levels = Vec::with_capacity(3);
-        #[cfg(target_arch = "x86_64")]
-        {
-            if std::arch::is_x86_feature_detected!("avx512f") {
-                levels.push(Self::Avx512);
-            }
-            if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
-                levels.push(Self::Avx2);
-            }
-        }
-        levels.push(Self::Portable);
-        levels
-    }
-}
+use crate::level::Level;
 
 /// Positions come in multiples of this.
 pub(super) const POSITION_QUANTUM: usize = 16;

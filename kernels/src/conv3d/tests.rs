@@ -1,7 +1,7 @@
 use candle_core::Tensor;
 
-use super::simd::Level;
 use super::*;
+use crate::level::Level;
 use crate::testing::{assert_close, randn};
 
 /// The convolution at every level that the machine has, each against the definition; returns the default one.

@@ -6,7 +6,8 @@ mod tests;
 
 use candle_core::{Device, Result, Tensor};
 
-use crate::rows::map_rows;
+use crate::exp::exp;
+use crate::rows::{RowKernel, map_rows, max_of, sum_of};
 
 /// `(x − mean)/√(var + eps)·weight + bias` over the last dimension `D`, biased variance. `x` `[.., D]` f32, `weight`
 /// and `bias` `[D]` f32 or absent → the shape of `x`.
@@ -17,25 +18,34 @@ pub fn layer_norm(x: &Tensor, weight: Option<&Tensor>, bias: Option<&Tensor>, ep
     if !matches!(x.device(), Device::Cpu) {
         return reference::layer_norm(x, weight, bias, eps);
     }
-    let (w, b) = (vector(weight)?, vector(bias)?);
-    let width = x.dim(candle_core::D::Minus1)?;
-    check_width(width, &[&w, &b])?;
-    map_rows(x, |_, input, out| {
+    let kernel = LayerNorm { weight: vector(weight)?, bias: vector(bias)?, eps: eps as f32 };
+    check_width(x.dim(candle_core::D::Minus1)?, &[&kernel.weight, &kernel.bias])?;
+    map_rows(x, &kernel)
+}
+
+struct LayerNorm {
+    weight: Option<Vec<f32>>,
+    bias: Option<Vec<f32>>,
+    eps: f32,
+}
+
+impl RowKernel for LayerNorm {
+    #[inline(always)]
+    fn row(&self, _: usize, input: &[f32], out: &mut [f32]) {
         let n = input.len() as f32;
-        let mean = sum(input.iter().copied()) / n;
-        let var = sum(input.iter().map(|v| (v - mean) * (v - mean))) / n;
-        let scale = (var + eps as f32).sqrt().recip();
-        for (i, (o, v)) in out.iter_mut().zip(input).enumerate() {
-            let mut y = (v - mean) * scale;
-            if let Some(w) = &w {
-                y *= w[i];
-            }
-            if let Some(b) = &b {
-                y += b[i];
-            }
-            *o = y;
+        let mean = sum_of(input, |v| v) / n;
+        let var = sum_of(input, |v| (v - mean) * (v - mean)) / n;
+        let scale = (var + self.eps).sqrt().recip();
+        for (o, v) in out.iter_mut().zip(input) {
+            *o = (v - mean) * scale;
         }
-    })
+        if let Some(weight) = &self.weight {
+            out.iter_mut().zip(weight).for_each(|(o, w)| *o *= w);
+        }
+        if let Some(bias) = &self.bias {
+            out.iter_mut().zip(bias).for_each(|(o, b)| *o += b);
+        }
+    }
 }
 
 /// `x/√(mean(x²) + eps)·weight` over the last dimension. `x` `[.., D]` f32, `weight` `[D]` f32 → the shape of `x`.
@@ -46,36 +56,44 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     if !matches!(x.device(), Device::Cpu) {
         return reference::rms_norm(x, weight, eps);
     }
-    let w = weight.to_vec1::<f32>()?;
-    check_width(x.dim(candle_core::D::Minus1)?, &[&Some(w.clone())])?;
-    map_rows(x, |_, input, out| {
-        let mean_square = sum(input.iter().map(|v| v * v)) / input.len() as f32;
-        let scale = (mean_square + eps as f32).sqrt().recip();
-        for ((o, v), w) in out.iter_mut().zip(input).zip(&w) {
+    let weight = Some(weight.to_vec1::<f32>()?);
+    check_width(x.dim(candle_core::D::Minus1)?, &[&weight])?;
+    map_rows(x, &RmsNorm { weight: weight.unwrap_or_default(), eps: eps as f32 })
+}
+
+struct RmsNorm {
+    weight: Vec<f32>,
+    eps: f32,
+}
+
+impl RowKernel for RmsNorm {
+    #[inline(always)]
+    fn row(&self, _: usize, input: &[f32], out: &mut [f32]) {
+        let mean_square = sum_of(input, |v| v * v) / input.len() as f32;
+        let scale = (mean_square + self.eps).sqrt().recip();
+        for ((o, v), w) in out.iter_mut().zip(input).zip(&self.weight) {
             *o = v * scale * w;
         }
-    })
+    }
 }
 
 /// Softmax over the last dimension of an f32 tensor on the host.
 pub(crate) fn softmax_rows(x: &Tensor) -> Result<Tensor> {
-    map_rows(x, |_, input, out| {
-        let max = input.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        for (o, v) in out.iter_mut().zip(input) {
-            *o = (v - max).exp();
-        }
-        let scale = sum(out.iter().copied()).recip();
-        out.iter_mut().for_each(|o| *o *= scale);
-    })
+    map_rows(x, &Softmax)
 }
 
-/// Sums in sixteen lanes: fast, and more accurate than one running sum.
-fn sum(values: impl ExactSizeIterator<Item = f32>) -> f32 {
-    let mut lanes = [0f32; 16];
-    for (i, v) in values.enumerate() {
-        lanes[i % 16] += v;
+struct Softmax;
+
+impl RowKernel for Softmax {
+    #[inline(always)]
+    fn row(&self, _: usize, input: &[f32], out: &mut [f32]) {
+        let max = max_of(input);
+        for (o, v) in out.iter_mut().zip(input) {
+            *o = exp(v - max);
+        }
+        let scale = sum_of(out, |v| v).recip();
+        out.iter_mut().for_each(|o| *o *= scale);
     }
-    lanes.iter().map(|v| f64::from(*v)).sum::<f64>() as f32
 }
 
 fn vector(t: Option<&Tensor>) -> Result<Option<Vec<f32>>> {

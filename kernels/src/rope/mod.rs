@@ -6,7 +6,7 @@ mod tests;
 
 use candle_core::{Device, Result, Tensor};
 
-use crate::rows::{map_rows, with_f32};
+use crate::rows::{RowKernel, map_rows, with_f32};
 
 /// Rotates pairs `(2j, 2j+1)` of every head by the angle of its token: `x` `[B, L, H, D]` f32, `cos` and `sin`
 /// `[L, D/2]` f32 → `[B, L, H, D]`.
@@ -21,17 +21,25 @@ pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
     if !matches!(x.device(), Device::Cpu) {
         return reference::rope(x, cos, sin);
     }
-    let half = width / 2;
-    with_f32(cos, |cos| {
-        with_f32(sin, |sin| {
-            map_rows(x, |row, input, out| {
-                let at = (row / heads % tokens) * half;
-                let angles = cos[at..at + half].iter().zip(&sin[at..at + half]);
-                for ((x, o), (c, s)) in input.chunks_exact(2).zip(out.chunks_exact_mut(2)).zip(angles) {
-                    o[0] = x[0] * c - x[1] * s;
-                    o[1] = x[0] * s + x[1] * c;
-                }
-            })
-        })
-    })
+    with_f32(cos, |cos| with_f32(sin, |sin| map_rows(x, &Rope { cos, sin, tokens, heads })))
+}
+
+struct Rope<'a> {
+    cos: &'a [f32],
+    sin: &'a [f32],
+    tokens: usize,
+    heads: usize,
+}
+
+impl RowKernel for Rope<'_> {
+    #[inline(always)]
+    fn row(&self, index: usize, input: &[f32], out: &mut [f32]) {
+        let half = input.len() / 2;
+        let at = (index / self.heads % self.tokens) * half;
+        let angles = self.cos[at..at + half].iter().zip(&self.sin[at..at + half]);
+        for ((x, o), (c, s)) in input.chunks_exact(2).zip(out.chunks_exact_mut(2)).zip(angles) {
+            o[0] = x[0] * c - x[1] * s;
+            o[1] = x[0] * s + x[1] * c;
+        }
+    }
 }
