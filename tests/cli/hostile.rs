@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::support::{
-    Sandbox, fixture, gif, model_copy, mp4_without_index, mp4_without_tracks, png, png_header, safetensors_file,
-    safetensors_parts, tiny_run, tiny_run_of, wav,
+    Sandbox, fixture, gif, model_copy, mp4_without_frames, mp4_without_index, mp4_without_tracks, png, png_header,
+    safetensors_file, safetensors_parts, tiny_run, tiny_run_of, wav,
 };
 
 /// Runs the tiny model with one input replaced; the error names that input's file.
@@ -72,7 +72,8 @@ fn videos_of_poses() {
         sandbox.write("empty.mp4", b""),
         sandbox.write("text.mp4", "This is a text file.\nIt has no frames.\n"),
         sandbox.write("truncated.mp4", mp4_without_index()),
-        sandbox.write("no-frames.mp4", mp4_without_tracks()),
+        sandbox.write("no-tracks.mp4", mp4_without_tracks()),
+        sandbox.write("no-frames.mp4", mp4_without_frames()),
         sandbox.write("sound-only.mp4", wav()),
         sandbox.write("truncated.gif", &whole[..15]),
         sandbox.work("empty-folder"),

@@ -40,14 +40,10 @@ fn the_same_seed_gives_the_same_bytes() {
         sandbox.run(&with(tiny_run(&out), more)).ok();
         fs::read(out).unwrap()
     };
-    let first = run("a.mp4", &["--seed", "7"]);
-    assert_eq!(first, run("b.mp4", &["--seed", "7"]));
+    let first = run("a.mp4", &["--seed", "7", "--no-metadata"]);
+    assert_eq!(first, run("b.mp4", &["--seed", "7", "--no-metadata"]));
     assert_ne!(first, run("c.mp4", &["--seed", "8", "--no-metadata"]));
-    // Where weights live never changes the pixels; noise levels said twice do not either.
-    assert_eq!(
-        run("d.mp4", &["--no-metadata", "--dtype", "bf16"]),
-        run("e.mp4", &["--no-metadata", "--dtype", "bf16"])
-    );
+    assert_eq!(run("d.mp4", &["--prompt", "x"]), run("e.mp4", &["--prompt", "x"]), "metadata included");
 }
 
 #[test]
@@ -194,8 +190,8 @@ fn published_models_are_planned_without_their_files() {
     let sandbox = Sandbox::new();
     let line = ["plan", "--model", "steadydancer-14b", "--size", "832x480", "--num-frames", "81", "--json"];
     let plan = |gib: &str| sandbox.run(&[&line[..], &["--memory-budget", gib]].concat()).json();
-    let (large, small) = (plan("500"), plan("40"));
-    for (plan, gib) in [(&large, 500u64), (&small, 40)] {
+    let (large, small) = (plan("500"), plan("24"));
+    for (plan, gib) in [(&large, 500u64), (&small, 24)] {
         assert_eq!((&plan["tokens"], &plan["forwards"]), (&json!((21 + 2) * 30 * 52), &json!(91)));
         assert!(plan["stages"]["peak_bytes"].as_u64().unwrap() <= gib << 30);
     }

@@ -220,12 +220,44 @@ pub fn mp4_without_index() -> Vec<u8> {
 
 /// A complete mp4 that has no track at all.
 pub fn mp4_without_tracks() -> Vec<u8> {
+    mp4_with(&[])
+}
+
+/// A complete mp4 with a video track of 64x64 pixels in which there is not one frame.
+pub fn mp4_without_frames() -> Vec<u8> {
+    let numbers = |values: &[u32]| values.iter().flat_map(|v| v.to_be_bytes()).collect::<Vec<u8>>();
+    let mut tkhd = numbers(&[3, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x4000_0000]);
+    tkhd.extend(numbers(&[64 << 16, 64 << 16]));
+    let mdhd = numbers(&[0, 0, 0, 1000, 0, 0x55c4_0000]);
+    let mut hdlr = numbers(&[0, 0]);
+    hdlr.extend(b"vide\0\0\0\0\0\0\0\0\0\0\0\0\0");
+    let mut mp4v = numbers(&[0, 1, 0, 0, 0, 0, 64 << 16 | 64, 0x48_0000, 0x48_0000, 0]);
+    mp4v.extend([0, 1]);
+    mp4v.extend([0; 32]);
+    mp4v.extend([0, 24, 0xff, 0xff]);
+    let mut stsd = numbers(&[0, 1]);
+    stsd.extend(mp4_box(b"mp4v", &mp4v));
+    let mut stbl = mp4_box(b"stsd", &stsd);
+    for (kind, words) in [(b"stts", 2), (b"stsc", 2), (b"stsz", 3), (b"stco", 2)] {
+        stbl.extend(mp4_box(kind, &numbers(&vec![0; words])));
+    }
+    let mut minf = mp4_box(b"vmhd", &numbers(&[1, 0, 0]));
+    minf.extend(mp4_box(b"stbl", &stbl));
+    let mut mdia = mp4_box(b"mdhd", &mdhd);
+    mdia.extend(mp4_box(b"hdlr", &hdlr));
+    mdia.extend(mp4_box(b"minf", &minf));
+    let mut trak = mp4_box(b"tkhd", &tkhd);
+    trak.extend(mp4_box(b"mdia", &mdia));
+    mp4_with(&mp4_box(b"trak", &trak))
+}
+
+fn mp4_with(tracks: &[u8]) -> Vec<u8> {
     let mut header = vec![0; 100];
     header[12..16].copy_from_slice(&1000u32.to_be_bytes());
     header[20..24].copy_from_slice(&0x10000u32.to_be_bytes());
-    header[96..100].copy_from_slice(&1u32.to_be_bytes());
+    header[96..100].copy_from_slice(&2u32.to_be_bytes());
     let mut bytes = mp4_box(b"ftyp", b"isom\0\0\x02\0isomiso2avc1mp41");
-    bytes.extend(mp4_box(b"moov", &mp4_box(b"mvhd", &header)));
+    bytes.extend(mp4_box(b"moov", &[mp4_box(b"mvhd", &header), tracks.to_vec()].concat()));
     bytes
 }
 

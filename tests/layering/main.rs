@@ -21,7 +21,7 @@ const FLOORS: &[(u8, &[&str])] = &[
 const NOT_ITS_BUSINESS: &[(&str, &[&str])] = &[
     ("weights", &["kernels", "models", "scheduler", "media"]),
     ("nn", &["models", "scheduler", "media"]),
-    ("offload", &["models", "scheduler", "media", "kernels"]),
+    ("offload", &["models", "scheduler", "media"]),
     ("pose", &["nn", "offload", "weights", "kernels", "models", "scheduler"]),
     ("dit", &["offload", "models", "scheduler", "media"]),
     ("umt5", &["offload", "models", "scheduler", "media"]),

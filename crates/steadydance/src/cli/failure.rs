@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::panic::{self, AssertUnwindSafe};
+use std::path::Path;
 use std::sync::Mutex;
 
 use serde::Serialize;
@@ -41,6 +42,13 @@ impl Failure {
     /// Stopped by a signal.
     pub fn interrupted(message: impl ToString) -> Self {
         Self::new("interrupted", 130, message)
+    }
+
+    /// The same, begun with the file it is about unless that is named already.
+    pub fn about(self, file: &Path) -> Self {
+        let name = file.display().to_string();
+        let message = if self.message.contains(&name) { self.message } else { format!("{name}: {}", self.message) };
+        Self { message: one_line(&message), ..self }
     }
 
     /// clap's message without its usage block: what is wrong, and its tip.
@@ -143,6 +151,8 @@ mod tests {
     #[test]
     fn messages_have_one_line_and_panics_are_failures() {
         assert_eq!(Failure::other("a\n  b\u{1b}[1m").message, "a b\u{fffd}[1m");
+        let about = Failure::other("bad").about(Path::new("a.json"));
+        assert_eq!((about.message.as_str(), about.clone().about(Path::new("a.json"))), ("a.json: bad", about.clone()));
         let failure = catch_panic::<()>(|| std::panic::resume_unwind(Box::new("boom"))).unwrap_err();
         assert_eq!((failure.exit_code, failure.kind), (1, "internal"));
         assert!(failure.message.contains("boom") && failure.message.contains("report"));

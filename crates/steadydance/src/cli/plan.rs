@@ -33,7 +33,8 @@ pub fn plan(args: &RunArgs, terminal: Terminal) -> Result<(), Failure> {
             if args.output.is_some() {
                 request.output = Some(request::output(args, &request)?);
             }
-            Engine::open(&job.source()?, &job.options)?.plan(&request)?
+            let engine = Engine::open(&job.source()?, &job.options)?;
+            engine.plan(&request).map_err(|e| request::explain(e, &request))?
         }
     };
     if args.json { terminal::write_json(&plan) } else { terminal::write_out(&table(&plan)) }

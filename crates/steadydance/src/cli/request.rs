@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use steadydance::{
-    AnimateRequest, EngineOptions, KnownModel, ModelFiles, ModelOverrides, ModelSource, Motion, RequestError, Settings,
-    known_models, preset,
+    AnimateRequest, EngineOptions, KnownModel, ModelFiles, ModelOverrides, ModelSource, Motion, PipelineError,
+    RequestError, Settings, known_models, preset,
 };
 
 use super::args::RunArgs;
@@ -125,6 +125,14 @@ impl Job {
         request.crf = v.crf.unwrap_or(request.crf);
         request.metadata = v.metadata.unwrap_or(request.metadata);
         request
+    }
+}
+
+/// What the engine said about a request. Errors in keypoints do not know their file: a library may have them from elsewhere.
+pub fn explain(error: PipelineError, request: &AnimateRequest) -> Failure {
+    match (&error, &request.motion) {
+        (PipelineError::Pose(_), Motion::Keypoints { file, .. }) => Failure::from(error).about(file),
+        _ => error.into(),
     }
 }
 

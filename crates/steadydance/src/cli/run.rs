@@ -41,7 +41,7 @@ fn animate(args: &RunArgs, terminal: Terminal) -> Result<(), Failure> {
     introduce(&engine, &request, args.json, terminal);
 
     let mut observer = Progress::new(stop.token().clone(), args.json, terminal);
-    let report = stop.guard(|| Ok(engine.animate(&request, &mut observer)?));
+    let report = stop.guard(|| engine.animate(&request, &mut observer).map_err(|e| request::explain(e, &request)));
     observer.finish();
     let report = report?;
 
