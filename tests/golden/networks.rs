@@ -3,10 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use anyhow::Context;
+use candle_core::{DType, Device, Tensor};
 use dit::{Config, Dit, Inputs, PoseInputs, VaceInputs};
 use testkit::Case;
 use weights::{Resident, TensorMap};
+
+use crate::checks::{Checks, Report, count, number, overlaid, without_batch};
 
 fn build(config: &Config, tensors: HashMap<String, Tensor>) -> candle_core::Result<Dit> {
     Dit::new(config, Arc::new(Resident::new(Arc::new(TensorMap(tensors)), Device::Cpu, None)))
@@ -29,55 +32,68 @@ fn forward(
     Ok(seen)
 }
 
-pub fn original(case: &Case) -> Result<String, String> {
-    let outputs = run_original(case).map_err(|e| e.to_string())?;
-    let order = [
-        "text_embedding",
-        "condition_temporal",
-        "condition_spatial",
-        "condition_aligned",
-        "patch_fuse",
-        "time_projection",
-    ];
-    let blocks: Vec<String> = (0..outputs.len()).map(|i| format!("block_{i}")).collect();
-    let names: Vec<String> = order.iter().map(|s| s.to_string()).chain(blocks).map(|s| format!("stage.{s}")).collect();
-    let mut stages: Vec<(&str, &Tensor)> = names
-        .iter()
-        .filter(|n| case.outputs.contains_key(*n))
-        .filter_map(|n| Some((n.as_str(), outputs.get(n.trim_start_matches("stage."))?)))
-        .collect();
-    let staged = case.outputs.keys().filter(|k| k.starts_with("stage.")).count();
-    if stages.len() != staged {
-        return Err(format!("{staged} stages in the case, {} of them known", stages.len()));
-    }
-    stages.push(("velocity", outputs.get("velocity").ok_or("no velocity")?));
-    crate::in_order(case, &stages)
+/// The sizes that the case gives; those that it leaves out are read off the weights.
+pub fn config(given: &serde_json::Value, tensors: &HashMap<String, Tensor>) -> anyhow::Result<Config> {
+    let detected =
+        Config::detect(|name| tensors.get(name).map(Tensor::dims)).context("the weights are no Wan DiT's")?;
+    overlaid(&detected, given)
 }
 
-fn run_original(case: &Case) -> candle_core::Result<BTreeMap<String, Tensor>> {
-    let config: Config = serde_json::from_value(case.config.clone()).map_err(candle_core::Error::wrap)?;
+/// What the taps see before the blocks, in that order.
+const STEM: [&str; 6] =
+    ["text_embedding", "condition_temporal", "condition_spatial", "condition_aligned", "patch_fuse", "time_projection"];
+
+pub fn original(case: &Case) -> anyhow::Result<Report> {
+    let seen = run_original(case)?;
+    let blocks = (0..case.outputs.len()).map(|i| format!("block_{i}"));
+    let mut checks = Checks::new(case);
+    for name in STEM.map(str::to_owned).into_iter().chain(blocks) {
+        let stage = format!("stage.{name}");
+        if checks.has(&stage) {
+            checks.output(&stage, seen.get(&name).with_context(|| format!("the network has no stage {name}"))?)?;
+        }
+    }
+    checks.output("velocity", seen.get("velocity").context("no velocity")?)?;
+    checks.finish()
+}
+
+/// The one timestep of a case.
+fn timestep(case: &Case, name: &str) -> anyhow::Result<f64> {
+    let all = case.input(name)?.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
+    all.first().copied().with_context(|| format!("input {name} is empty"))
+}
+
+fn run_original(case: &Case) -> anyhow::Result<BTreeMap<String, Tensor>> {
+    let config = config(&case.config, &case.weights)?;
     let net = build(&config, case.weights.clone())?;
     let optional = |name: &str| case.inputs.get(name).cloned();
+    // A case may carry the batch dimension that the network does without.
+    let latents_of = |name: &str| without_batch(&case.input(name)?, 4);
     let pose = match optional("condition") {
         Some(pose_latents) => Some(PoseInputs {
-            pose_latents,
-            ref_latents: case.input("ref_x")?,
-            pose_ref_latents: case.input("ref_c")?,
+            pose_latents: without_batch(&pose_latents, 4)?,
+            ref_latents: latents_of("ref_x")?,
+            pose_ref_latents: latents_of("ref_c")?,
             pose_image_embeds: case.input("clip_fea_c")?,
         }),
         None => None,
     };
-    let scale = case.config.get("vace_context_scale").and_then(|v| v.as_f64()).unwrap_or(1.0);
-    let inputs = Inputs {
-        text_embeds: Some(case.input("context")?),
-        ref_image_embeds: optional("clip_fea_x").or(optional("clip_fea")),
-        image_latents: optional("y"),
-        pose,
-        vace: optional("vace_context").map(|context| VaceInputs { context, scale }),
+    let vace = match optional("vace_context") {
+        Some(context) => {
+            let scale = number(&case.config, "vace_context_scale").unwrap_or(1.0);
+            Some(VaceInputs { context: without_batch(&context, 4)?, scale })
+        }
+        None => None,
     };
-    let latents = case.input("x")?;
-    let timestep = f64::from(case.input("t")?.to_vec1::<f32>()?[0]);
-    let mut seen = forward(&net, &latents, timestep, &inputs)?;
+    let inputs = Inputs {
+        text_embeds: Some(without_batch(&case.input("context")?, 2)?),
+        ref_image_embeds: optional("clip_fea_x").or(optional("clip_fea")),
+        image_latents: optional("y").map(|y| without_batch(&y, 4)).transpose()?,
+        pose,
+        vace,
+    };
+    let latents = latents_of("x")?;
+    let mut seen = forward(&net, &latents, timestep(case, "t")?, &inputs)?;
     // The reference keeps these with other axes.
     let (_, frames, h, w) = latents.dims4()?;
     if let Some(t) = seen.get("condition_temporal") {
@@ -99,46 +115,32 @@ fn run_original(case: &Case) -> candle_core::Result<BTreeMap<String, Tensor>> {
     Ok(seen)
 }
 
-pub fn diffusers(case: &Case) -> Result<String, String> {
-    let velocity = run_diffusers(case).map_err(|e| e.to_string())?;
-    crate::in_order(case, &[("sample", &velocity)])
-}
-
-fn run_diffusers(case: &Case) -> candle_core::Result<Tensor> {
-    let c = &case.config;
-    let number = |key: &str| -> candle_core::Result<usize> {
-        c[key].as_u64().map(|v| v as usize).ok_or_else(|| candle_core::Error::msg(format!("config has no {key}")))
-    };
-    let (heads, head_dim) = (number("num_attention_heads")?, number("attention_head_dim")?);
-    let hidden = case.input("hidden_states")?;
-    let text = case.input("encoder_hidden_states")?.squeeze(0)?;
-    let image = case.inputs.get("encoder_hidden_states_image").cloned();
-    let config = Config {
-        model_type: if image.is_some() { "i2v".into() } else { "t2v".into() },
-        in_dim: number("in_channels")?,
-        out_dim: number("out_channels")?,
-        dim: heads * head_dim,
-        ffn_dim: number("ffn_dim")?,
-        freq_dim: number("freq_dim")?,
-        num_heads: heads,
-        num_layers: number("num_layers")?,
-        text_dim: number("text_dim")?,
-        text_len: text.dim(0)?,
-        clip_dim: c["image_dim"].as_u64().unwrap_or(1280) as usize,
-        in_dim_c: None,
-        ..Config::wan_t2v_14b()
-    };
+pub fn diffusers(case: &Case) -> anyhow::Result<Report> {
     let map = dit::keymap(case.weights.keys().map(String::as_str));
     let renamed: HashMap<String, Tensor> =
         case.weights.iter().filter_map(|(n, t)| Some((map.canonical(n)?, t.clone()))).collect();
+    let text = without_batch(&case.input("encoder_hidden_states")?, 2)?;
+    let detected = config(&serde_json::Value::Null, &renamed)?;
+    let config = Config {
+        num_heads: count(&case.config, "num_attention_heads")?,
+        eps: number(&case.config, "eps").unwrap_or(detected.eps),
+        text_len: text.dim(0)?,
+        ..detected
+    };
     let net = build(&config, renamed)?;
     // diffusers takes noise and image latents already stacked.
-    let stacked = hidden.squeeze(0)?;
+    let stacked = without_batch(&case.input("hidden_states")?, 4)?;
     let latents = stacked.narrow(0, 0, config.out_dim)?.contiguous()?;
     let rest = config.in_dim - config.out_dim;
     let image_latents = if rest > 0 { Some(stacked.narrow(0, config.out_dim, rest)?.contiguous()?) } else { None };
-    let inputs = Inputs { text_embeds: Some(text), ref_image_embeds: image, image_latents, ..Inputs::default() };
-    let timestep = f64::from(case.input("timestep")?.to_vec1::<f32>()?[0]);
-    let mut seen = forward(&net, &latents, timestep, &inputs)?;
-    seen.remove("velocity").ok_or_else(|| candle_core::Error::msg("no velocity"))
+    let inputs = Inputs {
+        text_embeds: Some(text),
+        ref_image_embeds: case.inputs.get("encoder_hidden_states_image").cloned(),
+        image_latents,
+        ..Inputs::default()
+    };
+    let seen = forward(&net, &latents, timestep(case, "timestep")?, &inputs)?;
+    let mut checks = Checks::new(case);
+    checks.output("sample", seen.get("velocity").context("no velocity")?)?;
+    checks.finish()
 }

@@ -14,7 +14,7 @@ use crate::geometry::LATENT;
 use crate::model::OpenModel;
 use crate::motion::Side;
 use crate::progress::Progress;
-use crate::resolve::Resolved;
+use crate::resolve::{Resolved, uses};
 use crate::{AnimateRequest, Audio, Observer, PipelineError, Report, clips, pixels};
 
 /// Makes the clip that `resolved` decided on.
@@ -48,7 +48,7 @@ pub(crate) fn animate(
     progress.end()?;
 
     // 5. Prompts. The negative one is only needed when a branch of the guidance has it.
-    let needs_negative_text = plan.guidance.branches().iter().any(|b| b.text == Polarity::Negative);
+    let needs_negative_text = uses(&plan.guidance, |b| b.text == Polarity::Negative);
     let (text_embeds, neg_text_embeds) = {
         let layers = model.blueprint.text_encoder.num_layers;
         progress.begin(Phase::TextEncode, layers)?;
@@ -101,7 +101,7 @@ pub(crate) fn animate(
     progress.tensor("pose_image_embeds", &pose_image_embeds);
 
     // 8. Latents of the reference followed by grey, of the poses, and of their negative twins.
-    let needs_negative_pose = plan.guidance.branches().iter().any(|b| b.pose == Polarity::Negative);
+    let needs_negative_pose = uses(&plan.guidance, |b| b.pose == Polarity::Negative);
     let conditions = {
         let clips_to_encode = if needs_negative_pose { 3 } else { 2 };
         progress.begin(Phase::VaeEncode, clips_to_encode * plan.num_frames)?;

@@ -2,7 +2,7 @@
 
 use candle_core::DType;
 use offload::{Memory, Placement};
-use scheduler::Polarity;
+use scheduler::{Branch, GuidancePlan, Polarity};
 
 use crate::geometry::Geometry;
 use crate::motion::ResolvedMotion;
@@ -70,7 +70,7 @@ pub(crate) fn make_plan(
     let s = &request.settings;
     let schedule = s.schedule()?;
     let mut guidance = s.guidance(schedule.num_steps(), true)?;
-    if !has_negative_pose && guidance.branches().iter().any(|b| b.pose == Polarity::Negative) {
+    if !has_negative_pose && uses(&guidance, |b| b.pose == Polarity::Negative) {
         guidance = s.guidance(schedule.num_steps(), false)?;
         notes.push("pose guidance is off: it needs negative poses, and none were given (--neg-pose)".into());
     }
@@ -91,6 +91,11 @@ pub(crate) fn make_plan(
         stages,
         notes,
     })
+}
+
+/// Whether a branch of this kind takes part in any step; a branch whose coefficient is zero does not.
+pub(crate) fn uses(guidance: &GuidancePlan, kind: impl Fn(&Branch) -> bool) -> bool {
+    (0..guidance.num_steps()).any(|step| guidance.active(step).iter().any(|active| kind(active.branch)))
 }
 
 impl Resolved {
