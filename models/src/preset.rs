@@ -43,7 +43,11 @@ pub struct PresetError {
     pub known: String,
 }
 
-const FILES: [&str; 2] = [include_str!("../presets/official.toml"), include_str!("../presets/distill-4step.toml")];
+const FILES: [&str; 3] = [
+    include_str!("../presets/official.toml"),
+    include_str!("../presets/distill-4step.toml"),
+    include_str!("../presets/demo.toml"),
+];
 
 /// All presets, the default one first. Their files are part of the program; a test reads them all.
 pub fn presets() -> Vec<Preset> {

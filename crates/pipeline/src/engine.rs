@@ -173,16 +173,13 @@ impl Engine {
             label: self.info.label.clone(),
             blueprint: &self.model.blueprint,
             dtypes: [self.model.dit.dtype(), self.model.text_encoder.dtype(), self.model.image_encoder.dtype()],
-            default_size: self.model.default_size.unwrap_or(OFFICIAL_SIZE),
+            default_size: self.model.default_size.unwrap_or(request.settings.default_size),
             memory,
             placement: self.options.placement,
         };
         resolve(request, &side)
     }
 }
-
-/// Width and height of SteadyDancer's README command; the area is what counts.
-const OFFICIAL_SIZE: [usize; 2] = [1024, 576];
 
 /// The plan for a published model (`steadydancer-14b`…), computed from its shapes: no file of it is needed. The
 /// reference and motion of `request` are not opened.
@@ -212,11 +209,11 @@ pub fn plan_known(
         label: model.title.clone(),
         blueprint: &blueprint,
         dtypes: [held; 3],
-        default_size: OFFICIAL_SIZE,
+        default_size: request.settings.default_size,
         memory: *memory,
         placement: None,
     };
-    let [width, height] = request.settings.size.unwrap_or(OFFICIAL_SIZE);
+    let [width, height] = request.settings.size.unwrap_or(request.settings.default_size);
     let num_frames = request.settings.num_frames.unwrap_or(request.settings.default_num_frames);
     make_plan(request, &side, ClipShape { width, height, num_frames }, true, Vec::new())
 }

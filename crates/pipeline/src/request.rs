@@ -83,8 +83,10 @@ pub enum Audio {
 /// All numbers that shape the clip. Start from a preset: [`Settings::from_preset`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
-    /// Width and height in pixels; `None` is the model's own area with the reference's aspect.
+    /// Width and height in pixels; `None` is the default area with the reference's aspect.
     pub size: Option<[usize; 2]>,
+    /// Whose area is used when `size` is `None`, unless the model has a size of its own (the embedded one has).
+    pub default_size: [usize; 2],
     /// How `size` is understood.
     pub size_rule: SizeRule,
     /// Pixel frames T = 4n+1; `None` is the preset's, or the most that the motion has when that is less.
@@ -123,6 +125,7 @@ impl Settings {
     pub fn from_preset(preset: &Preset) -> Result<Self, RequestError> {
         Ok(Self {
             size: None,
+            default_size: preset.size,
             size_rule: SizeRule::default(),
             num_frames: None,
             default_num_frames: preset.num_frames,

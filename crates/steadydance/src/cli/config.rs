@@ -48,9 +48,13 @@ impl Config {
         }
         upper = upper.merge(Layer::of("flag".to_owned(), flags)?);
 
-        let default = Figment::from(Layer::of("default".to_owned(), &Values::defaults())?);
-        let chosen: Values = extract(&default.clone().merge(upper.clone()))?;
-        let preset = preset(chosen.preset.as_deref().unwrap_or_default())?;
+        let mut defaults = Values::defaults();
+        let chosen: Values = extract(&Figment::from(Layer::of("default".to_owned(), &defaults)?).merge(upper.clone()))?;
+        // The embedded model has settings of its own; every other one is run as upstream's README runs it.
+        let usual = if chosen.model.as_deref() == Some("demo") { "demo" } else { "official" };
+        defaults.preset = Some(usual.to_owned());
+        let default = Figment::from(Layer::of("default".to_owned(), &defaults)?);
+        let preset = preset(chosen.preset.as_deref().unwrap_or(usual))?;
         let layer = Layer::of(format!("preset {}", preset.name), &Values::of_preset(&preset))?;
         let figment = default.merge(layer).merge(upper);
         Ok(Self { values: extract(&figment)?, figment })

@@ -84,7 +84,7 @@ pub struct Values {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub person: Option<usize>,
 
-    /// Sampling settings by name: official or distill-4step
+    /// Sampling settings by name: official, distill-4step or demo [default: official; demo for the demo model]
     #[arg(long, value_name = "NAME", help_heading = "Sampling")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub preset: Option<String>,
@@ -148,7 +148,6 @@ impl Values {
             size_rule: Some(SizeRule::default()),
             timing: Some(Timing::default()),
             person: Some(0),
-            preset: Some("official".to_owned()),
             audio: Some(Audio::default()),
             crf: Some(18),
             metadata: Some(true),
