@@ -197,8 +197,8 @@ fn face(mouth: f64) -> [P; 68] {
     };
     let smile = |[u, v]: P| [u, v - 1.1 * u * u];
     let mut points = [[0.0; 2]; 68];
-    for i in 0..17 {
-        points[i] = ring(0.0, 0.05, 0.96, -0.93, 180.0 - i as f64 * 11.25);
+    for (i, jaw) in points[..17].iter_mut().enumerate() {
+        *jaw = ring(0.0, 0.05, 0.96, -0.93, 180.0 - i as f64 * 11.25);
     }
     for i in 0..5 {
         let u = -0.64 + 0.11 * i as f64;
