@@ -12,5 +12,5 @@ target=${CARGO_TARGET_DIR:-target}
 folder=$profile
 [ "$profile" = dev ] && folder=debug
 
-"$target/$folder/steadydance" run --ref examples/media/reference.png --keypoints examples/media/dance.json \
+"$target/$folder/steadydance" run --ref examples/media/reference.png --keypoints examples/media/dance.json --drive examples/media/dance.mp4 \
   --num-frames 33 --force --output "${1:-dance.mp4}"

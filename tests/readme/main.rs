@@ -31,10 +31,12 @@ fn every_command_runs() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let commands = commands(&std::fs::read_to_string(root.join("README.md")).unwrap());
     let place = tempfile::tempdir().unwrap();
-    let media = place.path().join("examples/media");
-    std::fs::create_dir_all(&media).unwrap();
-    for file in std::fs::read_dir(root.join("examples/media")).unwrap().map(|f| f.unwrap()) {
-        std::fs::copy(file.path(), media.join(file.file_name())).unwrap();
+    for folder in ["examples/media", "models/demo"] {
+        let copy = place.path().join(folder);
+        std::fs::create_dir_all(&copy).unwrap();
+        for file in std::fs::read_dir(root.join(folder)).unwrap().map(|f| f.unwrap()) {
+            std::fs::copy(file.path(), copy.join(file.file_name())).unwrap();
+        }
     }
     let binary = Path::new(env!("CARGO_BIN_EXE_steadydance"));
     let path = format!("{}:{}", binary.parent().unwrap().display(), std::env::var("PATH").unwrap());

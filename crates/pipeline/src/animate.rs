@@ -32,9 +32,6 @@ pub(crate) fn animate(
     for note in &plan.notes {
         progress.note(note.as_str());
     }
-    if !model.trained {
-        progress.note("the demo model is untrained: it shows how the program works, not a dance");
-    }
 
     // 4. Reference picture and the first pose frame; later pose frames are made or read when the VAE takes them.
     progress.begin(Phase::Pose, 1)?;

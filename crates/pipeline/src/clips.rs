@@ -36,9 +36,10 @@ pub(crate) fn encode(
         let chunk = frames.by_ref().take(size).collect::<Result<Vec<_>, _>>()?;
         let explain = |e| PipelineError::from_compute(format!("VAE encoder, frame {}", taken + 1), e);
         if chunk.len() < size {
-            return Err(explain(candle_core::Error::Msg(
-                format!("the clip ended after {} frames", taken + chunk.len()).into(),
-            )));
+            return Err(explain(candle_core::Error::Msg(format!(
+                "the clip ended after {} frames",
+                taken + chunk.len()
+            ))));
         }
         let chunk = Tensor::stack(&chunk, 1).and_then(|c| c.unsqueeze(0)).map_err(explain)?;
         latents.extend(stream.push(&chunk).map_err(explain)?);

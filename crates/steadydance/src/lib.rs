@@ -61,3 +61,8 @@ pub use scheduler::{GuidancePlan, SamplerKind, Schedule};
 
 /// The version of this library and program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The README's example, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+pub struct Readme;

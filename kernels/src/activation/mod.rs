@@ -31,7 +31,7 @@ impl RowKernel for GeluTanh {
     #[inline(always)]
     fn row(&self, _: usize, input: &[f32], out: &mut [f32]) {
         // ½·(1 + tanh u) is the logistic function of 2u.
-        const TWICE_ROOT: f32 = 1.595_769_1;
+        const TWICE_ROOT: f32 = 1.595_769_2;
         for (o, x) in out.iter_mut().zip(input) {
             let u = TWICE_ROOT * (x + 0.044_715 * x * x * x);
             *o = x / (1.0 + exp(-u));

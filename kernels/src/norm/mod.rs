@@ -19,7 +19,7 @@ pub fn layer_norm(x: &Tensor, weight: Option<&Tensor>, bias: Option<&Tensor>, ep
         return reference::layer_norm(x, weight, bias, eps);
     }
     let kernel = LayerNorm { weight: vector(weight)?, bias: vector(bias)?, eps: eps as f32 };
-    check_width(x.dim(candle_core::D::Minus1)?, &[&kernel.weight, &kernel.bias])?;
+    check_width(x.dim(candle_core::D::Minus1)?, &[kernel.weight.as_ref(), kernel.bias.as_ref()])?;
     map_rows(x, &kernel)
 }
 
@@ -56,9 +56,9 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     if !matches!(x.device(), Device::Cpu) {
         return reference::rms_norm(x, weight, eps);
     }
-    let weight = Some(weight.to_vec1::<f32>()?);
-    check_width(x.dim(candle_core::D::Minus1)?, &[&weight])?;
-    map_rows(x, &RmsNorm { weight: weight.unwrap_or_default(), eps: eps as f32 })
+    let kernel = RmsNorm { weight: weight.to_vec1::<f32>()?, eps: eps as f32 };
+    check_width(x.dim(candle_core::D::Minus1)?, &[Some(&kernel.weight)])?;
+    map_rows(x, &kernel)
 }
 
 struct RmsNorm {
@@ -100,7 +100,7 @@ fn vector(t: Option<&Tensor>) -> Result<Option<Vec<f32>>> {
     t.map(Tensor::to_vec1::<f32>).transpose()
 }
 
-fn check_width(width: usize, vectors: &[&Option<Vec<f32>>]) -> Result<()> {
+fn check_width(width: usize, vectors: &[Option<&Vec<f32>>]) -> Result<()> {
     for v in vectors.iter().copied().flatten() {
         if v.len() != width {
             candle_core::bail!("norm: {} gains for rows of {width}", v.len());
