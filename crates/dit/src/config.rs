@@ -212,7 +212,7 @@ impl Config {
         let size = match (self.dim, self.num_layers) {
             (5120, 40) => "14B".to_owned(),
             (1536, 30) => "1.3B".to_owned(),
-            (dim, layers) => format!("width {dim}, {layers} blocks"),
+            (dim, layers) => format!("{layers}x{dim}"),
         };
         match (self.is_steadydancer(), self.model_type.as_str()) {
             (true, _) => format!("SteadyDancer-{size}"),

@@ -1,11 +1,10 @@
 //! The whole story of a clip: one function whose numbered steps are the phases of the project's design.
 
-use std::cell::RefCell;
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 use dit::Dit;
-use media::video::{AudioOutcome, AudioSource, FrameRate, VideoWriter, WriterOptions};
+use media::video::{AudioOutcome, AudioSource, FrameRate, VideoWriter, WriterOptions, Written};
 use offload::{Phase, Placement};
 use scheduler::{INITIAL_NOISE_STREAM, Polarity, Sampler};
 
@@ -15,7 +14,14 @@ use crate::model::OpenModel;
 use crate::motion::Side;
 use crate::progress::Progress;
 use crate::resolve::{Resolved, uses};
-use crate::{AnimateRequest, Audio, Observer, PipelineError, Report, clips, pixels};
+use crate::{AnimateRequest, Audio, Observer, PipelineError, Report, clips, kept, pixels};
+
+/// One clip on its way.
+struct Clip<'a> {
+    model: &'a OpenModel,
+    request: &'a AnimateRequest,
+    resolved: &'a Resolved,
+}
 
 /// Makes the clip that `resolved` decided on.
 pub(crate) fn animate(
@@ -26,215 +32,256 @@ pub(crate) fn animate(
 ) -> Result<Report, PipelineError> {
     let started = Instant::now();
     let plan = &resolved.plan;
-    let clip = [plan.width, plan.height];
-    let placement = |phase| plan.stages.phase(phase).map_or(Placement::Resident, |p| p.placement);
+    let clip = Clip { model, request, resolved };
     let mut progress = Progress::new(observer);
     for note in &plan.notes {
         progress.note(note.as_str());
     }
 
-    // 4. Reference picture and the first pose frame; later pose frames are made or read when the VAE takes them.
-    progress.begin(Phase::Pose, 1)?;
-    let reference =
-        resolved.geometry.cropped(media::image::read_rgb(&request.reference).map_err(PipelineError::Media)?);
-    let first_pose = match resolved.motion.frames(Side::Positive, resolved.geometry)?.next() {
-        Some(frame) => frame?,
-        None => return Err(PipelineError::Media(media::MediaError::NoFrames { path: request.reference.clone() })),
-    };
-    progress.advance(1)?;
-    progress.end()?;
-
-    // 5. Prompts. The negative one is only needed when a branch of the guidance has it.
-    let needs_negative_text = uses(&plan.guidance, |b| b.text == Polarity::Negative);
-    let (text_embeds, neg_text_embeds) = {
-        let layers = model.blueprint.text_encoder.num_layers;
-        progress.begin(Phase::TextEncode, layers)?;
-        let mut prompts = vec![request.prompt.as_str()];
-        let negative = request.negative_prompt.as_deref().unwrap_or(umt5::DEFAULT_NEGATIVE_PROMPT_I2V);
-        if needs_negative_text {
-            prompts.push(negative);
-        }
-        let ids = prompts
-            .iter()
-            .map(|p| model.tokenizer.encode(p, model.blueprint.dit.text_len.min(umt5::MAX_TOKENS)))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|e| PipelineError::Model { path: "tokenizer".into(), problem: e.to_string() })?;
-        let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
-        let source = model.text_encoder.placed(placement(Phase::TextEncode));
-        let encoded = umt5::Encoder::new(&model.blueprint.text_encoder, source)
-            .and_then(|net| net.encode_all(&ids, &mut |done, _| progress.set(done).map_err(stop)));
-        let mut encoded = encoded.map_err(|e| progress.explain(|| "text encoder".into(), e))?.into_iter();
-        progress.end()?;
-        let row = |t: Option<Tensor>| t.map(|t| t.squeeze(0)).transpose();
-        let rows = row(encoded.next()).and_then(|a| Ok((a, row(encoded.next())?)));
-        let (positive, negative) = rows.map_err(|e| progress.explain(|| "text encoder".into(), e))?;
-        let Some(positive) = positive else {
-            return Err(PipelineError::from_compute("text encoder".into(), candle_core::Error::msg("no output")));
-        };
-        (positive, negative)
-    };
-    progress.tensor("text_embeds", &text_embeds);
-    if let Some(t) = &neg_text_embeds {
-        progress.tensor("neg_text_embeds", t);
-    }
-
-    // 7. Image tokens of the reference and of the first pose.
-    let (ref_image_embeds, pose_image_embeds) = {
-        let config = &model.blueprint.image_encoder;
-        progress.begin(Phase::ImageEncode, 2)?;
-        let net = clip::VisionTower::new(config, model.image_encoder.placed(placement(Phase::ImageEncode)))
-            .map_err(|e| progress.explain(|| "image encoder".into(), e))?;
-        let mut encode = |image, what: &str| -> Result<Tensor, PipelineError> {
-            let input = pixels::clip_pixels(image, config.image_size)?;
-            let tokens = net.forward(&input).map_err(|e| progress.explain(|| format!("image encoder, {what}"), e))?;
-            progress.advance(1)?;
-            Ok(tokens)
-        };
-        let pair = (encode(&reference, "reference")?, encode(&first_pose, "first pose")?);
-        progress.end()?;
-        pair
-    };
-    progress.tensor("ref_image_embeds", &ref_image_embeds);
-    progress.tensor("pose_image_embeds", &pose_image_embeds);
-
-    // 8. Latents of the reference followed by grey, of the poses, and of their negative twins.
-    let needs_negative_pose = uses(&plan.guidance, |b| b.pose == Polarity::Negative);
-    let conditions = {
-        let clips_to_encode = if needs_negative_pose { 3 } else { 2 };
-        progress.begin(Phase::VaeEncode, clips_to_encode * plan.num_frames)?;
-        let net = clips::encoder(&model.blueprint.vae, model.vae.placed(placement(Phase::VaeEncode)))
-            .map_err(|e| progress.explain(|| "VAE encoder".into(), e))?;
-        let reference = pixels::vae_pixels(&reference, clip)?;
-        let grey = Tensor::zeros_like(&reference).map_err(|e| progress.explain(|| "VAE encoder".into(), e))?;
-        let grey = std::iter::repeat_with(|| Ok(grey.clone()));
-        let image_latents =
-            clips::encode(&net, std::iter::once(Ok(reference.clone())).chain(grey), plan.num_frames, &mut progress)?;
-        let mut encode_side = |side| {
-            let frames = resolved.motion.frames(side, resolved.geometry)?;
-            let frames = frames.map(|frame| pixels::vae_pixels(&frame?, clip));
-            clips::encode(&net, frames, plan.num_frames, &mut progress)
-        };
-        let pose_latents = encode_side(Side::Positive)?;
-        let neg_pose_latents = if needs_negative_pose { Some(encode_side(Side::Negative)?) } else { None };
-        progress.end()?;
-        // The encoder is causal and takes the first frame alone: a picture's latent is its clip's first frame.
-        let first = |t: &Tensor| t.narrow(1, 0, 1).map_err(|e| PipelineError::from_compute("VAE encoder".into(), e));
-        let mask = frame_mask(plan.latent_frames, plan.height / LATENT, plan.width / LATENT, &Device::Cpu)
-            .map_err(|e| PipelineError::from_compute("frame mask".into(), e))?;
-        Conditions {
-            text_embeds,
-            neg_text_embeds,
-            ref_image_embeds,
-            pose_image_embeds,
-            ref_latents: first(&image_latents)?,
-            pose_ref_latents: first(&pose_latents)?,
-            image_latents,
-            frame_mask: mask,
-            pose_latents,
-            neg_pose_latents,
+    // 1 to 3 are the request, its validation and the plan, which has come in.
+    // 4 to 8. What conditions the clip. 9 and 10. Noise, and the sampling loop. Both are skipped when the latents of an
+    // earlier run are there.
+    let latents = match &request.latents {
+        Some(file) => kept::read(file, clip.latent_shape())?,
+        None => {
+            let conditions = clip.conditions(&mut progress)?;
+            clip.sample(conditions, &mut progress)?
         }
     };
-    for (name, tensor) in [
-        ("image_latents", &conditions.image_latents),
-        ("frame_mask", &conditions.frame_mask),
-        ("ref_latents", &conditions.ref_latents),
-        ("pose_ref_latents", &conditions.pose_ref_latents),
-        ("pose_latents", &conditions.pose_latents),
-    ] {
-        progress.tensor(name, tensor);
-    }
-    if let Some(t) = &conditions.neg_pose_latents {
-        progress.tensor("neg_pose_latents", t);
-    }
-
-    // 9 and 10. Noise, and the sampling loop.
-    let latents = {
-        let layers = model.blueprint.dit.num_layers;
-        progress.begin(Phase::Denoise, plan.forwards * layers)?;
-        let shape = (16, plan.latent_frames, plan.height / LATENT, plan.width / LATENT);
-        let given = progress.observer().initial_noise();
-        let noise = match given {
-            Some(noise) if noise.dims() == [shape.0, shape.1, shape.2, shape.3] => noise,
-            Some(noise) => {
-                let problem = format!("initial noise is {:?}; this clip needs {shape:?}", noise.dims());
-                return Err(PipelineError::from_compute("noise".into(), candle_core::Error::msg(problem)));
-            }
-            None => scheduler::noise(shape, request.settings.seed, INITIAL_NOISE_STREAM, &Device::Cpu)
-                .map_err(|e| PipelineError::from_compute("noise".into(), e))?,
-        };
-        progress.tensor("noise", &noise);
-        let net = Dit::new(&model.blueprint.dit, model.dit.placed(placement(Phase::Denoise)))
-            .map_err(|e| progress.explain(|| "dit".into(), e))?;
-        let mut sampler = Sampler::new(plan.schedule.clone(), request.settings.seed);
-        let mut watch = LoopWatch {
-            progress: &mut progress,
-            plan,
-            step_started: Instant::now(),
-            place: RefCell::new("dit".into()),
-            not_finite: false,
-        };
-        let result = denoise(&net, &conditions, &mut sampler, &plan.guidance, &noise, &mut watch);
-        let (place, not_finite) = (watch.place.take(), watch.not_finite);
-        let latents = result.map_err(|e| match not_finite {
-            true => PipelineError::NotFinite { place },
-            false => progress.explain(|| place, e),
-        })?;
-        progress.end()?;
-        latents
+    // 11 and 12. Latents to pixels, and pixels into the file. Hours may lie behind the latents: they outlive a failure.
+    let (written, num_frames) = match clip.decode(&latents, &mut progress) {
+        Ok(done) => done,
+        Err(e @ PipelineError::Cancelled { .. }) => return Err(e),
+        Err(e) => return Err(kept::keep(e, &latents, request)),
     };
-    drop(conditions);
 
-    // 11 and 12. Latents to pixels, chunk by chunk in time, straight into the file.
-    progress.begin(Phase::Decode, plan.num_frames)?;
-    let net = clips::decoder(&model.blueprint.vae, model.vae.placed(placement(Phase::Decode)))
-        .map_err(|e| progress.explain(|| "VAE decoder".into(), e))?;
-    let mut writer = match &request.output {
-        Some(path) => {
-            Some(VideoWriter::create(path, &writer_options(request, resolved)?).map_err(PipelineError::Output)?)
-        }
-        None => None,
-    };
-    let mut index = 0;
-    clips::decode(&net, &latents, &mut |chunk| {
-        progress.tensor("video", chunk);
-        let explain = |e| PipelineError::from_compute("VAE decoder".into(), e);
-        for i in 0..chunk.dim(1).map_err(explain)? {
-            let frame = chunk.narrow(1, i, 1).and_then(|f| f.squeeze(1)).map_err(explain)?;
-            let frame = pixels::picture(&frame).map_err(explain)??;
-            progress.observer().frame(index, &frame);
-            if let Some(writer) = &mut writer {
-                writer.write(&frame).map_err(PipelineError::Output)?;
-            }
-            index += 1;
-            progress.advance(1)?;
-        }
-        Ok(())
-    })?;
-    let written = writer.map(VideoWriter::finish).transpose().map_err(PipelineError::Output)?;
-    progress.end()?;
     let audio = written.as_ref().map(|w| w.audio);
-    match audio {
-        Some(AudioOutcome::ContainerCannot) => progress.note("this kind of output cannot hold sound; it has none"),
-        Some(AudioOutcome::NoCodec) => {
-            progress.note("FFmpeg here cannot convert the driving video's sound; the clip has none")
-        }
-        _ => {}
-    }
-
     Ok(Report {
         output: written.map(|w| w.path),
         width: plan.width,
         height: plan.height,
-        num_frames: index,
+        num_frames,
         fps: plan.fps,
         seed: plan.seed,
-        forwards: plan.forwards,
+        forwards: if request.latents.is_some() { 0 } else { plan.forwards },
         has_audio: matches!(audio, Some(AudioOutcome::Copied | AudioOutcome::Encoded)),
         seconds: started.elapsed().as_secs_f64(),
         phase_seconds: progress.seconds,
         predicted_peak_bytes: plan.stages.peak_bytes,
         peak_rss_bytes: offload::peak_rss_bytes(),
     })
+}
+
+impl Clip<'_> {
+    fn placement(&self, phase: Phase) -> Placement {
+        self.resolved.plan.stages.phase(phase).map_or(Placement::Resident, |p| p.placement)
+    }
+
+    /// `[16, F, h, w]`.
+    fn latent_shape(&self) -> [usize; 4] {
+        let plan = &self.resolved.plan;
+        [16, plan.latent_frames, plan.height / LATENT, plan.width / LATENT]
+    }
+
+    fn conditions(&self, progress: &mut Progress) -> Result<Conditions, PipelineError> {
+        let Clip { model, request, resolved } = *self;
+        let plan = &resolved.plan;
+        let clip = [plan.width, plan.height];
+
+        // 4. Reference picture and the first pose frame; later pose frames are made or read when the VAE takes them.
+        progress.begin(Phase::Pose, 1)?;
+        let reference =
+            resolved.geometry.cropped(media::image::read_rgb(&request.reference).map_err(PipelineError::Media)?);
+        let first_pose = match resolved.motion.frames(Side::Positive, resolved.geometry)?.next() {
+            Some(frame) => frame?,
+            None => return Err(PipelineError::Media(media::MediaError::NoFrames { path: request.reference.clone() })),
+        };
+        progress.advance(1)?;
+        progress.end()?;
+
+        // 5. Prompts. The negative one is only needed when a branch of the guidance has it.
+        let needs_negative_text = uses(&plan.guidance, |b| b.text == Polarity::Negative);
+        let (text_embeds, neg_text_embeds) = {
+            let layers = model.blueprint.text_encoder.num_layers;
+            progress.begin(Phase::TextEncode, layers)?;
+            let mut prompts = vec![request.prompt.as_str()];
+            let negative = request.negative_prompt.as_deref().unwrap_or(umt5::DEFAULT_NEGATIVE_PROMPT_I2V);
+            if needs_negative_text {
+                prompts.push(negative);
+            }
+            let ids = prompts
+                .iter()
+                .map(|p| model.tokenizer.encode(p, model.blueprint.dit.text_len.min(umt5::MAX_TOKENS)))
+                .collect::<Result<Vec<_>, _>>()
+                .map_err(|e| PipelineError::Model { path: "tokenizer".into(), problem: e.to_string() })?;
+            let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
+            let source = model.text_encoder.placed(self.placement(Phase::TextEncode));
+            let encoded = umt5::Encoder::new(&model.blueprint.text_encoder, source)
+                .and_then(|net| net.encode_all(&ids, &mut |done, _| progress.set(done).map_err(stop)));
+            let mut encoded = encoded.map_err(|e| progress.explain(|| "text encoder".into(), e))?.into_iter();
+            progress.end()?;
+            let row = |t: Option<Tensor>| t.map(|t| t.squeeze(0)).transpose();
+            let rows = row(encoded.next()).and_then(|a| Ok((a, row(encoded.next())?)));
+            let (positive, negative) = rows.map_err(|e| progress.explain(|| "text encoder".into(), e))?;
+            let Some(positive) = positive else {
+                return Err(PipelineError::from_compute("text encoder".into(), candle_core::Error::msg("no output")));
+            };
+            (positive, negative)
+        };
+        progress.tensor("text_embeds", &text_embeds);
+        if let Some(t) = &neg_text_embeds {
+            progress.tensor("neg_text_embeds", t);
+        }
+
+        // 7. Image tokens of the reference and of the first pose.
+        let (ref_image_embeds, pose_image_embeds) = {
+            let config = &model.blueprint.image_encoder;
+            progress.begin(Phase::ImageEncode, 2)?;
+            let net = clip::VisionTower::new(config, model.image_encoder.placed(self.placement(Phase::ImageEncode)))
+                .map_err(|e| progress.explain(|| "image encoder".into(), e))?;
+            let mut encode = |image, what: &str| -> Result<Tensor, PipelineError> {
+                let input = pixels::clip_pixels(image, config.image_size)?;
+                let tokens =
+                    net.forward(&input).map_err(|e| progress.explain(|| format!("image encoder, {what}"), e))?;
+                progress.advance(1)?;
+                Ok(tokens)
+            };
+            let pair = (encode(&reference, "reference")?, encode(&first_pose, "first pose")?);
+            progress.end()?;
+            pair
+        };
+        progress.tensor("ref_image_embeds", &ref_image_embeds);
+        progress.tensor("pose_image_embeds", &pose_image_embeds);
+
+        // 8. Latents of the reference followed by grey, of the poses, and of their negative twins.
+        let needs_negative_pose = uses(&plan.guidance, |b| b.pose == Polarity::Negative);
+        let conditions = {
+            let clips_to_encode = if needs_negative_pose { 3 } else { 2 };
+            progress.begin(Phase::VaeEncode, clips_to_encode * plan.num_frames)?;
+            let net = clips::encoder(&model.blueprint.vae, model.vae.placed(self.placement(Phase::VaeEncode)))
+                .map_err(|e| progress.explain(|| "VAE encoder".into(), e))?;
+            let reference = pixels::vae_pixels(&reference, clip)?;
+            let grey = Tensor::zeros_like(&reference).map_err(|e| progress.explain(|| "VAE encoder".into(), e))?;
+            let grey = std::iter::repeat_with(|| Ok(grey.clone()));
+            let image_latents =
+                clips::encode(&net, std::iter::once(Ok(reference.clone())).chain(grey), plan.num_frames, progress)?;
+            let mut encode_side = |side| {
+                let frames = resolved.motion.frames(side, resolved.geometry)?;
+                let frames = frames.map(|frame| pixels::vae_pixels(&frame?, clip));
+                clips::encode(&net, frames, plan.num_frames, progress)
+            };
+            let pose_latents = encode_side(Side::Positive)?;
+            let neg_pose_latents = if needs_negative_pose { Some(encode_side(Side::Negative)?) } else { None };
+            progress.end()?;
+            // The encoder is causal and takes the first frame alone: a picture's latent is its clip's first frame.
+            let first =
+                |t: &Tensor| t.narrow(1, 0, 1).map_err(|e| PipelineError::from_compute("VAE encoder".into(), e));
+            let mask = frame_mask(plan.latent_frames, plan.height / LATENT, plan.width / LATENT, &Device::Cpu)
+                .map_err(|e| PipelineError::from_compute("frame mask".into(), e))?;
+            Conditions {
+                text_embeds,
+                neg_text_embeds,
+                ref_image_embeds,
+                pose_image_embeds,
+                ref_latents: first(&image_latents)?,
+                pose_ref_latents: first(&pose_latents)?,
+                image_latents,
+                frame_mask: mask,
+                pose_latents,
+                neg_pose_latents,
+            }
+        };
+        for (name, tensor) in [
+            ("image_latents", &conditions.image_latents),
+            ("frame_mask", &conditions.frame_mask),
+            ("ref_latents", &conditions.ref_latents),
+            ("pose_ref_latents", &conditions.pose_ref_latents),
+            ("pose_latents", &conditions.pose_latents),
+        ] {
+            progress.tensor(name, tensor);
+        }
+        if let Some(t) = &conditions.neg_pose_latents {
+            progress.tensor("neg_pose_latents", t);
+        }
+        Ok(conditions)
+    }
+
+    /// Runs the loop over the conditions, which are dropped with it → `[16, F, h, w]`.
+    fn sample(&self, conditions: Conditions, progress: &mut Progress) -> Result<Tensor, PipelineError> {
+        let Clip { model, request, resolved } = *self;
+        let plan = &resolved.plan;
+
+        // 9 and 10. Noise, and the sampling loop.
+        progress.begin(Phase::Denoise, plan.forwards * model.blueprint.dit.num_layers)?;
+        let shape = self.latent_shape();
+        let noise = match progress.observer().initial_noise() {
+            Some(noise) if noise.dims() == shape => noise,
+            Some(noise) => {
+                let problem = format!("initial noise is {:?}; this clip needs {shape:?}", noise.dims());
+                return Err(PipelineError::from_compute("noise".into(), candle_core::Error::msg(problem)));
+            }
+            None => scheduler::noise(shape.to_vec(), request.settings.seed, INITIAL_NOISE_STREAM, &Device::Cpu)
+                .map_err(|e| PipelineError::from_compute("noise".into(), e))?,
+        };
+        progress.tensor("noise", &noise);
+        let net = Dit::new(&model.blueprint.dit, model.dit.placed(self.placement(Phase::Denoise)))
+            .map_err(|e| progress.explain(|| "dit".into(), e))?;
+        let mut sampler = Sampler::new(plan.schedule.clone(), request.settings.seed);
+        let mut watch =
+            LoopWatch { progress, plan, step_started: Instant::now(), place: "dit".into(), not_finite: false };
+        let result = denoise(&net, &conditions, &mut sampler, &plan.guidance, &noise, &mut watch);
+        let (place, not_finite) = (watch.place, watch.not_finite);
+        let latents = result.map_err(|e| match not_finite {
+            true => PipelineError::NotFinite { place },
+            false => progress.explain(|| place, e),
+        })?;
+        progress.end()?;
+        Ok(latents)
+    }
+
+    /// `latents` `[16, F, h, w]` → the file, if one was asked for, and the number of frames.
+    fn decode(&self, latents: &Tensor, progress: &mut Progress) -> Result<(Option<Written>, usize), PipelineError> {
+        let Clip { model, request, resolved } = *self;
+
+        // 11 and 12. Latents to pixels, chunk by chunk in time, straight into the file.
+        progress.begin(Phase::Decode, resolved.plan.num_frames)?;
+        let net = clips::decoder(&model.blueprint.vae, model.vae.placed(self.placement(Phase::Decode)))
+            .map_err(|e| progress.explain(|| "VAE decoder".into(), e))?;
+        let mut writer = match &request.output {
+            Some(path) => {
+                Some(VideoWriter::create(path, &writer_options(request, resolved)?).map_err(PipelineError::Output)?)
+            }
+            None => None,
+        };
+        let mut index = 0;
+        clips::decode(&net, latents, &mut |chunk| {
+            progress.tensor("video", chunk);
+            let explain = |e| PipelineError::from_compute("VAE decoder".into(), e);
+            for i in 0..chunk.dim(1).map_err(explain)? {
+                let frame = chunk.narrow(1, i, 1).and_then(|f| f.squeeze(1)).map_err(explain)?;
+                let frame = pixels::picture(&frame).map_err(explain)??;
+                progress.observer().frame(index, &frame);
+                if let Some(writer) = &mut writer {
+                    writer.write(&frame).map_err(PipelineError::Output)?;
+                }
+                index += 1;
+                progress.advance(1)?;
+            }
+            Ok(())
+        })?;
+        let written = writer.map(VideoWriter::finish).transpose().map_err(PipelineError::Output)?;
+        progress.end()?;
+        match written.as_ref().map(|w| w.audio) {
+            Some(AudioOutcome::ContainerCannot) => {
+                progress.note("this kind of output cannot hold sound; it has none");
+            }
+            Some(AudioOutcome::NoCodec) => {
+                progress.note("FFmpeg here cannot convert the driving video's sound; the clip has none");
+            }
+            _ => {}
+        }
+        Ok((written, index))
+    }
 }
 
 /// Stops a network from inside; [`Progress::explain`] knows that it was a wish to stop.
@@ -263,7 +310,7 @@ struct LoopWatch<'a, 'b> {
     plan: &'a crate::AnimatePlan,
     step_started: Instant,
     /// Where the loop is, for error messages.
-    place: RefCell<String>,
+    place: String,
     not_finite: bool,
 }
 
@@ -271,7 +318,7 @@ impl LoopWatch<'_, '_> {
     fn check_finite(&mut self, place: String, tensor: &Tensor) -> candle_core::Result<()> {
         // A sum is finite unless an element is not (or magnitudes reach 1e38, which is as wrong).
         let finite = tensor.sum_all()?.to_scalar::<f32>()?.is_finite();
-        self.place.replace(place);
+        self.place = place;
         self.not_finite = !finite;
         if finite { Ok(()) } else { Err(candle_core::Error::Msg("not finite".into())) }
     }

@@ -149,6 +149,16 @@ pub enum PipelineError {
         /// Phase, block and step.
         place: String,
     },
+    /// Decoding or writing failed after the sampling loop; its result was saved.
+    #[error(
+        "{source}; the finished latents are kept in {latents}, run again with --latents {latents} to go on from them"
+    )]
+    AfterDenoise {
+        /// What failed.
+        source: Box<PipelineError>,
+        /// Where the latents are.
+        latents: std::path::PathBuf,
+    },
     /// The observer asked to stop.
     #[error("cancelled during {phase}; partial files are removed")]
     Cancelled {
@@ -200,6 +210,7 @@ impl PipelineError {
             }
             PipelineError::DoesNotFit(_) => ErrorKind::DoesNotFit,
             PipelineError::Cancelled { .. } => ErrorKind::Cancelled,
+            PipelineError::AfterDenoise { source, .. } => source.kind(),
             PipelineError::Output(_) | PipelineError::Compute { .. } => ErrorKind::Other,
         }
     }

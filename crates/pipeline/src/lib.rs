@@ -7,6 +7,7 @@ mod engine;
 mod error;
 mod geometry;
 mod inspect;
+mod kept;
 mod model;
 mod motion;
 mod needs;

@@ -198,6 +198,9 @@ pub struct AnimateRequest {
     /// The file or folder to be written (`.mp4`, `.webm`, `.gif`, or a folder of PNGs); `None` writes nothing, and
     /// the frames go to the observer only.
     pub output: Option<PathBuf>,
+    /// Latents of an earlier run whose decoding or writing failed; nothing before decoding is done again. The file is
+    /// named by that run's error.
+    pub latents: Option<PathBuf>,
     /// What becomes of the driving video's sound.
     pub audio: Audio,
     /// Constant rate factor of the encoder, 0 (lossless) to 51; lower is better and larger.
@@ -217,6 +220,7 @@ impl AnimateRequest {
             negative_prompt: None,
             settings,
             output: None,
+            latents: None,
             audio: Audio::default(),
             crf: 18,
             metadata: true,

@@ -159,3 +159,49 @@ fn a_budget_that_does_not_suffice_names_one_that_does() {
     assert!(plan(error.needed_bytes).is_ok());
     assert!(plan(error.needed_bytes - 1).is_err());
 }
+
+/// Spoils the output's place when the sampling loop is done.
+struct Spoil<'a>(&'a dyn Fn());
+
+impl Observer for Spoil<'_> {
+    fn event(&mut self, event: &pipeline::Event) {
+        if matches!(event, pipeline::Event::PhaseFinished { phase: Phase::Denoise, .. }) {
+            (self.0)();
+        }
+    }
+}
+
+#[test]
+fn finished_latents_outlive_a_failed_output_and_give_the_same_file() {
+    let case = fixtures().join("landscape_5");
+    let engine = open();
+    let place = tempfile::tempdir().unwrap();
+    let whole = place.path().join("whole.mp4");
+    engine.animate(&request(&case).output(&whole), &mut ()).unwrap();
+
+    // Something takes the name while the loop runs; or the folder goes away.
+    let taken = place.path().join("taken.mp4");
+    let take = || std::fs::create_dir(&taken).unwrap();
+    let gone = place.path().join("gone");
+    std::fs::create_dir(&gone).unwrap();
+    let remove = || {
+        std::fs::remove_dir(&gone).unwrap();
+        std::fs::write(&gone, b"").unwrap();
+    };
+    let spoiled: [(PathBuf, &dyn Fn()); 2] = [(taken.clone(), &take), (gone.join("clip.mp4"), &remove)];
+    for (output, spoil) in spoiled {
+        let error = engine.animate(&request(&case).output(&output), &mut Spoil(spoil)).unwrap_err();
+        let PipelineError::AfterDenoise { latents, .. } = &error else { panic!("{error}") };
+        assert!(error.to_string().contains("--latents"), "{error}");
+        let mut again = request(&case).output(place.path().join("again.mp4"));
+        again.latents = Some(latents.clone());
+        let report = engine.animate(&again, &mut ()).unwrap();
+        assert_eq!(report.forwards, 0);
+        // The bytes differ in nothing: settings, frames and metadata are the same.
+        assert_eq!(std::fs::read(&whole).unwrap(), std::fs::read(place.path().join("again.mp4")).unwrap());
+        let other_size = again.size(32, 32);
+        let error = engine.animate(&other_size, &mut ()).unwrap_err().to_string();
+        assert!(error.contains("needs"), "{error}");
+        std::fs::remove_file(latents).unwrap();
+    }
+}

@@ -138,6 +138,9 @@ pub struct RunArgs {
     /// Keypoints of the driving video (docs/keypoints.md)
     #[arg(long, value_name = "JSON", help_heading = "Inputs")]
     pub keypoints: Option<PathBuf>,
+    /// Finished latents that a run kept when its decoding or writing failed: go on from them
+    #[arg(long, value_name = "FILE", help_heading = "Inputs")]
+    pub latents: Option<PathBuf>,
     /// Settings.
     #[command(flatten)]
     pub values: FlagValues,

@@ -19,7 +19,10 @@ pub fn models(json: bool) -> Result<(), Failure> {
     }
     let mut text = String::new();
     for m in &models {
-        let size = format!("{:.1} M", m.parameters as f64 / 1e6);
+        let size = match m.parameters as f64 {
+            p if p >= 1e9 => format!("{:.1} B", p / 1e9),
+            p => format!("{:.1} M", p / 1e6),
+        };
         let place = if m.repository.is_empty() { "in this program" } else { &m.repository };
         text += &format!("{:<24}{size:>10}  {:<32}{place}\n{:<36}{}\n", m.name, m.title, "", m.summary);
     }

@@ -101,7 +101,9 @@ impl Job {
                 "no motion; give --keypoints JSON, or drawn poses with --pose and --neg-pose, or --drive VIDEO",
             ));
         };
-        Ok(self.build(reference, motion))
+        let mut request = self.build(reference, motion);
+        request.latents.clone_from(&args.latents);
+        Ok(request)
     }
 
     /// A request that is only planned from shapes: inputs that are not named are taken to suit.

@@ -1,0 +1,47 @@
+//! Finished latents that outlive a failure after them, and the way back in.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use weights::Checkpoint;
+
+use crate::{AnimateRequest, PipelineError};
+
+/// Name of the tensor in the file.
+const NAME: &str = "latents";
+
+/// Saves `latents` `[16, F, h, w]` beside the output, or in the system's temporary folder when that cannot be written,
+/// and tells so in the error. Where nothing can be written, the error stays as it is.
+pub(crate) fn keep(error: PipelineError, latents: &Tensor, request: &AnimateRequest) -> PipelineError {
+    let stem = request.output.as_ref().and_then(|o| o.file_stem()).unwrap_or("clip".as_ref());
+    let name = format!("{}.latents.safetensors", stem.to_string_lossy());
+    let beside = request.output.as_ref().and_then(|o| o.parent()).map(|folder| folder.join(&name));
+    // The process id keeps runs apart that fail at the same time.
+    let elsewhere = std::env::temp_dir().join(format!("{}-{name}", std::process::id()));
+    let saved = |path: &PathBuf| {
+        let tensors = BTreeMap::from([(NAME.to_owned(), latents.clone())]);
+        weights::save_safetensors(path, &tensors, &BTreeMap::new()).is_ok()
+    };
+    match beside.into_iter().chain([elsewhere]).find(saved) {
+        Some(latents) => PipelineError::AfterDenoise { source: Box::new(error), latents },
+        None => error,
+    }
+}
+
+/// Reads latents that [`keep`] saved.
+///
+/// # Errors
+/// The file cannot be read, or its latents are of a clip of another size or length.
+pub(crate) fn read(file: &Path, shape: [usize; 4]) -> Result<Tensor, PipelineError> {
+    let checkpoint = Checkpoint::open(file)?;
+    let found = checkpoint.shape(NAME).map(<[usize]>::to_vec);
+    if found.as_deref() != Some(&shape) {
+        let found = found.map_or_else(|| "no latents".to_owned(), |found| format!("latents of shape {found:?}"));
+        let problem =
+            format!("it has {found}, this clip needs {shape:?}; give the same inputs, size and frames as then");
+        return Err(PipelineError::Model { path: file.to_owned(), problem });
+    }
+    let latents = checkpoint.load(NAME, &shape, Some(DType::F32), &Device::Cpu);
+    latents.map_err(|e| PipelineError::from_compute("latents".into(), e))
+}
