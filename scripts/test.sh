@@ -14,7 +14,7 @@ cargo fmt --all --check
 
 step tests
 if cargo nextest --version >/dev/null 2>&1; then
-  cargo nextest run --locked --workspace
+  cargo nextest run --locked --workspace --no-fail-fast
 else
   cargo test --locked --workspace --lib --bins --tests
 fi

@@ -265,6 +265,8 @@ mod tests {
             tokenizer: Some("t".into()),
             dtype: Some(steadydance::HeldDType::F16),
             memory_budget: Some(2.0),
+            placement: Some(steadydance::Placement::Streamed),
+            preset: Some("official".to_owned()),
             negative_prompt: Some(String::new()),
             size: "64x64".parse().ok(),
             num_frames: Some(5),

@@ -117,7 +117,7 @@ pub struct Values {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pose_guidance_interval: Option<Numbers>,
     /// Seed of all randomness
-    #[arg(long, value_name = "N", help_heading = "Sampling")]
+    #[arg(long, value_name = "N|random", value_parser = seed, help_heading = "Sampling")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
 
@@ -228,6 +228,15 @@ fn interval(text: &str) -> Result<Numbers, String> {
     }
 }
 
+/// A number, or one that nobody knows beforehand; the run tells which it was.
+fn seed(text: &str) -> Result<u64, String> {
+    use std::hash::{BuildHasher, RandomState};
+    match text {
+        "random" => Ok(RandomState::new().hash_one(0) >> 1),
+        number => number.parse().map_err(|_| format!("expected 0 to {}, or random", u64::MAX)),
+    }
+}
+
 fn gibibytes(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(gib) if gib.is_finite() && gib > 0.0 && gib < 1e9 => Ok(gib),
@@ -243,6 +252,15 @@ fn named<T: DeserializeOwned>(text: &str) -> Result<T, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn seeds_are_numbers_or_random() {
+        assert_eq!(seed("106060"), Ok(106_060));
+        assert_ne!(seed("random"), seed("random"));
+        for wrong in ["-1", "1.5", "", "Random"] {
+            assert!(seed(wrong).unwrap_err().contains("random"), "{wrong}");
+        }
+    }
 
     #[test]
     fn sizes_and_lists_are_read_and_written_alike() {
