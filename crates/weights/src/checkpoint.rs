@@ -111,6 +111,10 @@ impl Checkpoint {
         if info.is_dir() {
             return Self::open_folder(path);
         }
+        if !info.is_file() {
+            let found = "a pipe or device, not a file".to_owned();
+            return Err(WeightsError::NotACheckpoint { path: path.to_owned(), found });
+        }
         let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
         if name.ends_with(".index.json") {
             return Self::open_index(path);

@@ -73,7 +73,8 @@ impl KeyMap {
                 let Some(parts) = names.iter().map(|n| out.get(n).cloned()).collect::<Option<Vec<_>>>() else {
                     continue;
                 };
-                let alike = parts.windows(2).all(|p| p[0].dtype == p[1].dtype && p[0].shape[1..] == p[1].shape[1..]);
+                let alike =
+                    parts.windows(2).all(|p| p[0].dtype == p[1].dtype && p[0].shape.get(1..) == p[1].shape.get(1..));
                 if !alike || parts.iter().any(|p| p.shape.is_empty()) {
                     continue;
                 }

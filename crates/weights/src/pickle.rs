@@ -23,12 +23,15 @@ impl StoredTensor {
     /// One past the last byte that the tensor touches; saturates on overflow.
     pub fn last_byte_end(&self) -> usize {
         let width = self.dtype.bitsize() / 8;
+        // Saturates before a zero can hide that the product of the others overflows.
+        let product = self.shape.iter().map(|d| (*d).max(1)).fold(1usize, usize::saturating_mul);
         let last = match &self.strides {
-            None => self.shape.iter().fold(1usize, |a, d| a.saturating_mul(*d)),
-            Some(strides) if self.shape.iter().all(|d| *d > 0) => {
+            _ if product == usize::MAX => usize::MAX,
+            _ if self.shape.contains(&0) => 0,
+            None => product,
+            Some(strides) => {
                 self.shape.iter().zip(strides).fold(1usize, |a, (d, s)| a.saturating_add((d - 1).saturating_mul(*s)))
             }
-            Some(_) => 0,
         };
         self.offset.saturating_add(last.saturating_mul(width))
     }
