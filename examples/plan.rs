@@ -2,7 +2,9 @@
 //!
 //! `cargo run --example plan -- 8 16 24 48`
 
-use steadydance::{AnimateRequest, Memory, Motion, Phase, PipelineError, Placement, Settings, plan_known, preset};
+use steadydance::{
+    AnimateRequest, EngineOptions, Memory, Motion, Phase, PipelineError, Placement, Settings, plan_known, preset,
+};
 
 const GIB: f64 = (1u64 << 30) as f64;
 
@@ -22,7 +24,7 @@ fn main() -> anyhow::Result<()> {
             let bytes = (budget * GIB) as u64;
             let memory = Memory { total_bytes: bytes, available_bytes: bytes };
             let start = format!("{budget:>4} GiB  {:<10} {frames:>7}", format!("{width}x{height}"));
-            match plan_known("steadydancer-14b", &request, &memory, None) {
+            match plan_known("steadydancer-14b", &request, &memory, &EngineOptions::default()) {
                 Ok(plan) => {
                     let weights = match plan.stages.phase(Phase::Denoise).map(|phase| phase.placement) {
                         Some(Placement::Streamed) => "streamed",

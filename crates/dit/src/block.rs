@@ -141,10 +141,15 @@ impl Block {
         let m = (&self.modulation + time)?;
         let row = |i: usize| m.narrow(1, i, 1);
         let u = norm_modulate(x, &row(1)?, &row(0)?, self.eps)?;
-        let x = gated_add(x, &self.self_attn.forward(&u, rope)?, &row(2)?)?;
+        let attended = self.self_attn.forward(&u, rope)?;
+        // What is no longer needed is let go at once: each of these is a whole residual stream.
+        drop(u);
+        let x = gated_add(x, &attended, &row(2)?)?;
+        drop(attended);
         let x = (&x + self.cross_attn.forward(&self.norm3.forward(&x)?, context)?)?;
         let u = norm_modulate(&x, &row(4)?, &row(3)?, self.eps)?;
         let hidden = gelu_tanh(&self.ffn_in.forward(&u)?)?;
+        drop(u);
         gated_add(&x, &self.ffn_out.forward(&hidden)?, &row(5)?)
     }
 }

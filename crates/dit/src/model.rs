@@ -253,15 +253,16 @@ impl Dit {
         let grid = (frames + extra, rows, columns);
         let rope = RopeTables::video(self.config.head_dim(), grid, latents.device())?;
 
-        let tokens = x.clone();
+        // VACE's first side block starts from the tokens before any block.
+        let tokens = cond.vace.as_ref().map(|_| x.clone());
         let mut control = cond.vace.as_ref().map(|v| v.tokens.clone());
         for i in 0..self.config.num_layers {
-            let hint = match (&cond.vace, control.take()) {
-                (Some(vace), Some(c)) => match self.hint_index(i) {
+            let hint = match (&cond.vace, &tokens, control.take()) {
+                (Some(vace), Some(tokens), Some(c)) => match self.hint_index(i) {
                     Some(index) => {
                         let group = self.blocks.group(&format!("vace_blocks.{index}"))?;
                         let block = VaceBlock::new(&self.config, index, &group)?;
-                        let (next, hint) = block.forward(&c, &tokens, &e0, &cond.context, &rope)?;
+                        let (next, hint) = block.forward(&c, tokens, &e0, &cond.context, &rope)?;
                         control = Some(next);
                         Some((hint * vace.scale)?)
                     }

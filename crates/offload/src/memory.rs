@@ -22,7 +22,9 @@ impl Memory {
         let (total, available) = (system.total_memory(), system.available_memory());
         match system.cgroup_limits() {
             Some(limits) if limits.total_memory < total => {
-                Self { total_bytes: limits.total_memory, available_bytes: available.min(limits.free_memory) }
+                // What the page cache holds of the limit can be had back; what processes hold cannot.
+                let free = limits.total_memory.saturating_sub(limits.rss);
+                Self { total_bytes: limits.total_memory, available_bytes: available.min(free) }
             }
             _ => Self { total_bytes: total, available_bytes: available },
         }

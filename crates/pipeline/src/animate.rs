@@ -13,7 +13,7 @@ use crate::geometry::LATENT;
 use crate::model::OpenModel;
 use crate::motion::Side;
 use crate::progress::Progress;
-use crate::resolve::{Resolved, uses};
+use crate::resolve::{Resolved, latent_shape, uses};
 use crate::{AnimateRequest, Audio, Observer, PipelineError, Report, clips, kept, pixels};
 
 /// One clip on its way.
@@ -42,7 +42,7 @@ pub(crate) fn animate(
     // 4 to 8. What conditions the clip. 9 and 10. Noise, and the sampling loop. Both are skipped when the latents of an
     // earlier run are there.
     let latents = match &request.latents {
-        Some(file) => kept::read(file, clip.latent_shape())?,
+        Some(file) => kept::read(file, latent_shape(plan))?,
         None => {
             let conditions = clip.conditions(&mut progress)?;
             clip.sample(conditions, &mut progress)?
@@ -77,12 +77,6 @@ impl Clip<'_> {
         self.resolved.plan.stages.phase(phase).map_or(Placement::Resident, |p| p.placement)
     }
 
-    /// `[16, F, h, w]`.
-    fn latent_shape(&self) -> [usize; 4] {
-        let plan = &self.resolved.plan;
-        [16, plan.latent_frames, plan.height / LATENT, plan.width / LATENT]
-    }
-
     fn conditions(&self, progress: &mut Progress) -> Result<Conditions, PipelineError> {
         let Clip { model, request, resolved } = *self;
         let plan = &resolved.plan;
@@ -105,7 +99,7 @@ impl Clip<'_> {
             let layers = model.blueprint.text_encoder.num_layers;
             progress.begin(Phase::TextEncode, layers)?;
             let mut prompts = vec![request.prompt.as_str()];
-            let negative = request.negative_prompt.as_deref().unwrap_or(umt5::DEFAULT_NEGATIVE_PROMPT_I2V);
+            let negative = negative_prompt(request);
             if needs_negative_text {
                 prompts.push(negative);
             }
@@ -213,7 +207,7 @@ impl Clip<'_> {
 
         // 9 and 10. Noise, and the sampling loop.
         progress.begin(Phase::Denoise, plan.forwards * model.blueprint.dit.num_layers)?;
-        let shape = self.latent_shape();
+        let shape = latent_shape(plan);
         let noise = match progress.observer().initial_noise() {
             Some(noise) if noise.dims() == shape => noise,
             Some(noise) => {
@@ -282,6 +276,12 @@ impl Clip<'_> {
         }
         Ok((written, index))
     }
+}
+
+/// The request's, or the customary one: an empty negative prompt means that too, as upstream.
+pub(crate) fn negative_prompt(request: &AnimateRequest) -> &str {
+    let given = request.negative_prompt.as_deref().filter(|p| !p.trim().is_empty());
+    given.unwrap_or(umt5::DEFAULT_NEGATIVE_PROMPT_I2V)
 }
 
 /// Stops a network from inside; [`Progress::explain`] knows that it was a wish to stop.

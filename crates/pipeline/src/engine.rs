@@ -182,7 +182,7 @@ impl Engine {
 }
 
 /// The plan for a published model (`steadydancer-14b`…), computed from its shapes: no file of it is needed. The
-/// reference and motion of `request` are not opened.
+/// reference and motion of `request` are not opened, and `memory` stands for the options' budget.
 ///
 /// # Errors
 /// An unknown name, impossible numbers, or memory that does not suffice.
@@ -190,7 +190,7 @@ pub fn plan_known(
     name: &str,
     request: &AnimateRequest,
     memory: &Memory,
-    dtype: Option<HeldDType>,
+    options: &EngineOptions,
 ) -> Result<AnimatePlan, PipelineError> {
     request.validate()?;
     let known = models::known_models();
@@ -201,7 +201,7 @@ pub fn plan_known(
         return Err(PipelineError::Model { path: name.into(), problem });
     };
     let blueprint = Blueprint::steadydancer_14b();
-    let held = match dtype {
+    let held = match options.dtype {
         Some(HeldDType::F32) => DType::F32,
         _ => DType::BF16,
     };
@@ -211,7 +211,7 @@ pub fn plan_known(
         dtypes: [held; 3],
         default_size: request.settings.default_size,
         memory: *memory,
-        placement: None,
+        placement: options.placement,
     };
     let [width, height] = request.settings.size.unwrap_or(request.settings.default_size);
     let num_frames = request.settings.num_frames.unwrap_or(request.settings.default_num_frames);

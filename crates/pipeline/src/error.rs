@@ -118,6 +118,26 @@ pub enum PipelineError {
         /// Frames needed.
         needed: usize,
     },
+    /// Drawn poses end before the clip does.
+    #[error(
+        "{path}: {found} frame(s) can be decoded, frame {needed} is needed; the file is damaged or truncated, get a complete copy"
+    )]
+    PoseEnds {
+        /// The poses.
+        path: std::path::PathBuf,
+        /// Frames that could be decoded.
+        found: usize,
+        /// Frames needed.
+        needed: usize,
+    },
+    /// Kept latents cannot be used.
+    #[error("{path}: {problem}")]
+    Latents {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong and what to do.
+        problem: String,
+    },
     /// A checkpoint cannot be used.
     #[error(transparent)]
     Weights(#[from] WeightsError),
@@ -204,6 +224,8 @@ impl PipelineError {
             PipelineError::Media(_)
             | PipelineError::Pose(_)
             | PipelineError::PosePair { .. }
+            | PipelineError::PoseEnds { .. }
+            | PipelineError::Latents { .. }
             | PipelineError::NoDetector { .. } => ErrorKind::Input,
             PipelineError::Weights(_) | PipelineError::Model { .. } | PipelineError::NotFinite { .. } => {
                 ErrorKind::Model

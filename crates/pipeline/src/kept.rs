@@ -23,25 +23,36 @@ pub(crate) fn keep(error: PipelineError, latents: &Tensor, request: &AnimateRequ
         let tensors = BTreeMap::from([(NAME.to_owned(), latents.clone())]);
         weights::save_safetensors(path, &tensors, &BTreeMap::new()).is_ok()
     };
-    match beside.into_iter().chain([elsewhere]).find(saved) {
+    // Latents of another run that failed are not replaced.
+    let candidates = beside.into_iter().chain([elsewhere]).filter(|path| !path.exists());
+    match candidates.into_iter().find(saved) {
         Some(latents) => PipelineError::AfterDenoise { source: Box::new(error), latents },
         None => error,
     }
 }
 
-/// Reads latents that [`keep`] saved.
+/// Opens latents that [`keep`] saved and checks that they are of a clip of this shape.
 ///
 /// # Errors
 /// The file cannot be read, or its latents are of a clip of another size or length.
-pub(crate) fn read(file: &Path, shape: [usize; 4]) -> Result<Tensor, PipelineError> {
-    let checkpoint = Checkpoint::open(file)?;
+pub(crate) fn open(file: &Path, shape: [usize; 4]) -> Result<Checkpoint, PipelineError> {
+    let unusable = |problem: String| PipelineError::Latents { path: file.to_owned(), problem };
+    let checkpoint = Checkpoint::open(file).map_err(|e| unusable(format!("no latents of an earlier run ({e})")))?;
     let found = checkpoint.shape(NAME).map(<[usize]>::to_vec);
     if found.as_deref() != Some(&shape) {
         let found = found.map_or_else(|| "no latents".to_owned(), |found| format!("latents of shape {found:?}"));
-        let problem =
-            format!("it has {found}, this clip needs {shape:?}; give the same inputs, size and frames as then");
-        return Err(PipelineError::Model { path: file.to_owned(), problem });
+        return Err(unusable(format!(
+            "it has {found}, this clip needs {shape:?}; give the inputs, size and frames of then"
+        )));
     }
-    let latents = checkpoint.load(NAME, &shape, Some(DType::F32), &Device::Cpu);
+    Ok(checkpoint)
+}
+
+/// Reads them, `[16, F, h, w]` f32.
+///
+/// # Errors
+/// As [`open`].
+pub(crate) fn read(file: &Path, shape: [usize; 4]) -> Result<Tensor, PipelineError> {
+    let latents = open(file, shape)?.load(NAME, &shape, Some(DType::F32), &Device::Cpu);
     latents.map_err(|e| PipelineError::from_compute("latents".into(), e))
 }

@@ -118,6 +118,7 @@ impl ModelFiles {
 
 /// Sizes as `steadydance.json` tells them; each part may be absent and is then read off the shapes.
 #[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct ConfigFile {
     dit: Option<dit::Config>,
     vae: Option<vae::Config>,
@@ -139,6 +140,7 @@ impl Part {
         manifest: Manifest,
         network: &str,
         dtype: Option<HeldDType>,
+        reference_dtype: DType,
         ignore: impl Fn(&str) -> bool,
     ) -> Result<Self, PipelineError> {
         manifest.check(&checkpoint, network, ignore)?;
@@ -146,8 +148,8 @@ impl Part {
             Some(HeldDType::F32) => Some(DType::F32),
             Some(HeldDType::Bf16) => Some(DType::BF16),
             Some(HeldDType::F16) => Some(DType::F16),
-            // The official shards are f32; they are run in bf16, as the reference does.
-            None => stored_wide(&checkpoint, &manifest).then_some(DType::BF16),
+            // Wider files are held in the precision that the reference computes in.
+            None => stored_wide(&checkpoint, &manifest).then_some(reference_dtype),
         };
         Ok(Self { checkpoint, held, manifest })
     }
@@ -275,13 +277,20 @@ impl OpenModel {
                 None => clip::Config::detect(|n| image.shape(n)).map_err(|_| no_sizes(&image, "CLIP vision tower"))?,
             },
         };
-        let [dit_manifest, vae_manifest, text_manifest, image_manifest] = blueprint.manifests()?;
+        let manifests = blueprint.manifests().map_err(|e| PipelineError::Model {
+            path: dit.path().to_owned(),
+            problem: format!("the model's sizes make no network ({e})"),
+        });
+        let [dit_manifest, vae_manifest, text_manifest, image_manifest] = manifests?;
         let label = blueprint.dit.label();
+        fit_together(&blueprint, &tokenizer, &label)?;
+        // UMT5 overflows in f16 (spec wan_components §9.15).
+        let text_dtype = dtype.map(|d| if d == HeldDType::F16 { HeldDType::Bf16 } else { d });
         Ok(Self {
-            dit: Part::new(dit, dit_manifest, &label, dtype, |_| false)?,
-            vae: Part::new(vae, vae_manifest, "the Wan 2.1 VAE", Some(HeldDType::F32), |_| false)?,
-            text_encoder: Part::new(text, text_manifest, "the UMT5 encoder", dtype, |_| false)?,
-            image_encoder: Part::new(image, image_manifest, "the CLIP vision tower", dtype, |n| {
+            dit: Part::new(dit, dit_manifest, &label, dtype, DType::BF16, |_| false)?,
+            vae: Part::new(vae, vae_manifest, "the Wan 2.1 VAE", Some(HeldDType::F32), DType::F32, |_| false)?,
+            text_encoder: Part::new(text, text_manifest, "the UMT5 encoder", text_dtype, DType::BF16, |_| false)?,
+            image_encoder: Part::new(image, image_manifest, "the CLIP vision tower", dtype, DType::F16, |n| {
                 blueprint.image_encoder.ignored(n)
             })?,
             blueprint,
@@ -305,6 +314,29 @@ impl OpenModel {
             parameters: components.iter().map(|c| c.parameters).sum(),
             components,
         }
+    }
+}
+
+/// Parts of different models may each be whole and still not belong together.
+fn fit_together(b: &Blueprint, tokenizer: &umt5::Tokenizer, label: &str) -> Result<(), PipelineError> {
+    let pairs = [
+        ("the text encoder's width", b.text_encoder.dim, "the transformer's text_dim", b.dit.text_dim),
+        ("the image encoder's width", b.image_encoder.dim, "the transformer's clip_dim", b.dit.clip_dim),
+        ("the VAE's latent channels", b.vae.z_dim, "the transformer's out_dim", b.dit.out_dim),
+        ("the VAE's spatial stride", b.vae.spatial_stride(), "the transformer's", crate::geometry::LATENT),
+        ("the VAE's temporal stride", b.vae.temporal_stride(), "the transformer's", crate::geometry::LATENT_FRAMES),
+    ];
+    let problem = pairs.iter().find(|(_, a, _, b)| a != b).map(|(a, x, b, y)| format!("{a} is {x}, {b} is {y}"));
+    let problem = problem.or_else(|| {
+        let (tokens, rows) = (tokenizer.vocab_size(), b.text_encoder.vocab);
+        (tokens > rows).then(|| format!("the tokenizer has {tokens} tokens, the text encoder {rows} rows"))
+    });
+    match problem {
+        Some(problem) => {
+            let problem = format!("its parts do not belong together: {problem}; use parts of one model");
+            Err(PipelineError::Model { path: label.into(), problem })
+        }
+        None => Ok(()),
     }
 }
 

@@ -44,7 +44,10 @@ impl ResolvedMotion {
                 Err(PipelineError::NoDetector { drive: drive.clone() })
             }
             Motion::Keypoints { file, .. } => {
-                let clip = pose::json::read(file, pose::json::ReadOptions::default())?;
+                // OpenPose files do not tell their frame rate; the driving video does, or the clip's is taken.
+                let drive_fps = request.motion.drive().and_then(|d| video::probe(d).ok()).map(|info| info.avg_fps);
+                let openpose_fps = drive_fps.filter(|f| *f > 0.0).unwrap_or(fps);
+                let clip = pose::json::read(file, pose::json::ReadOptions { openpose_fps: Some(openpose_fps) })?;
                 let times: Vec<f64> = (0..clip.frames.len()).map(|i| i as f64 / clip.fps).collect();
                 let mut notes = Vec::new();
                 let indices = choose_frames(request, &times, &mut notes)?;
@@ -173,7 +176,7 @@ fn aspect_note(pose: &Path, reference: [usize; 2]) -> Result<Option<String>, Pip
 
 fn reading<'a>(path: &Path, indices: &'a [usize], options: &ReadOptions) -> Result<Inner<'a>, PipelineError> {
     let reader = VideoReader::open_with(path, options).map_err(PipelineError::Media)?;
-    Ok(Inner::Reading { reader: Box::new(reader), indices, held: None })
+    Ok(Inner::Reading { path: path.to_owned(), reader: Box::new(reader), indices, held: None })
 }
 
 /// See [`ResolvedMotion::frames`].
@@ -185,7 +188,7 @@ pub(crate) struct PoseIter<'a> {
 enum Inner<'a> {
     Nothing,
     Drawing { frames: &'a PoseFrames, side: Side, next: usize, count: usize },
-    Reading { reader: Box<VideoReader>, indices: &'a [usize], held: Option<(usize, RgbImage)> },
+    Reading { path: PathBuf, reader: Box<VideoReader>, indices: &'a [usize], held: Option<(usize, RgbImage)> },
 }
 
 impl Inner<'_> {
@@ -205,7 +208,7 @@ impl Inner<'_> {
                 let people = pose.as_slice();
                 Some(Ok(draw_poses(people, frames.drawn_size(), pose::Palette::default())))
             }
-            Inner::Reading { reader, indices, held } => {
+            Inner::Reading { path, reader, indices, held } => {
                 let (first, rest) = indices.split_first()?;
                 *indices = rest;
                 loop {
@@ -217,8 +220,15 @@ impl Inner<'_> {
                     match reader.next_frame() {
                         Ok(Some(frame)) => *held = Some((frame.index, frame.image)),
                         Err(e) => return Some(Err(PipelineError::Media(e))),
-                        // The container promised more frames than could be decoded: the last one stands in.
-                        Ok(None) => return held.as_ref().map(|(_, image)| Ok(image.clone())),
+                        Ok(None) => {
+                            let (last, image) = held.as_ref()?;
+                            // Containers may promise one frame too many; the last one stands in. More is damage.
+                            return Some(if *first <= last + 1 {
+                                Ok(image.clone())
+                            } else {
+                                Err(PipelineError::PoseEnds { path: path.clone(), found: last + 1, needed: first + 1 })
+                            });
+                        }
                     }
                 }
             }

@@ -107,9 +107,10 @@ pub(crate) fn needs(
     let d = &blueprint.dit;
     let extra = if d.is_steadydancer() { 2 } else { 0 };
     let tokens = clip.tokens(extra) as u64;
-    // Residual, modulated input, q, k, v, their head-major copies and the attended values; or the feed-forward's two.
-    let attention_floats = 10 * d.dim as u64;
-    let ffn_floats = (4 * d.dim + 2 * d.ffn_dim) as u64;
+    // The caller's residual and ours, the modulated input, q, k, v, their head-major copies, the attended values in
+    // chunks and joined; or the feed-forward's inner rows in tiles and joined, or before and after the activation.
+    let attention_floats = 12 * d.dim as u64;
+    let ffn_floats = (5 * d.dim + 2 * d.ffn_dim) as u64;
     let dit_activations = tokens * F32 * attention_floats.max(ffn_floats) + SCORES;
     let encode = vae::encode_activation_bytes(&blueprint.vae, clip.height, clip.width);
     let decode = vae::decode_activation_bytes(&blueprint.vae, clip.height, clip.width);

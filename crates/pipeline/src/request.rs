@@ -302,8 +302,9 @@ pub const MAX_SIDE: usize = 4096;
 /// Most frames of a clip: position tables end at 1024 latent frames.
 pub const MAX_FRAMES: usize = 4 * 1021 + 1;
 
-fn check_size(width: usize, height: usize) -> Result<(), RequestError> {
-    let snap = |v: usize| ((v + SIDE_MULTIPLE / 2) / SIDE_MULTIPLE * SIDE_MULTIPLE).clamp(MIN_SIDE, MAX_SIDE);
+pub(crate) fn check_size(width: usize, height: usize) -> Result<(), RequestError> {
+    let snap =
+        |v: usize| (v.saturating_add(SIDE_MULTIPLE / 2) / SIDE_MULTIPLE * SIDE_MULTIPLE).clamp(MIN_SIDE, MAX_SIDE);
     if snap(width) != width || snap(height) != height {
         return Err(RequestError::Size { width, height, nearest: [snap(width), snap(height)] });
     }
@@ -311,7 +312,7 @@ fn check_size(width: usize, height: usize) -> Result<(), RequestError> {
 }
 
 fn check_frames(frames: usize) -> Result<(), RequestError> {
-    let nearest = (((frames.max(1) - 1) + 2) / 4 * 4 + 1).min(MAX_FRAMES);
+    let nearest = (((frames.max(1) - 1).min(MAX_FRAMES) + 2) / 4 * 4 + 1).min(MAX_FRAMES);
     if frames == nearest { Ok(()) } else { Err(RequestError::NumFrames { found: frames, nearest }) }
 }
 

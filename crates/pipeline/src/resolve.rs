@@ -1,13 +1,14 @@
 //! From a request to a plan: everything that headers and sizes can decide.
 
 use candle_core::DType;
-use offload::{Memory, Placement};
+use offload::{Memory, Phase, Placement};
 use scheduler::{Branch, GuidancePlan, Polarity};
 
-use crate::geometry::Geometry;
+use crate::geometry::{Geometry, LATENT};
 use crate::motion::ResolvedMotion;
 use crate::needs::{Blueprint, ClipShape, held_bytes, needs};
-use crate::{AnimatePlan, AnimateRequest, PipelineError, RequestError};
+use crate::request::check_size;
+use crate::{AnimatePlan, AnimateRequest, PipelineError, RequestError, kept};
 
 /// A request with everything decided.
 pub(crate) struct Resolved {
@@ -35,6 +36,7 @@ pub(crate) fn resolve(request: &AnimateRequest, model: &ModelSide) -> Result<Res
     let info = media::image::probe(&request.reference).map_err(PipelineError::Media)?;
     let reference = [info.width as usize, info.height as usize];
     let geometry = Geometry::new(request, reference, model.default_size);
+    check_size(geometry.clip[0], geometry.clip[1])?;
     let motion = ResolvedMotion::new(request, reference)?;
     if let Some(drive) = request.motion.drive() {
         media::video::probe(drive).map_err(PipelineError::Media)?;
@@ -50,6 +52,9 @@ pub(crate) fn resolve(request: &AnimateRequest, model: &ModelSide) -> Result<Res
     }
     let clip = ClipShape { width: geometry.clip[0], height: geometry.clip[1], num_frames: motion.num_frames };
     let plan = make_plan(request, model, clip, motion.has_negative, notes)?;
+    if let Some(file) = &request.latents {
+        kept::open(file, latent_shape(&plan))?;
+    }
     Ok(Resolved { geometry, motion, plan })
 }
 
@@ -74,7 +79,13 @@ pub(crate) fn make_plan(
         guidance = s.guidance(schedule.num_steps(), false)?;
         notes.push("pose guidance is off: it needs negative poses, and none were given (--neg-pose)".into());
     }
-    let needs = needs(model.blueprint, clip, model.dtypes)?;
+    if let ([832, 480] | [480, 832], true) = ([clip.width, clip.height], s.shift == 5.0 && schedule.num_steps() > 4) {
+        notes.push("upstream's own default at this size is --shift 3; this run uses 5".into());
+    }
+    let mut needs = needs(model.blueprint, clip, model.dtypes)?;
+    if request.latents.is_some() {
+        needs.retain(|n| n.phase == Phase::Decode);
+    }
     let stages = offload::plan(&needs, held_bytes(model.blueprint, clip), &model.memory, model.placement)?;
     Ok(AnimatePlan {
         model: model.label.clone(),
@@ -93,6 +104,11 @@ pub(crate) fn make_plan(
     })
 }
 
+/// `[16, F, h, w]` of the clip.
+pub(crate) fn latent_shape(plan: &AnimatePlan) -> [usize; 4] {
+    [16, plan.latent_frames, plan.height / LATENT, plan.width / LATENT]
+}
+
 /// Whether a branch of this kind takes part in any step; a branch whose coefficient is zero does not.
 pub(crate) fn uses(guidance: &GuidancePlan, kind: impl Fn(&Branch) -> bool) -> bool {
     (0..guidance.num_steps()).any(|step| guidance.active(step).iter().any(|active| kind(active.branch)))
@@ -105,7 +121,7 @@ impl Resolved {
             "steadydance": env!("CARGO_PKG_VERSION"),
             "model": self.plan.model,
             "prompt": request.prompt,
-            "negative_prompt": request.negative_prompt,
+            "negative_prompt": crate::animate::negative_prompt(request),
             "seed": self.plan.seed,
             "width": self.plan.width,
             "height": self.plan.height,

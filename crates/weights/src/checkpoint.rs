@@ -18,7 +18,7 @@ use crate::{WeightsError, pickle};
 pub enum Format {
     /// One safetensors file.
     Safetensors,
-    /// Several safetensors files with an index, or found side by side.
+    /// Several safetensors files with an index.
     SafetensorsSharded,
     /// A PyTorch zip archive (`torch.save`); only tensors are read, nothing in it is run.
     Pickle,
@@ -75,12 +75,17 @@ pub struct Entry {
 impl Entry {
     /// Number of elements.
     pub fn elements(&self) -> usize {
-        self.shape.iter().product()
+        self.shape.iter().fold(1usize, |a, d| a.saturating_mul(*d))
+    }
+
+    /// Whether elements of this type can be computed with.
+    pub fn is_loadable(&self) -> bool {
+        candle_dtype(self.dtype).is_some()
     }
 
     /// Stored size in bytes.
     pub fn stored_bytes(&self) -> u64 {
-        (self.elements() as u64 * self.dtype.bitsize() as u64).div_ceil(8)
+        (self.elements() as u64).saturating_mul(self.dtype.bitsize() as u64).div_ceil(8)
     }
 }
 
@@ -177,11 +182,12 @@ impl Checkpoint {
         })?;
         let folder = index.parent().unwrap_or(Path::new("."));
         let shards: BTreeSet<&String> = parsed.weight_map.values().collect();
-        let unsafe_name = shards.iter().find(|s| Path::new(s).components().count() != 1 || s.starts_with('.'));
-        if let Some(name) = unsafe_name {
+        let plain =
+            |s: &str| Path::new(s).components().count() == 1 && !s.starts_with('.') && s.ends_with(".safetensors");
+        if let Some(name) = shards.iter().find(|s| !plain(s)) {
             return Err(WeightsError::Damaged {
                 path: index.to_owned(),
-                problem: format!("shard name {name:?} is not a plain file name"),
+                problem: format!("shard name {name:?} is not the plain name of a .safetensors file"),
             });
         }
         let missing: Vec<_> = shards.iter().filter(|s| !folder.join(s.as_str()).is_file()).collect();
@@ -199,7 +205,8 @@ impl Checkpoint {
             metadata: BTreeMap::new(),
         };
         for shard in shards {
-            let part = Self::open(folder.join(shard))?;
+            let path = folder.join(shard);
+            let part = Self::from_safetensors(&path, Arc::new(map_file(&path)?))?;
             merged.metadata.extend(part.metadata);
             for (name, entry) in part.entries {
                 if merged.entries.insert(name.clone(), entry).is_some() {
@@ -225,6 +232,7 @@ impl Checkpoint {
         let start = 8 + header_len;
         let mut entries = BTreeMap::new();
         for (name, info) in metadata.tensors() {
+            check_shape(path, &name, &info.shape)?;
             let entry = Entry {
                 name: name.clone(),
                 dtype: info.dtype,
@@ -246,6 +254,11 @@ impl Checkpoint {
         let file_len = bytes.as_slice().len();
         let mut entries = BTreeMap::new();
         for stored in pickle::read_index(path)? {
+            check_shape(path, &stored.name, &stored.shape)?;
+            if stored.strides.as_ref().is_some_and(|s| s.contains(&0)) {
+                let problem = format!("tensor {} repeats stored elements (stride 0)", stored.name);
+                return Err(WeightsError::Damaged { path: path.to_owned(), problem });
+            }
             let end = stored.last_byte_end();
             if end > file_len {
                 return Err(WeightsError::Damaged {
@@ -375,6 +388,16 @@ impl fmt::Debug for Checkpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Checkpoint({}, {}, {} tensors)", self.path.display(), self.format, self.entries.len())
     }
+}
+
+/// Refuses shapes whose number of elements cannot be reckoned with, whatever zeros they hide behind.
+fn check_shape(path: &Path, name: &str, shape: &[usize]) -> Result<(), WeightsError> {
+    let product = shape.iter().map(|d| (*d).max(1)).fold(1usize, usize::saturating_mul);
+    if product > isize::MAX as usize / 8 {
+        let problem = format!("tensor {name} has the impossible shape {shape:?}");
+        return Err(WeightsError::Damaged { path: path.to_owned(), problem });
+    }
+    Ok(())
 }
 
 /// Equal after removing dimensions of size 1.

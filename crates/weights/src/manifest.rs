@@ -86,6 +86,7 @@ impl Manifest {
     ) -> std::result::Result<(), WeightsError> {
         let mut missing = Vec::new();
         let mut misshapen = Vec::new();
+        let mut unusable = Vec::new();
         for spec in self.tensors.values() {
             match checkpoint.shape(&spec.name) {
                 None => missing.push(spec.name.clone()),
@@ -93,6 +94,9 @@ impl Manifest {
                     misshapen.push(format!("{} is {found:?}, needs {:?}", spec.name, spec.shape));
                 }
                 Some(_) => {}
+            }
+            if let Some(entry) = checkpoint.entry(&spec.name).filter(|e| !e.is_loadable()) {
+                unusable.push(format!("{} as {}", entry.name, entry.dtype));
             }
         }
         let unexpected: Vec<String> = checkpoint
@@ -103,7 +107,12 @@ impl Manifest {
         self.verdict(
             checkpoint.path(),
             network,
-            &[("missing", missing), ("of wrong shape", misshapen), ("unexpected", unexpected)],
+            &[
+                ("missing", missing),
+                ("of wrong shape", misshapen),
+                ("of a type that cannot be computed with", unusable),
+                ("unexpected", unexpected),
+            ],
         )
     }
 

@@ -10,6 +10,9 @@ use safetensors::Dtype;
 
 use crate::WeightsError;
 
+/// A state dict of a thousand tensors takes a quarter of a megabyte.
+const MAX_PROGRAM_BYTES: usize = 16 << 20;
+
 /// One stored tensor: absolute file offset of element 0, shape and strides in elements.
 pub(crate) struct StoredTensor {
     pub name: String,
@@ -39,16 +42,28 @@ impl StoredTensor {
 
 pub(crate) fn read_index(path: &Path) -> Result<Vec<StoredTensor>, WeightsError> {
     let damaged = |problem: String| WeightsError::Damaged { path: path.to_owned(), problem };
+    let starts = zip_starts(path)?;
+    let program = starts.iter().filter(|(name, _)| name.ends_with("data.pkl")).map(|(_, (_, _, size))| *size).max();
+    if program.is_none_or(|size| size > MAX_PROGRAM_BYTES) {
+        let found = program.map_or("none".to_owned(), |size| format!("{size} bytes"));
+        return Err(damaged(format!("its pickle (data.pkl) has {found}; 1 to {MAX_PROGRAM_BYTES} bytes are allowed")));
+    }
     // A state dict may stand alone or under one of two customary keys.
     let mut infos = Vec::new();
     for key in [None, Some("state_dict"), Some("model_state")] {
-        infos = candle_core::pickle::read_pth_tensor_info(path, false, key)
-            .map_err(|e| damaged(format!("its pickle cannot be read ({})", first_line(&e))))?;
+        // The interpreter panics on some malformed programs. It works on values of its own, so nothing is left half done.
+        let read = || candle_core::pickle::read_pth_tensor_info(path, false, key);
+        infos = match std::panic::catch_unwind(read) {
+            Ok(Ok(infos)) => infos,
+            // Under a key there may be nothing; only the plain reading says what is wrong.
+            Ok(Err(_)) if key.is_some() => Vec::new(),
+            Ok(Err(e)) => return Err(damaged(format!("its pickle cannot be read ({})", first_line(&e)))),
+            Err(_) => return Err(damaged("its pickle is malformed".to_owned())),
+        };
         if !infos.is_empty() {
             break;
         }
     }
-    let starts = zip_starts(path)?;
     let mut out = Vec::with_capacity(infos.len());
     for info in infos {
         let Some(&(start, compressed, size)) = starts.get(&info.path) else {

@@ -25,7 +25,7 @@ pub fn plan(args: &RunArgs, terminal: Terminal) -> Result<(), Failure> {
                 Some(budget) => Memory { total_bytes: host.total_bytes.max(budget), available_bytes: budget },
                 None => host,
             };
-            plan_known(&known.name, &job.request_for_shapes(args)?, &memory, job.options.dtype)?
+            plan_known(&known.name, &job.request_for_shapes(args)?, &memory, &job.options)?
         }
         Model::Demo | Model::Path(_) => {
             let mut request = job.request(args)?;
