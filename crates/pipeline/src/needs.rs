@@ -128,7 +128,7 @@ pub(crate) fn needs(
 
 /// What a run holds through all phases: the program itself, pictures, embeddings, latents of every condition.
 pub(crate) fn held_bytes(blueprint: &Blueprint, clip: ClipShape) -> u64 {
-    const PROGRAM: u64 = 96 << 20;
+    const PROGRAM: u64 = 128 << 20;
     let latents = clip.latent_elements(blueprint.dit.out_dim.max(16)) as u64 * F32;
     let text = 2 * umt5::MAX_TOKENS as u64 * blueprint.text_encoder.dim as u64 * F32;
     let picture = (clip.width * clip.height * 3) as u64 * F32;
