@@ -150,14 +150,17 @@ impl Settings {
     pub fn schedule(&self) -> Result<Schedule, RequestError> {
         let schedule = match (&self.sigmas, &self.distilled_timesteps) {
             (Some(sigmas), _) => Schedule::from_sigmas(self.sampler, sigmas),
-            (None, Some(timesteps))
-                if self.sampler == SamplerKind::Euler && timesteps.len() == self.num_inference_steps =>
-            {
+            (None, Some(timesteps)) if self.uses_distilled(timesteps) => {
                 Schedule::euler_distilled(timesteps, self.shift)
             }
             _ => Schedule::new(self.sampler, self.num_inference_steps, self.shift),
         };
         Ok(schedule?)
+    }
+
+    /// Whether the distilled timesteps are what is sampled at.
+    pub(crate) fn uses_distilled(&self, timesteps: &[f64]) -> bool {
+        self.sigmas.is_none() && self.sampler == SamplerKind::Euler && timesteps.len() == self.num_inference_steps
     }
 
     /// The guidance these settings mean. `pose_guided` is false when there are no negative poses or no pose network.
@@ -195,7 +198,7 @@ pub struct AnimateRequest {
     pub negative_prompt: Option<String>,
     /// Numbers.
     pub settings: Settings,
-    /// The file or folder to be written (`.mp4`, `.webm`, `.gif`, or a folder of PNGs); `None` writes nothing, and
+    /// The file or folder to be written (`.mp4`, `.webm`, `.gif`, or a folder of PNGs); `None` writes no clip, and
     /// the frames go to the observer only.
     pub output: Option<PathBuf>,
     /// Latents of an earlier run whose decoding or writing failed; nothing before decoding is done again. The file is

@@ -82,6 +82,11 @@ pub(crate) fn make_plan(
     if let ([832, 480] | [480, 832], true) = ([clip.width, clip.height], s.shift == 5.0 && schedule.num_steps() > 4) {
         notes.push("upstream's own default at this size is --shift 3; this run uses 5".into());
     }
+    if s.distilled_timesteps.as_ref().is_some_and(|t| !s.uses_distilled(t)) {
+        notes.push(
+            "the preset's distilled timesteps fit its own sampler and steps only; a computed schedule is used".into(),
+        );
+    }
     let mut needs = needs(model.blueprint, clip, model.dtypes)?;
     if request.latents.is_some() {
         needs.retain(|n| n.phase == Phase::Decode);
