@@ -161,8 +161,10 @@ pub fn plan(
             };
             (Placement::Streamed, streamed_weights, streamed, why)
         } else {
-            let needed_bytes = needs.iter().map(|n| smallest(n, held_bytes)).max().unwrap_or(0);
-            return Err(PlanError { phase: n.phase, needed_bytes, budget_bytes: budget });
+            // The neediest phase is named, so that the number and the name belong together.
+            let needed = needs.iter().map(|n| (smallest(n, held_bytes), n.phase)).max_by_key(|(bytes, _)| *bytes);
+            let (needed_bytes, phase) = needed.unwrap_or((0, n.phase));
+            return Err(PlanError { phase, needed_bytes, budget_bytes: budget });
         };
         phases.push(PhasePlan {
             phase: n.phase,

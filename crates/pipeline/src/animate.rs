@@ -13,7 +13,7 @@ use crate::geometry::LATENT;
 use crate::model::OpenModel;
 use crate::motion::Side;
 use crate::progress::Progress;
-use crate::resolve::{Resolved, latent_shape, uses};
+use crate::resolve::{Resolved, latent_shape, metadata, uses};
 use crate::{AnimateRequest, Audio, Observer, PipelineError, Report, clips, kept, pixels};
 
 /// One clip on its way.
@@ -42,7 +42,7 @@ pub(crate) fn animate(
     // 4 to 8. What conditions the clip. 9 and 10. Noise, and the sampling loop. Both are skipped when the latents of an
     // earlier run are there.
     let latents = match &request.latents {
-        Some(file) => kept::read(file, latent_shape(plan))?,
+        Some(file) => kept::read(file, latent_shape(plan), &metadata(plan, request))?,
         None => {
             let conditions = clip.conditions(&mut progress)?;
             clip.sample(conditions, &mut progress)?
@@ -52,7 +52,7 @@ pub(crate) fn animate(
     let (written, num_frames) = match clip.decode(&latents, &mut progress) {
         Ok(done) => done,
         Err(e @ PipelineError::Cancelled { .. }) => return Err(e),
-        Err(e) => return Err(kept::keep(e, &latents, request)),
+        Err(e) => return Err(kept::keep(e, &latents, request, &metadata(plan, request))),
     };
 
     let audio = written.as_ref().map(|w| w.audio);
@@ -300,7 +300,7 @@ fn writer_options(request: &AnimateRequest, resolved: &Resolved) -> Result<Write
         options.audio = Some(AudioSource { path: drive.to_owned(), start_s: 0.0 });
     }
     if request.metadata {
-        options.comment = Some(resolved.metadata(request));
+        options.comment = Some(metadata(&resolved.plan, request));
     }
     Ok(options)
 }

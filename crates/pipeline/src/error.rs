@@ -73,6 +73,9 @@ pub enum RequestError {
         /// Rate at which it was sampled.
         fps: f64,
     },
+    /// An output of a kind that cannot be written.
+    #[error(transparent)]
+    OutputKind(MediaError),
     /// A device this build or machine does not have.
     #[error("device {found:?} is not available: {why}; use --device cpu")]
     Device {
@@ -129,6 +132,18 @@ pub enum PipelineError {
         found: usize,
         /// Frames needed.
         needed: usize,
+    },
+    /// A video holds less than it says.
+    #[error(
+        "{path}: the file is truncated or damaged: {found} of about {expected} frames are there; get a complete copy"
+    )]
+    Truncated {
+        /// The video.
+        path: std::path::PathBuf,
+        /// Frames that are there.
+        found: usize,
+        /// Frames that its header promises.
+        expected: usize,
     },
     /// Kept latents cannot be used.
     #[error("{path}: {problem}")]
@@ -225,6 +240,7 @@ impl PipelineError {
             | PipelineError::Pose(_)
             | PipelineError::PosePair { .. }
             | PipelineError::PoseEnds { .. }
+            | PipelineError::Truncated { .. }
             | PipelineError::Latents { .. }
             | PipelineError::NoDetector { .. } => ErrorKind::Input,
             PipelineError::Weights(_) | PipelineError::Model { .. } | PipelineError::NotFinite { .. } => {

@@ -8,12 +8,14 @@ use weights::Checkpoint;
 
 use crate::{AnimateRequest, PipelineError};
 
+/// Where the file's metadata holds the settings of the run.
+const SETTINGS: &str = "settings";
 /// Name of the tensor in the file.
 const NAME: &str = "latents";
 
 /// Saves `latents` `[16, F, h, w]` beside the output, or in the system's temporary folder when that cannot be written,
 /// and tells so in the error. Where nothing can be written, the error stays as it is.
-pub(crate) fn keep(error: PipelineError, latents: &Tensor, request: &AnimateRequest) -> PipelineError {
+pub(crate) fn keep(error: PipelineError, latents: &Tensor, request: &AnimateRequest, settings: &str) -> PipelineError {
     let stem = request.output.as_ref().and_then(|o| o.file_stem()).unwrap_or("clip".as_ref());
     let name = format!("{}.latents.safetensors", stem.to_string_lossy());
     let beside = request.output.as_ref().and_then(|o| o.parent()).map(|folder| folder.join(&name));
@@ -21,7 +23,8 @@ pub(crate) fn keep(error: PipelineError, latents: &Tensor, request: &AnimateRequ
     let elsewhere = std::env::temp_dir().join(format!("{}-{name}", std::process::id()));
     let saved = |path: &PathBuf| {
         let tensors = BTreeMap::from([(NAME.to_owned(), latents.clone())]);
-        weights::save_safetensors(path, &tensors, &BTreeMap::new()).is_ok()
+        let metadata = BTreeMap::from([(SETTINGS.to_owned(), settings.to_owned())]);
+        weights::save_safetensors(path, &tensors, &metadata).is_ok()
     };
     // Latents of another run that failed are not replaced.
     let candidates = beside.into_iter().chain([elsewhere]).filter(|path| !path.exists());
@@ -31,11 +34,11 @@ pub(crate) fn keep(error: PipelineError, latents: &Tensor, request: &AnimateRequ
     }
 }
 
-/// Opens latents that [`keep`] saved and checks that they are of a clip of this shape.
+/// Opens latents that [`keep`] saved and checks that they are of a clip of this shape and these settings.
 ///
 /// # Errors
 /// The file cannot be read, or its latents are of a clip of another size or length.
-pub(crate) fn open(file: &Path, shape: [usize; 4]) -> Result<Checkpoint, PipelineError> {
+pub(crate) fn open(file: &Path, shape: [usize; 4], settings: &str) -> Result<Checkpoint, PipelineError> {
     let unusable = |problem: String| PipelineError::Latents { path: file.to_owned(), problem };
     let checkpoint = Checkpoint::open(file).map_err(|e| unusable(format!("no latents of an earlier run ({e})")))?;
     let found = checkpoint.shape(NAME).map(<[usize]>::to_vec);
@@ -45,6 +48,10 @@ pub(crate) fn open(file: &Path, shape: [usize; 4]) -> Result<Checkpoint, Pipelin
             "it has {found}, this clip needs {shape:?}; give the inputs, size and frames of then"
         )));
     }
+    if checkpoint.metadata().get(SETTINGS).map(String::as_str) != Some(settings) {
+        let problem = "its latents are of a run with another seed, prompt or settings; give those of then";
+        return Err(unusable(problem.to_owned()));
+    }
     Ok(checkpoint)
 }
 
@@ -52,7 +59,7 @@ pub(crate) fn open(file: &Path, shape: [usize; 4]) -> Result<Checkpoint, Pipelin
 ///
 /// # Errors
 /// As [`open`].
-pub(crate) fn read(file: &Path, shape: [usize; 4]) -> Result<Tensor, PipelineError> {
-    let latents = open(file, shape)?.load(NAME, &shape, Some(DType::F32), &Device::Cpu);
+pub(crate) fn read(file: &Path, shape: [usize; 4], settings: &str) -> Result<Tensor, PipelineError> {
+    let latents = open(file, shape, settings)?.load(NAME, &shape, Some(DType::F32), &Device::Cpu);
     latents.map_err(|e| PipelineError::from_compute("latents".into(), e))
 }

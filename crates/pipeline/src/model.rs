@@ -220,20 +220,19 @@ impl OpenModel {
     }
 
     fn files(files: &ModelFiles, dtype: Option<HeldDType>) -> Result<Self, PipelineError> {
-        let config = match &files.config {
-            Some(path) => {
-                let text = std::fs::read_to_string(path).map_err(|e| PipelineError::Model {
-                    path: path.clone(),
-                    problem: format!("cannot be read ({e})"),
-                })?;
-                read_config(path, &text)?
-            }
+        let mut config = match &files.config {
+            Some(path) => read_config(path, &small_text(path)?)?,
             None => ConfigFile::default(),
         };
+        let dit = Checkpoint::open(&files.dit)?;
+        if config.dit.is_none() {
+            config.dit = published_config(&dit)?;
+        }
+        check_ordinary(&files.tokenizer, 256 << 20)?;
         let tokenizer = umt5::Tokenizer::from_file(&files.tokenizer)
             .map_err(|e| PipelineError::Model { path: files.tokenizer.clone(), problem: e.to_string() })?;
         let checkpoints = [
-            Checkpoint::open(&files.dit)?,
+            dit,
             Checkpoint::open(&files.vae)?,
             Checkpoint::open(&files.text_encoder)?,
             Checkpoint::open(&files.image_encoder)?,
@@ -317,6 +316,34 @@ impl OpenModel {
     }
 }
 
+/// The transformer's sizes where its folder has the `config.json` of the releases: what shapes tell is read off the
+/// shapes, what they do not (the number of heads, the text length) from the file. `None` without such a file.
+fn published_config(checkpoint: &Checkpoint) -> Result<Option<dit::Config>, PipelineError> {
+    #[derive(Deserialize)]
+    struct Published {
+        num_heads: Option<usize>,
+        text_len: Option<usize>,
+    }
+    let path = checkpoint.path().with_file_name("config.json");
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let text = small_text(&path)?;
+    let published: Published = serde_json::from_str(&text).map_err(|e| PipelineError::Model {
+        path: path.clone(),
+        problem: format!("the model's sizes cannot be read ({e})"),
+    })?;
+    let named = canonical(checkpoint.clone(), Component::Dit);
+    let Some(detected) = dit::Config::detect(|n| named.shape(n)) else { return Ok(None) };
+    let heads = published.num_heads.unwrap_or(detected.num_heads);
+    if heads == 0 || !detected.dim.is_multiple_of(2 * heads) {
+        let problem = format!("num_heads is {heads}, which does not divide the width {} in pairs", detected.dim);
+        return Err(PipelineError::Model { path, problem });
+    }
+    let text_len = published.text_len.unwrap_or(detected.text_len).clamp(1, 1 << 16);
+    Ok(Some(dit::Config { num_heads: heads, text_len, ..detected }))
+}
+
 /// Parts of different models may each be whole and still not belong together.
 fn fit_together(b: &Blueprint, tokenizer: &umt5::Tokenizer, label: &str) -> Result<(), PipelineError> {
     let pairs = [
@@ -362,7 +389,40 @@ pub(crate) fn canonical(checkpoint: Checkpoint, component: Component) -> Checkpo
     checkpoint.rename(&map)
 }
 
+/// Sizes beyond any network that could be meant; they would exhaust memory before a tensor is compared.
+fn absurd(value: &serde_json::Value, key: &str) -> Option<String> {
+    match value {
+        serde_json::Value::Object(map) => map.iter().find_map(|(key, v)| absurd(v, key)),
+        serde_json::Value::Array(list) => list.iter().find_map(|v| absurd(v, key)),
+        serde_json::Value::Number(n) => {
+            let limit = if key == "num_layers" { 1_000.0 } else { 1_000_000.0 };
+            n.as_f64().filter(|n| n.abs() > limit).map(|n| format!("{key} is {n}; at most {limit} is allowed"))
+        }
+        _ => None,
+    }
+}
+
+/// A file, not a pipe or device, and of a size that can be meant.
+fn check_ordinary(path: &Path, most_bytes: u64) -> Result<(), PipelineError> {
+    let problem = |problem: String| PipelineError::Model { path: path.to_owned(), problem };
+    let info = std::fs::metadata(path).map_err(|e| problem(format!("cannot be read ({e})")))?;
+    match info.is_file() && info.len() <= most_bytes {
+        true => Ok(()),
+        false => Err(problem(format!("expected a file of at most {most_bytes} bytes"))),
+    }
+}
+
+fn small_text(path: &Path) -> Result<String, PipelineError> {
+    check_ordinary(path, 1 << 20)?;
+    let problem = |e: std::io::Error| format!("cannot be read ({e})");
+    std::fs::read_to_string(path).map_err(|e| PipelineError::Model { path: path.to_owned(), problem: problem(e) })
+}
+
 fn read_config(path: &Path, text: &str) -> Result<ConfigFile, PipelineError> {
+    let problem = serde_json::from_str(text).ok().and_then(|value| absurd(&value, ""));
+    if let Some(problem) = problem {
+        return Err(PipelineError::Model { path: path.to_owned(), problem });
+    }
     serde_json::from_str(text).map_err(|e| PipelineError::Model {
         path: path.to_owned(),
         problem: format!("the model's sizes cannot be read ({e})"),

@@ -69,11 +69,11 @@ impl ResolvedMotion {
             }
             Motion::Drawn { pose, neg_pose, .. } => {
                 let options = ReadOptions { folder_fps: FrameRate::from_f64(fps).map_err(PipelineError::Media)? };
-                let times = video::timestamps(pose, &options).map_err(PipelineError::Media)?;
+                let times = complete_times(pose, &options)?;
                 let mut notes = Vec::new();
                 let indices = choose_frames(request, &times, &mut notes)?;
                 if let Some(neg_pose) = neg_pose {
-                    let found = video::timestamps(neg_pose, &options).map_err(PipelineError::Media)?.len();
+                    let found = complete_times(neg_pose, &options)?.len();
                     let needed = indices.iter().max().map_or(0, |i| i + 1);
                     if found < needed {
                         let (pose, neg_pose) = (pose.clone(), neg_pose.clone());
@@ -104,6 +104,19 @@ impl ResolvedMotion {
         };
         Ok(PoseIter { inner, geometry })
     }
+}
+
+/// Times of all frames, in seconds, of a video that holds what its header promises; a picture folder always does.
+pub(crate) fn complete_times(path: &Path, options: &ReadOptions) -> Result<Vec<f64>, PipelineError> {
+    let times = video::timestamps(path, options).map_err(PipelineError::Media)?;
+    let info = video::probe(path).map_err(PipelineError::Media)?;
+    let by_duration = info.duration_s.map(|seconds| (seconds * info.avg_fps) as usize);
+    let expected = info.frames.map(|n| n as usize).or(by_duration).unwrap_or(0);
+    // Edit lists and rounded durations cost some frames of a sound file; a cut one lacks more.
+    if times.len() + 2 + expected / 20 < expected {
+        return Err(PipelineError::Truncated { path: path.to_owned(), found: times.len(), expected });
+    }
+    Ok(times)
 }
 
 /// Which driving frames make the clip: as many as asked for, or the preset's number, or as many as there are.

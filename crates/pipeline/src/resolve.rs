@@ -33,6 +33,9 @@ pub(crate) struct ModelSide<'a> {
 /// Checks inputs by their headers, output by its place, numbers and memory.
 pub(crate) fn resolve(request: &AnimateRequest, model: &ModelSide) -> Result<Resolved, PipelineError> {
     request.validate()?;
+    for input in inputs(request) {
+        ordinary(input).map_err(PipelineError::Media)?;
+    }
     let info = media::image::probe(&request.reference).map_err(PipelineError::Media)?;
     let reference = [info.width as usize, info.height as usize];
     let geometry = Geometry::new(request, reference, model.default_size);
@@ -40,6 +43,7 @@ pub(crate) fn resolve(request: &AnimateRequest, model: &ModelSide) -> Result<Res
     let motion = ResolvedMotion::new(request, reference)?;
     if let Some(drive) = request.motion.drive() {
         media::video::probe(drive).map_err(PipelineError::Media)?;
+        crate::motion::complete_times(drive, &media::video::ReadOptions::default())?;
     }
     check_output(request)?;
     let mut notes = motion.notes.clone();
@@ -53,7 +57,7 @@ pub(crate) fn resolve(request: &AnimateRequest, model: &ModelSide) -> Result<Res
     let clip = ClipShape { width: geometry.clip[0], height: geometry.clip[1], num_frames: motion.num_frames };
     let plan = make_plan(request, model, clip, motion.has_negative, notes)?;
     if let Some(file) = &request.latents {
-        kept::open(file, latent_shape(&plan))?;
+        kept::open(file, latent_shape(&plan), &metadata(&plan, request))?;
     }
     Ok(Resolved { geometry, motion, plan })
 }
@@ -119,21 +123,31 @@ pub(crate) fn uses(guidance: &GuidancePlan, kind: impl Fn(&Branch) -> bool) -> b
     (0..guidance.num_steps()).any(|step| guidance.active(step).iter().any(|active| kind(active.branch)))
 }
 
-impl Resolved {
-    /// Seed, settings and version as the JSON that is written into the file. Paths stay out of it.
-    pub fn metadata(&self, request: &AnimateRequest) -> String {
-        serde_json::json!({
-            "steadydance": env!("CARGO_PKG_VERSION"),
-            "model": self.plan.model,
-            "prompt": request.prompt,
-            "negative_prompt": crate::animate::negative_prompt(request),
-            "seed": self.plan.seed,
-            "width": self.plan.width,
-            "height": self.plan.height,
-            "num_frames": self.plan.num_frames,
-            "settings": request.settings,
-        })
-        .to_string()
+/// Seed, settings and version as the JSON that is written into the file. Paths stay out of it.
+pub(crate) fn metadata(plan: &AnimatePlan, request: &AnimateRequest) -> String {
+    serde_json::json!({
+        "steadydance": env!("CARGO_PKG_VERSION"),
+        "model": plan.model,
+        "prompt": request.prompt,
+        "negative_prompt": crate::animate::negative_prompt(request),
+        "seed": plan.seed,
+        "width": plan.width,
+        "height": plan.height,
+        "num_frames": plan.num_frames,
+        "settings": request.settings,
+    })
+    .to_string()
+}
+
+/// Reading from a pipe or a device may never end.
+fn ordinary(path: &std::path::Path) -> media::Result<()> {
+    match std::fs::metadata(path) {
+        Ok(info) if !info.is_file() && !info.is_dir() => Err(media::MediaError::Unreadable {
+            path: path.to_owned(),
+            source: std::io::Error::other("a pipe or device, not a file"),
+        }),
+        // What is missing is reported by whoever opens it.
+        _ => Ok(()),
     }
 }
 
@@ -146,7 +160,10 @@ fn check_output(request: &AnimateRequest) -> Result<(), PipelineError> {
             return Err(RequestError::OutputIsInput { output, input }.into());
         }
     }
-    media::video::check_output(output).map_err(PipelineError::Output)
+    media::video::check_output(output).map_err(|e| match e {
+        media::MediaError::UnknownExtension { .. } => RequestError::OutputKind(e).into(),
+        other => PipelineError::Output(other),
+    })
 }
 
 fn inputs(request: &AnimateRequest) -> Vec<&std::path::Path> {
@@ -161,5 +178,6 @@ fn inputs(request: &AnimateRequest) -> Vec<&std::path::Path> {
         Motion::Video { .. } => {}
     }
     all.extend(request.motion.drive());
+    all.extend(request.latents.as_deref());
     all
 }

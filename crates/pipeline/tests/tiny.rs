@@ -205,3 +205,47 @@ fn finished_latents_outlive_a_failed_output_and_give_the_same_file() {
         std::fs::remove_file(latents).unwrap();
     }
 }
+
+#[test]
+fn sizes_that_shapes_do_not_tell_come_from_the_published_config() {
+    let copy = tempfile::tempdir().unwrap();
+    let model = copy.path().join("dit");
+    std::fs::create_dir(&model).unwrap();
+    for file in std::fs::read_dir(fixtures().join("model")).unwrap().map(|f| f.unwrap().path()) {
+        if file.is_file() && file.file_name().is_some_and(|n| n != "steadydance.json") {
+            std::fs::copy(&file, model.join(file.file_name().unwrap())).unwrap();
+        }
+    }
+    let tokenizer = fixtures().join("model/google/umt5-xxl/tokenizer.json");
+    let overrides = ModelOverrides { tokenizer: Some(tokenizer), ..ModelOverrides::default() };
+    let open = || {
+        let files = ModelFiles::find(&model, &overrides).unwrap();
+        Engine::open(&ModelSource::Files(files), &EngineOptions::default())
+    };
+    let wrong = |text: &str, says: &str| {
+        std::fs::write(model.join("config.json"), text).unwrap();
+        let Err(error) = open() else { panic!("{text} must be refused") };
+        assert!(error.to_string().contains(says), "{error}");
+    };
+    wrong("{", "config.json");
+    wrong("{\"num_heads\": 3}", "num_heads is 3");
+    wrong("{\"num_heads\": 0}", "num_heads is 0");
+
+    // With the published file, and the other parts' sizes from ours, the network is the same one.
+    let text = std::fs::read_to_string(fixtures().join("model/steadydance.json")).unwrap();
+    let mut sizes: serde_json::Value = serde_json::from_str(&text).unwrap();
+    sizes.as_object_mut().unwrap().remove("dit");
+    std::fs::write(model.join("steadydance.json"), sizes.to_string()).unwrap();
+    std::fs::copy(fixtures().join("model/config.json"), model.join("config.json")).unwrap();
+    let case = fixtures().join("landscape_5");
+    let video = |engine: Engine| {
+        let mut observer = Collect::default();
+        engine.animate(&request(&case), &mut observer).unwrap();
+        Tensor::cat(&observer.seen["video"], 1).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    };
+    let ours = || {
+        let files = ModelFiles::find(&fixtures().join("model"), &ModelOverrides::default()).unwrap();
+        Engine::open(&ModelSource::Files(files), &EngineOptions::default()).unwrap()
+    };
+    assert_eq!(video(open().unwrap()), video(ours()));
+}

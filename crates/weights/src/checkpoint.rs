@@ -174,6 +174,11 @@ impl Checkpoint {
         struct Index {
             weight_map: BTreeMap<String, String>,
         }
+        const MAX_INDEX_BYTES: u64 = 64 << 20;
+        if std::fs::metadata(index).is_ok_and(|info| !info.is_file() || info.len() > MAX_INDEX_BYTES) {
+            let problem = format!("an index is a file of at most {MAX_INDEX_BYTES} bytes");
+            return Err(WeightsError::Damaged { path: index.to_owned(), problem });
+        }
         let text =
             std::fs::read_to_string(index).map_err(|source| WeightsError::Open { path: index.to_owned(), source })?;
         let parsed: Index = serde_json::from_str(&text).map_err(|e| WeightsError::Damaged {

@@ -11,7 +11,9 @@ use safetensors::Dtype;
 use crate::WeightsError;
 
 /// A state dict of a thousand tensors takes a quarter of a megabyte.
-const MAX_PROGRAM_BYTES: usize = 16 << 20;
+const MAX_PROGRAM_BYTES: usize = 2 << 20;
+/// The interpreter's values are dropped recursively: deep enough for the deepest nesting of the largest program.
+const STACK_BYTES: usize = 1 << 30;
 
 /// One stored tensor: absolute file offset of element 0, shape and strides in elements.
 pub(crate) struct StoredTensor {
@@ -52,8 +54,12 @@ pub(crate) fn read_index(path: &Path) -> Result<Vec<StoredTensor>, WeightsError>
     let mut infos = Vec::new();
     for key in [None, Some("state_dict"), Some("model_state")] {
         // The interpreter panics on some malformed programs. It works on values of its own, so nothing is left half done.
-        let read = || candle_core::pickle::read_pth_tensor_info(path, false, key);
-        infos = match std::panic::catch_unwind(read) {
+        let read = || std::panic::catch_unwind(|| candle_core::pickle::read_pth_tensor_info(path, false, key));
+        let done = std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, read);
+            thread.map(|t| t.join().and_then(|done| done))
+        });
+        infos = match done.map_err(|e| damaged(format!("no memory to read its pickle ({e})")))? {
             Ok(Ok(infos)) => infos,
             // Under a key there may be nothing; only the plain reading says what is wrong.
             Ok(Err(_)) if key.is_some() => Vec::new(),

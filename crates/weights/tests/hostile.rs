@@ -75,9 +75,17 @@ fn pickles_run_nothing_and_malformed_ones_are_errors() {
     // os.system("touch …"), torch's rebuild with no arguments, and bytes that are no program.
     let run = format!("cos\nsystem\n(S'touch {}'\ntR.", witness.display());
     let rebuild = b"\x80\x02}(X\x01\x00\x00\x00wctorch._utils\n_rebuild_tensor_v2\n(tRu.".as_slice();
-    for program in [run.as_bytes(), rebuild, b"\xff\xff\xff", b""] {
+    // Lists in lists, as deep as the program is long.
+    let depth = 500_000;
+    let deep = [b"\x80\x02".as_slice(), &vec![b']'; depth], &vec![b'a'; depth - 1], b"."].concat();
+    let long = vec![b'N'; 3 << 20];
+    for program in [run.as_bytes(), rebuild, b"\xff\xff\xff", b"", &deep, &long] {
         archive(&file, program);
-        assert!(matches!(Checkpoint::open(&file), Err(WeightsError::Damaged { .. })), "{program:?}");
+        assert!(
+            matches!(Checkpoint::open(&file), Err(WeightsError::Damaged { .. })),
+            "{:?}",
+            &program[..program.len().min(40)]
+        );
     }
     assert!(!witness.exists());
     std::fs::write(&file, b"PK\x03\x04 and nothing of an archive").unwrap();

@@ -105,6 +105,9 @@ fn file_layer(file: &Path) -> Result<Layer, Failure> {
     let name = file.display().to_string();
     let mut values = Values::default();
     let mut dict = Dict::new();
+    if std::fs::metadata(file).is_ok_and(|info| !info.is_file() || info.len() > 1 << 20) {
+        return Err(Failure::usage(format!("{name}: settings are a file of at most 1 MiB")));
+    }
     let text = match std::fs::read_to_string(file) {
         Ok(text) => text,
         Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => String::new(),
