@@ -110,6 +110,11 @@ impl ResolvedMotion {
 pub(crate) fn complete_times(path: &Path, options: &ReadOptions) -> Result<Vec<f64>, PipelineError> {
     let times = video::timestamps(path, options).map_err(PipelineError::Media)?;
     let info = video::probe(path).map_err(PipelineError::Media)?;
+    let min_side = media::image::MIN_SIDE;
+    if info.width < min_side || info.height < min_side {
+        let (path, width, height) = (path.to_owned(), info.width.into(), info.height.into());
+        return Err(PipelineError::Media(media::MediaError::TooSmall { path, width, height, min_side }));
+    }
     let by_duration = info.duration_s.map(|seconds| (seconds * info.avg_fps) as usize);
     let expected = info.frames.map(|n| n as usize).or(by_duration).unwrap_or(0);
     // Edit lists and rounded durations cost some frames of a sound file; a cut one lacks more.
