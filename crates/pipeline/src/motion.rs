@@ -112,7 +112,7 @@ pub(crate) fn complete_times(path: &Path, options: &ReadOptions) -> Result<Vec<f
     let info = video::probe(path).map_err(PipelineError::Media)?;
     let min_side = media::image::MIN_SIDE;
     if info.width < min_side || info.height < min_side {
-        let (path, width, height) = (path.to_owned(), info.width.into(), info.height.into());
+        let (path, width, height) = (path.to_owned(), info.width, info.height);
         return Err(PipelineError::Media(media::MediaError::TooSmall { path, width, height, min_side }));
     }
     let by_duration = info.duration_s.map(|seconds| (seconds * info.avg_fps) as usize);
