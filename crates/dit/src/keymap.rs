@@ -61,11 +61,3 @@ const FROM_DIFFUSERS: KeyMap = KeyMap::identity().strip(PREFIXES).rename(DIFFUSE
 pub fn keymap<'a>(mut names: impl Iterator<Item = &'a str>) -> KeyMap {
     if names.any(|n| n.contains("condition_embedder.time_embedder.")) { FROM_DIFFUSERS } else { ORIGINAL }
 }
-
-/// Whether tensors with these names are a Wan DiT's, under any of the known layouts.
-pub fn looks_like<'a>(mut names: impl Iterator<Item = &'a str>) -> bool {
-    names.any(|n| {
-        n.ends_with("blocks.0.self_attn.norm_q.weight") && n.contains("blocks.0")
-            || n.ends_with("blocks.0.attn1.norm_q.weight")
-    })
-}
