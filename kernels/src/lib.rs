@@ -5,6 +5,7 @@
 
 pub mod activation;
 pub mod attention;
+pub mod conv2d;
 pub mod conv3d;
 mod exp;
 mod level;
