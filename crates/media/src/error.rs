@@ -208,8 +208,8 @@ pub enum MediaError {
         /// The output path.
         path: PathBuf,
     },
-    /// A picture folder would be written over something that is not an empty folder.
-    #[error("{}: exists and is not an empty folder; choose another name or remove it", path.display())]
+    /// A folder would be written over something that is neither an empty folder nor one with our own files only.
+    #[error("{}: exists and is not an empty folder, nor one with this program's files only; choose another name or remove it", path.display())]
     OutputExists {
         /// The output path.
         path: PathBuf,

@@ -7,6 +7,7 @@
 
 pub mod error;
 pub mod image;
+pub mod output;
 pub mod resize;
 mod sniff;
 pub mod video;

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use super::output::{PendingFile, PendingFolder};
+use super::png_folder;
 use super::writer::OutputKind;
 use crate::error::Result;
+use crate::output::{PendingFile, PendingFolder};
 
 /// Checks that an output of this name could be begun: a known kind, a place that takes files, not a folder where a
 /// file is to go. Leaves nothing behind.
@@ -14,7 +15,7 @@ use crate::error::Result;
 pub fn check_output(path: impl AsRef<Path>) -> Result<()> {
     let path = path.as_ref();
     match OutputKind::of(path)? {
-        OutputKind::PngFolder => PendingFolder::create(path).map(drop),
+        OutputKind::PngFolder => PendingFolder::replacing(path, png_folder::is_ours).map(drop),
         _ => PendingFile::create(path).map(drop),
     }
 }

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use ::image::RgbImage;
 use gif::{AnyExtension, DisposalMethod, Encoder, Repeat};
 
-use super::output::PendingFile;
 use super::writer::WriterOptions;
 use crate::error::{MediaError, Result};
+use crate::output::PendingFile;
 
 /// Label of a comment extension (GIF89a, section 24).
 const COMMENT: u8 = 0xfe;

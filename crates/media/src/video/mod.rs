@@ -15,7 +15,6 @@ mod gif;
 mod info;
 mod muxer;
 mod orientation;
-mod output;
 mod png_folder;
 mod rate;
 mod reader;
@@ -27,15 +26,21 @@ mod writer;
 
 use std::sync::OnceLock;
 
+pub use crate::output::same_file;
 pub use audio::{AudioOutcome, AudioSource};
 pub use check::check_output;
 pub use info::{MediaWarning, VideoInfo, probe, timestamps};
-pub use output::same_file;
 pub use rate::FrameRate;
 pub use reader::{Frame, FramesAt, ReadOptions, VideoReader};
 pub use resample::{FrameMode, ShortClip, available_frames, largest_clip_length, resample_indices};
 pub use sheet::contact_sheet;
 pub use writer::{OutputKind, VideoWriter, WriterOptions, Written};
+
+/// Versions of the libraries that decode and convert pixels, say `avcodec 4062820, swscale 590692`: other versions may
+/// give other pixels.
+pub fn decoder_version() -> String {
+    format!("avcodec {}, swscale {}", ffmpeg_next::codec::version(), ffmpeg_next::software::scaling::version())
+}
 
 /// Prepares FFmpeg once: error texts, and no log on stderr.
 fn init_ffmpeg() {

@@ -10,9 +10,9 @@ use ffmpeg_next::{Dictionary, Error, Packet, Rational, color as tags, encoder};
 
 use super::audio::{AudioFeed, AudioOutcome};
 use super::color;
-use super::output::PendingFile;
 use super::writer::{OutputKind, WriterOptions};
 use crate::error::{MediaError, Result};
+use crate::output::PendingFile;
 
 /// A fixed number: x264's output depends on it, and the same frames must give the same bytes on every machine.
 const ENCODER_THREADS: usize = 4;

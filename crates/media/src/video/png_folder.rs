@@ -7,12 +7,18 @@ use std::path::{Path, PathBuf};
 use ::image::codecs::png::PngEncoder;
 use ::image::{ExtendedColorType, ImageEncoder, RgbImage};
 
-use super::output::PendingFolder;
 use super::writer::WriterOptions;
 use crate::error::{MediaError, Result};
+use crate::output::PendingFolder;
 
 /// Holds the tags and the frame rate of a folder written here.
 pub(super) const SETTINGS_FILE: &str = "settings.json";
+
+/// Whether a folder written here has files of this name.
+pub(super) fn is_ours(name: &str) -> bool {
+    let number = name.strip_prefix("frame_").and_then(|rest| rest.strip_suffix(".png"));
+    name == SETTINGS_FILE || number.is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+}
 
 pub(super) struct PngFolder {
     target: PathBuf,
@@ -23,7 +29,7 @@ pub(super) struct PngFolder {
 
 impl PngFolder {
     pub fn create(target: &Path, options: &WriterOptions) -> Result<Self> {
-        let pending = PendingFolder::create(target)?;
+        let pending = PendingFolder::replacing(target, is_ours)?;
         let mut settings = serde_json::json!({ "fps": options.fps.as_f64() });
         for (key, tag) in [("title", &options.title), ("comment", &options.comment)] {
             if let Some(text) = tag {

@@ -9,12 +9,16 @@ use tempfile::{Builder, TempDir, TempPath};
 use crate::error::{MediaError, Result};
 
 /// A file being written beside its target; removed on drop, renamed to its name by [`commit`](Self::commit).
-pub(super) struct PendingFile {
+pub struct PendingFile {
     target: PathBuf,
     temp: TempPath,
 }
 
 impl PendingFile {
+    /// Begins a file that will be called `target`.
+    ///
+    /// # Errors
+    /// `target` is a folder, or its folder does not exist or takes no files.
     pub fn create(target: &Path) -> Result<(Self, File)> {
         if target.is_dir() {
             return Err(MediaError::OutputIsDirectory { path: target.to_owned() });
@@ -30,11 +34,15 @@ impl PendingFile {
         Ok((Self { target: target.to_owned(), temp }, file))
     }
 
+    /// Where the file is until then.
     pub fn temp_path(&self) -> &Path {
         &self.temp
     }
 
     /// Puts the content on disk and gives it its name, replacing what had it.
+    ///
+    /// # Errors
+    /// The disk is full, or the name was taken by a folder meanwhile.
     pub fn commit(self) -> Result<()> {
         let fail = |e: io::Error| MediaError::write(&self.target, e);
         File::open(&self.temp).and_then(|file| file.sync_all()).map_err(fail)?;
@@ -45,14 +53,28 @@ impl PendingFile {
 }
 
 /// A folder being filled beside its target; removed on drop, renamed to its name by [`commit`](Self::commit).
-pub(super) struct PendingFolder {
+pub struct PendingFolder {
     target: PathBuf,
     temp: TempDir,
+    ours: fn(&str) -> bool,
 }
 
 impl PendingFolder {
+    /// Begins a folder that will be called `target`; an empty folder of that name may be there.
+    ///
+    /// # Errors
+    /// Something else has the name, or its folder does not exist or takes no files.
     pub fn create(target: &Path) -> Result<Self> {
-        check_free(target)?;
+        Self::replacing(target, |_| false)
+    }
+
+    /// The same, but a folder in which every file has a name that `ours` knows is replaced too. Anything else in it is
+    /// somebody's work and keeps it.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub fn replacing(target: &Path, ours: fn(&str) -> bool) -> Result<Self> {
+        check_free(target, ours)?;
         let (folder, prefix) = place(target)?;
         let mut builder = Builder::new();
         builder.prefix(&prefix).suffix(".part");
@@ -60,20 +82,34 @@ impl PendingFolder {
             builder.permissions(mode);
         }
         let temp = builder.tempdir_in(folder).map_err(|e| unwritable(target, e))?;
-        Ok(Self { target: target.to_owned(), temp })
+        Ok(Self { target: target.to_owned(), temp, ours })
     }
 
+    /// Where the folder is until then.
     pub fn path(&self) -> &Path {
         self.temp.path()
     }
 
+    /// Gives the folder its name; what it replaces goes only when it is in place.
+    ///
+    /// # Errors
+    /// The name was taken meanwhile, or the file system refuses.
     pub fn commit(self) -> Result<()> {
-        check_free(&self.target)?;
+        check_free(&self.target, self.ours)?;
         let fail = |e: io::Error| MediaError::write(&self.target, e);
+        let mut former = None;
         if self.target.is_dir() {
-            fs::remove_dir(&self.target).map_err(fail)?;
+            let (folder, prefix) = place(&self.target)?;
+            let aside = Builder::new().prefix(&prefix).suffix(".old").tempdir_in(folder).map_err(fail)?;
+            fs::rename(&self.target, aside.path().join("folder")).map_err(fail)?;
+            former = Some(aside);
         }
-        fs::rename(self.temp.path(), &self.target).map_err(fail)?;
+        if let Err(e) = fs::rename(self.temp.path(), &self.target) {
+            if let Some(aside) = &former {
+                let _ = fs::rename(aside.path().join("folder"), &self.target);
+            }
+            return Err(fail(e));
+        }
         // Nothing is left under the temporary name.
         let _ = self.temp.keep();
         sync_parent(&self.target);
@@ -81,10 +117,13 @@ impl PendingFolder {
     }
 }
 
-/// A new folder may replace an empty one, nothing else.
-fn check_free(target: &Path) -> Result<()> {
+/// A new folder may replace an empty one, and one that has nothing but our files.
+fn check_free(target: &Path, ours: fn(&str) -> bool) -> Result<()> {
+    let is_ours = |entry: &fs::DirEntry| {
+        entry.file_name().to_str().is_some_and(ours) && entry.file_type().is_ok_and(|kind| kind.is_file())
+    };
     let taken = match fs::read_dir(target) {
-        Ok(mut entries) => entries.next().is_some(),
+        Ok(mut entries) => entries.any(|entry| !entry.is_ok_and(|e| is_ours(&e))),
         Err(_) => target.symlink_metadata().is_ok(),
     };
     if taken { Err(MediaError::OutputExists { path: target.to_owned() }) } else { Ok(()) }
@@ -158,4 +197,40 @@ fn resolve(path: &Path) -> Option<PathBuf> {
     }
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     Some(parent.canonicalize().ok()?.join(path.file_name()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_folder_of_ours_is_replaced_as_a_whole_and_nothing_else_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("out");
+        let ours: fn(&str) -> bool = |name| name.ends_with(".txt");
+        for content in ["first", "second"] {
+            let pending = PendingFolder::replacing(&target, ours).unwrap();
+            fs::write(pending.path().join(format!("{content}.txt")), content).unwrap();
+            pending.commit().unwrap();
+            assert_eq!(names(&target), [format!("{content}.txt")]);
+        }
+        assert_eq!(names(dir.path()), ["out"]);
+
+        let pending = PendingFolder::replacing(&target, ours).unwrap();
+        fs::write(target.join("thesis.doc"), "").unwrap();
+        assert!(matches!(pending.commit(), Err(MediaError::OutputExists { .. })));
+        assert_eq!(names(&target), ["second.txt", "thesis.doc"]);
+        assert_eq!(names(dir.path()), ["out"]);
+        fs::remove_file(target.join("thesis.doc")).unwrap();
+        fs::create_dir(target.join("folder.txt")).unwrap();
+        assert!(PendingFolder::replacing(&target, ours).is_err());
+        assert!(PendingFolder::create(&target).is_err());
+    }
 }
