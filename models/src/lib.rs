@@ -5,5 +5,5 @@ mod known;
 mod preset;
 
 pub use demo::{DEMO, DemoModel};
-pub use known::{KnownModel, known_models};
+pub use known::{KnownFile, KnownModel, Part, known_models};
 pub use preset::{Preset, PresetError, preset, presets};

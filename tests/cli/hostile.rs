@@ -96,7 +96,7 @@ fn negative_poses_and_driving_videos() {
     let plain = sandbox.write("plain.gif", gif(9, 64, 64));
     let line = ["run", "--ref", fixture("portrait_9/ref.png").to_str().unwrap(), "--drive", plain.to_str().unwrap()]
         .map(str::to_owned);
-    sandbox.run(&line).fails(3, &["plain.gif", "--keypoints", "--pose"]);
+    sandbox.run(&line).fails(4, &["no pose detector", "models pull dwpose", "--keypoints"]);
 }
 
 #[test]

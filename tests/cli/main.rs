@@ -3,6 +3,9 @@
 mod cancel;
 mod config;
 mod hostile;
+mod models;
+mod pose;
+mod pose_networks;
 mod run;
 mod support;
 mod usage;

@@ -5,7 +5,7 @@ use crate::support::{Sandbox, png};
 #[test]
 fn every_command_has_help_on_stdout() {
     let sandbox = Sandbox::new();
-    let commands: [(&str, &[&str]); 10] = [
+    let commands: [(&str, &[&str]); 11] = [
         ("", &["run", "plan", "inspect", "models", "config", "completions", "Exit codes", "STEADYDANCE_"]),
         (
             "run",
@@ -39,7 +39,8 @@ fn every_command_has_help_on_stdout() {
         ),
         ("plan", &["--model", "--memory-budget", "--json"]),
         ("inspect", &["<FILE>", "--tensors", "--json"]),
-        ("models", &["list"]),
+        ("models", &["list", "pull", "path", "verify", "rm"]),
+        ("models pull", &["<NAME>", "--revision", "--json"]),
         ("config show", &["--json", "--steps"]),
     ];
     for (command, mentions) in commands {
@@ -129,7 +130,7 @@ fn an_existing_output_needs_force() {
 fn a_published_model_without_its_files_is_code_4() {
     let sandbox = Sandbox::new();
     let line = ["run", "--ref", "a.png", "--drive", "b.mp4", "--model", "steadydancer-14b"];
-    sandbox.run(&line).fails(4, &["steadydancer-14b", "MCG-NJU/SteadyDancer-14B", "--model PATH"]);
+    sandbox.run(&line).fails(4, &["MCG-NJU/SteadyDancer-14B", "models pull steadydancer-14b", "--model PATH"]);
 }
 
 #[test]

@@ -11,8 +11,10 @@ use crate::Memory;
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Phase {
-    /// Driving motion to drawn poses.
+    /// Driving motion to poses.
     Pose,
+    /// Pictures and videos that show the poses; no part of a plan.
+    Preview,
     /// Prompts to text tokens.
     TextEncode,
     /// Pictures to image tokens.
@@ -27,14 +29,22 @@ pub enum Phase {
 
 impl Phase {
     /// All phases in order.
-    pub const ALL: [Phase; 6] =
-        [Phase::Pose, Phase::TextEncode, Phase::ImageEncode, Phase::VaeEncode, Phase::Denoise, Phase::Decode];
+    pub const ALL: [Phase; 7] = [
+        Phase::Pose,
+        Phase::Preview,
+        Phase::TextEncode,
+        Phase::ImageEncode,
+        Phase::VaeEncode,
+        Phase::Denoise,
+        Phase::Decode,
+    ];
 }
 
 impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Phase::Pose => "pose",
+            Phase::Preview => "preview",
             Phase::TextEncode => "text encode",
             Phase::ImageEncode => "image encode",
             Phase::VaeEncode => "VAE encode",
@@ -57,6 +67,13 @@ pub struct PhaseNeeds {
     pub largest_group_bytes: u64,
     /// Activations at their peak.
     pub activation_bytes: u64,
+}
+
+impl PhaseNeeds {
+    /// A phase whose weights cannot be streamed.
+    pub fn whole(phase: Phase, weights_bytes: u64, activation_bytes: u64) -> Self {
+        Self { phase, weights_bytes, fixed_bytes: weights_bytes, largest_group_bytes: 0, activation_bytes }
+    }
 }
 
 /// Where the weights of a phase live while it runs.

@@ -1,26 +1,31 @@
 //! The whole story of a clip: one function whose numbered steps are the phases of the project's design.
 
+use std::path::Path;
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 use dit::Dit;
-use media::video::{AudioOutcome, AudioSource, FrameRate, VideoWriter, WriterOptions, Written};
+use image::RgbImage;
+use media::video::{AudioOutcome, AudioSource, FrameRate, ReadOptions, VideoWriter, WriterOptions, Written};
 use offload::{Phase, Placement};
 use scheduler::{INITIAL_NOISE_STREAM, Polarity, Sampler};
 
 use crate::denoise::{Conditions, Watch, denoise, frame_mask};
 use crate::geometry::LATENT;
 use crate::model::OpenModel;
-use crate::motion::Side;
+use crate::motion::{ReadyMotion, Side};
+use crate::poses::title;
+use crate::preview::{self, Preview};
 use crate::progress::Progress;
 use crate::resolve::{Resolved, latent_shape, metadata, uses};
-use crate::{AnimateRequest, Audio, Observer, PipelineError, Report, clips, kept, pixels};
+use crate::{AnimateRequest, Audio, FinderOptions, Observer, PipelineError, Report, clips, kept, pixels};
 
 /// One clip on its way.
 struct Clip<'a> {
     model: &'a OpenModel,
     request: &'a AnimateRequest,
     resolved: &'a Resolved,
+    poses: &'a FinderOptions,
 }
 
 /// Makes the clip that `resolved` decided on.
@@ -28,11 +33,12 @@ pub(crate) fn animate(
     model: &OpenModel,
     request: &AnimateRequest,
     resolved: &Resolved,
+    poses: &FinderOptions,
     observer: &mut dyn Observer,
 ) -> Result<Report, PipelineError> {
     let started = Instant::now();
     let plan = &resolved.plan;
-    let clip = Clip { model, request, resolved };
+    let clip = Clip { model, request, resolved, poses };
     let mut progress = Progress::new(observer);
     for note in &plan.notes {
         progress.note(note.as_str());
@@ -78,20 +84,23 @@ impl Clip<'_> {
     }
 
     fn conditions(&self, progress: &mut Progress) -> Result<Conditions, PipelineError> {
-        let Clip { model, request, resolved } = *self;
+        let Clip { model, request, resolved, .. } = *self;
         let plan = &resolved.plan;
         let clip = [plan.width, plan.height];
 
-        // 4. Reference picture and the first pose frame; later pose frames are made or read when the VAE takes them.
-        progress.begin(Phase::Pose, 1)?;
-        let reference =
-            resolved.geometry.cropped(media::image::read_rgb(&request.reference).map_err(PipelineError::Media)?);
-        let first_pose = match resolved.motion.frames(Side::Positive, resolved.geometry)?.next() {
+        // 4. Reference picture, poses, and the first pose frame; later frames are drawn or read when the VAE takes them.
+        progress.begin(Phase::Pose, resolved.motion.work())?;
+        let picture = media::image::read_rgb(&request.reference).map_err(PipelineError::Media)?;
+        let motion = resolved.motion.ready(request, self.poses, &picture, progress)?;
+        let first_pose = match motion.frames(Side::Positive, resolved.geometry)?.next() {
             Some(frame) => frame?,
             None => return Err(PipelineError::Media(media::MediaError::NoFrames { path: request.reference.clone() })),
         };
-        progress.advance(1)?;
         progress.end()?;
+        if let Some(folder) = &request.debug_dir {
+            self.show_poses(folder, &motion, &picture, progress)?;
+        }
+        let reference = resolved.geometry.cropped(picture);
 
         // 5. Prompts. The negative one is only needed when a branch of the guidance has it.
         let needs_negative_text = uses(&plan.guidance, |b| b.text == Polarity::Negative);
@@ -160,7 +169,7 @@ impl Clip<'_> {
             let image_latents =
                 clips::encode(&net, std::iter::once(Ok(reference.clone())).chain(grey), plan.num_frames, progress)?;
             let mut encode_side = |side| {
-                let frames = resolved.motion.frames(side, resolved.geometry)?;
+                let frames = motion.frames(side, resolved.geometry)?;
                 let frames = frames.map(|frame| pixels::vae_pixels(&frame?, clip));
                 clips::encode(&net, frames, plan.num_frames, progress)
             };
@@ -200,9 +209,43 @@ impl Clip<'_> {
         Ok(conditions)
     }
 
+    /// Writes what there is to see of the poses. Poses that came drawn have nothing to show but themselves.
+    fn show_poses(
+        &self,
+        folder: &Path,
+        motion: &ReadyMotion,
+        picture: &RgbImage,
+        progress: &mut Progress,
+    ) -> Result<(), PipelineError> {
+        let Some((frames, indices)) = motion.poses() else {
+            progress.note("no contact sheet is written: drawn poses cannot be compared with the video they came from");
+            return Ok(());
+        };
+        let fps = self.resolved.plan.fps;
+        let drive = self.request.motion.drive();
+        let name = drive.or(self.request.motion.file()).and_then(Path::file_name).unwrap_or_default();
+        let preview = Preview {
+            frames,
+            video: drive,
+            options: &ReadOptions::default(),
+            indices,
+            fps,
+            reference: Some(picture),
+            title: title(&name.to_string_lossy(), frames.report(), fps),
+        };
+        std::fs::create_dir_all(folder).map_err(|source| {
+            PipelineError::Output(media::MediaError::Unwritable { path: folder.to_owned(), source })
+        })?;
+        progress.begin(Phase::Preview, preview.len() + 1)?;
+        preview.report_files(folder)?;
+        progress.advance(1)?;
+        preview.overlay(&folder.join(preview::OVERLAY), &mut || progress.advance(1))?;
+        progress.end()
+    }
+
     /// Runs the loop over the conditions, which are dropped with it → `[16, F, h, w]`.
     fn sample(&self, conditions: Conditions, progress: &mut Progress) -> Result<Tensor, PipelineError> {
-        let Clip { model, request, resolved } = *self;
+        let Clip { model, request, resolved, .. } = *self;
         let plan = &resolved.plan;
 
         // 9 and 10. Noise, and the sampling loop.
@@ -235,7 +278,7 @@ impl Clip<'_> {
 
     /// `latents` `[16, F, h, w]` → the file, if one was asked for, and the number of frames.
     fn decode(&self, latents: &Tensor, progress: &mut Progress) -> Result<(Option<Written>, usize), PipelineError> {
-        let Clip { model, request, resolved } = *self;
+        let Clip { model, request, resolved, .. } = *self;
 
         // 11 and 12. Latents to pixels, chunk by chunk in time, straight into the file.
         progress.begin(Phase::Decode, resolved.plan.num_frames)?;

@@ -3,15 +3,16 @@
 use std::path::PathBuf;
 
 use candle_core::DType;
-use offload::{Memory, Phase, Placement, StagePlan};
+use offload::{Memory, Phase, PhaseNeeds, Placement, StagePlan};
 use scheduler::{GuidancePlan, Schedule};
 use serde::{Deserialize, Serialize};
 
 use crate::animate::animate;
 use crate::model::OpenModel;
+use crate::motion::POSES_AT_HAND;
 use crate::needs::{Blueprint, ClipShape};
-use crate::resolve::{ModelSide, Resolved, make_plan, resolve};
-use crate::{AnimateRequest, ModelSource, Observer, PipelineError, RequestError};
+use crate::resolve::{ModelSide, PoseSide, Resolved, make_plan, resolve};
+use crate::{AnimateRequest, FinderOptions, ModelSource, Observer, PipelineError, RequestError};
 
 /// The precision in which matrices are held. Arithmetic on a CPU is f32 whatever it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +37,8 @@ pub struct EngineOptions {
     pub memory_budget_bytes: Option<u64>,
     /// Where weights shall live; `None` lets the plan decide. It never changes the result.
     pub placement: Option<Placement>,
+    /// How poses of plain videos are found.
+    pub poses: FinderOptions,
 }
 
 /// What is known of an opened model.
@@ -161,7 +164,7 @@ impl Engine {
     /// See [`PipelineError`]. No partial file is left under any name.
     pub fn animate(&self, request: &AnimateRequest, observer: &mut dyn Observer) -> Result<Report, PipelineError> {
         let resolved = self.resolve(request)?;
-        animate(&self.model, request, &resolved, observer)
+        animate(&self.model, request, &resolved, &self.options.poses, observer)
     }
 
     fn resolve(&self, request: &AnimateRequest) -> Result<Resolved, PipelineError> {
@@ -177,7 +180,7 @@ impl Engine {
             memory,
             placement: self.options.placement,
         };
-        resolve(request, &side)
+        resolve(request, &side, &self.options.poses)
     }
 }
 
@@ -194,9 +197,9 @@ pub fn plan_known(
 ) -> Result<AnimatePlan, PipelineError> {
     request.validate()?;
     let known = models::known_models();
-    let Some(model) = known.iter().find(|m| m.name == name && m.network == "steadydancer" && !m.files.is_empty())
-    else {
-        let names: Vec<&str> = known.iter().filter(|m| !m.files.is_empty()).map(|m| m.name.as_str()).collect();
+    let Some(model) = known.iter().find(|m| m.name == name && m.animates() && !m.files.is_empty()) else {
+        let names: Vec<&str> =
+            known.iter().filter(|m| m.animates() && !m.files.is_empty()).map(|m| m.name.as_str()).collect();
         let problem = format!("no published model has this name; there are {}", names.join(", "));
         return Err(PipelineError::Model { path: name.into(), problem });
     };
@@ -215,7 +218,8 @@ pub fn plan_known(
     };
     let [width, height] = request.settings.size.unwrap_or(request.settings.default_size);
     let num_frames = request.settings.num_frames.unwrap_or(request.settings.default_num_frames);
-    make_plan(request, &side, ClipShape { width, height, num_frames }, true, Vec::new())
+    let poses = PoseSide { has_negative: true, needs: PhaseNeeds::whole(Phase::Pose, 0, POSES_AT_HAND) };
+    make_plan(request, &side, ClipShape { width, height, num_frames }, poses, Vec::new())
 }
 
 /// This build computes on the CPU.

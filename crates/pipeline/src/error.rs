@@ -42,6 +42,24 @@ pub enum RequestError {
         /// What was asked for.
         found: u8,
     },
+    /// A setting of poses out of range.
+    #[error("{name} is {found}; expected {low} to {high}")]
+    PoseSetting {
+        /// The setting.
+        name: &'static str,
+        /// What was asked for.
+        found: f64,
+        /// Smallest value allowed.
+        low: f64,
+        /// Largest value allowed.
+        high: f64,
+    },
+    /// Drawn poses cannot be turned back into keypoints.
+    #[error("drawn poses cannot be read back; give a video or a keypoint file")]
+    PosesNeedMotion,
+    /// A clip of no frames was asked for.
+    #[error("max_frames is 0; expected 1 or more")]
+    NoFramesWanted,
     /// No such sampler.
     #[error(transparent)]
     Sampler(scheduler::UnknownSampler),
@@ -99,13 +117,30 @@ pub enum PipelineError {
     /// Keypoints or drawn poses cannot be used.
     #[error(transparent)]
     Pose(#[from] PoseError),
-    /// The motion is a plain video, and finding poses in one is not built yet.
+    /// The motion is a plain video, and a network that finds poses is not there.
     #[error(
-        "{drive}: finding poses in a plain video is not part of this version; give --keypoints FILE.json, or drawn poses with --pose and --neg-pose (docs/keypoints.md)"
+        "no pose {what} ({names}): get it with `steadydance models pull dwpose`, name its file with {flag}, or give --keypoints FILE.json instead of a plain video"
     )]
-    NoDetector {
-        /// The driving video.
-        drive: std::path::PathBuf,
+    NoPoseModel {
+        /// Detector or estimator.
+        what: &'static str,
+        /// File names that were looked for.
+        names: String,
+        /// The flag that names the file.
+        flag: &'static str,
+    },
+    /// Nobody is in the pictures.
+    #[error(
+        "{path}: no person was found{}; choose a {what} in which one person is seen from head to foot, or try --person, --score-threshold or --profile",
+        if *frames == 1 { String::new() } else { format!(" in any of {frames} frames") }
+    )]
+    NobodyFound {
+        /// Reference picture or driving video.
+        what: &'static str,
+        /// The file.
+        path: std::path::PathBuf,
+        /// Frames that were looked at.
+        frames: usize,
     },
     /// Positive and negative poses are not frame for frame the same motion.
     #[error(
@@ -234,6 +269,7 @@ impl PipelineError {
     /// See [`ErrorKind`].
     pub fn kind(&self) -> ErrorKind {
         match self {
+            PipelineError::Pose(error) if error.is_of_networks() => ErrorKind::Model,
             PipelineError::Request(RequestError::Device { .. }) => ErrorKind::Device,
             PipelineError::Request(_) => ErrorKind::Usage,
             PipelineError::Media(_)
@@ -242,10 +278,11 @@ impl PipelineError {
             | PipelineError::PoseEnds { .. }
             | PipelineError::Truncated { .. }
             | PipelineError::Latents { .. }
-            | PipelineError::NoDetector { .. } => ErrorKind::Input,
-            PipelineError::Weights(_) | PipelineError::Model { .. } | PipelineError::NotFinite { .. } => {
-                ErrorKind::Model
-            }
+            | PipelineError::NobodyFound { .. } => ErrorKind::Input,
+            PipelineError::Weights(_)
+            | PipelineError::Model { .. }
+            | PipelineError::NoPoseModel { .. }
+            | PipelineError::NotFinite { .. } => ErrorKind::Model,
             PipelineError::DoesNotFit(_) => ErrorKind::DoesNotFit,
             PipelineError::Cancelled { .. } => ErrorKind::Cancelled,
             PipelineError::AfterDenoise { source, .. } => source.kind(),

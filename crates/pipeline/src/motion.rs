@@ -6,10 +6,14 @@ use std::path::{Path, PathBuf};
 use image::RgbImage;
 use media::resize::{self, Size};
 use media::video::{self, FrameMode, FrameRate, ReadOptions, ShortClip, VideoReader};
-use pose::{PoseFrames, PoseOptions, draw_poses};
+use offload::{Phase, PhaseNeeds};
+use pose::{PoseClip, PoseFrames, draw_poses};
 
 use crate::geometry::Geometry;
-use crate::{AnimateRequest, Motion, PipelineError, RequestError, Timing};
+use crate::poses::{FinderOptions, Search, Wanted};
+use crate::preview::advice;
+use crate::progress::Progress;
+use crate::{AnimateRequest, Motion, PipelineError, PoseModelFiles, PoseModelPlaces, RequestError, Timing};
 
 /// The motion with everything decided that headers and keypoints can tell.
 pub(crate) struct ResolvedMotion {
@@ -23,9 +27,13 @@ pub(crate) struct ResolvedMotion {
 }
 
 enum Source {
-    Keypoints(Box<PoseFrames>),
+    Keypoints { frames: Box<PoseFrames>, indices: Vec<usize> },
     Drawn { pose: PathBuf, neg_pose: Option<PathBuf>, indices: Vec<usize>, options: ReadOptions },
+    Video { drive: PathBuf, indices: Vec<usize>, options: ReadOptions, files: PoseModelFiles },
 }
+
+/// Keypoints and the picture being drawn.
+pub(crate) const POSES_AT_HAND: u64 = 64 << 20;
 
 /// Positive or negative poses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,42 +43,41 @@ pub(crate) enum Side {
 }
 
 impl ResolvedMotion {
-    /// Reads keypoints or container headers; draws and decodes nothing.
-    pub fn new(request: &AnimateRequest, reference: [usize; 2]) -> Result<Self, PipelineError> {
+    /// Reads keypoints or container headers; draws, detects and decodes nothing.
+    pub fn new(
+        request: &AnimateRequest,
+        reference: [usize; 2],
+        models: &PoseModelPlaces,
+    ) -> Result<Self, PipelineError> {
         let fps = request.settings.fps;
+        let mut notes = Vec::new();
         match &request.motion {
             Motion::Video { drive } => {
-                video::probe(drive).map_err(PipelineError::Media)?;
-                Err(PipelineError::NoDetector { drive: drive.clone() })
+                let options = read_options(fps)?;
+                let indices = choose_frames(request, &complete_times(drive, &options)?, &mut notes)?;
+                let files = PoseModelFiles::find(models)?;
+                let num_frames = indices.len();
+                let source = Source::Video { drive: drive.clone(), indices, options, files };
+                Ok(Self { source, num_frames, has_negative: true, notes })
             }
             Motion::Keypoints { file, .. } => {
-                // OpenPose files do not tell their frame rate; the driving video does, or the clip's is taken.
-                let drive_fps = request.motion.drive().and_then(|d| video::probe(d).ok()).map(|info| info.avg_fps);
-                let openpose_fps = drive_fps.filter(|f| *f > 0.0).unwrap_or(fps);
-                let clip = pose::json::read(file, pose::json::ReadOptions { openpose_fps: Some(openpose_fps) })?;
+                let clip = read_keypoints(file, request.motion.drive(), fps)?;
                 let times: Vec<f64> = (0..clip.frames.len()).map(|i| i as f64 / clip.fps).collect();
-                let mut notes = Vec::new();
                 let indices = choose_frames(request, &times, &mut notes)?;
-                let options = PoseOptions {
-                    person: pose::PersonChoice::Index(request.person),
-                    seed: request.settings.seed,
-                    ..PoseOptions::default()
-                };
                 let clip = clip.select(&indices, fps)?;
                 let size = pose::Size::new(reference[0] as u32, reference[1] as u32);
-                let frames = PoseFrames::new(clip, size, options)?;
+                let frames = PoseFrames::new(clip, size, request.pose.options(request.settings.seed, fps))?;
                 notes.extend(report_notes(&frames));
                 Ok(Self {
                     num_frames: indices.len(),
-                    source: Source::Keypoints(Box::new(frames)),
+                    source: Source::Keypoints { frames: Box::new(frames), indices },
                     has_negative: true,
                     notes,
                 })
             }
             Motion::Drawn { pose, neg_pose, .. } => {
-                let options = ReadOptions { folder_fps: FrameRate::from_f64(fps).map_err(PipelineError::Media)? };
+                let options = read_options(fps)?;
                 let times = complete_times(pose, &options)?;
-                let mut notes = Vec::new();
                 let indices = choose_frames(request, &times, &mut notes)?;
                 if let Some(neg_pose) = neg_pose {
                     let found = complete_times(neg_pose, &options)?.len();
@@ -91,19 +98,87 @@ impl ResolvedMotion {
         }
     }
 
+    /// Units of work that [`ready`](Self::ready) reports.
+    pub fn work(&self) -> usize {
+        if matches!(self.source, Source::Video { .. }) { self.num_frames } else { 1 }
+    }
+
+    /// Memory for weights and frames in flight while poses are found; poses that are there need next to nothing.
+    pub fn needs(&self) -> PhaseNeeds {
+        match &self.source {
+            Source::Video { files, .. } => files.needs(),
+            _ => PhaseNeeds::whole(Phase::Pose, 0, POSES_AT_HAND),
+        }
+    }
+
+    /// Finds poses if that is still to be done.
+    ///
+    /// # Errors
+    /// Nobody in the pictures, networks that cannot be used, and damaged videos.
+    pub fn ready(
+        &self,
+        request: &AnimateRequest,
+        options: &FinderOptions,
+        picture: &RgbImage,
+        progress: &mut Progress,
+    ) -> Result<ReadyMotion<'_>, PipelineError> {
+        let Source::Video { drive, indices, options: read_options, files } = &self.source else {
+            progress.advance(1)?;
+            return Ok(ReadyMotion { motion: self, found: None });
+        };
+        let fps = request.settings.fps;
+        let wanted = Wanted { video: drive, options: read_options, indices };
+        let mut search = Search { files, settings: &request.pose, options, estimated: 0, cached: 0 };
+        let clip = search.clip(&wanted, Some((&request.reference, picture)), fps, progress)?;
+        let size = pose::Size::new(picture.width(), picture.height());
+        let frames = PoseFrames::new(clip, size, request.pose.options(request.settings.seed, fps))?;
+        for note in report_notes(&frames) {
+            progress.note(note);
+        }
+        Ok(ReadyMotion { motion: self, found: Some(Box::new(frames)) })
+    }
+}
+
+/// A motion whose poses are all there.
+pub(crate) struct ReadyMotion<'a> {
+    motion: &'a ResolvedMotion,
+    found: Option<Box<PoseFrames>>,
+}
+
+impl ReadyMotion<'_> {
+    /// The poses, unless they came as pictures, and the driving frame of each.
+    pub fn poses(&self) -> Option<(&PoseFrames, &[usize])> {
+        match (&self.motion.source, &self.found) {
+            (Source::Video { indices, .. }, Some(frames)) => Some((frames, indices)),
+            (Source::Keypoints { frames, indices }, _) => Some((frames, indices)),
+            _ => None,
+        }
+    }
+
     /// The pose pictures of one side, at the size of the cropped reference, one at a time. Side by side with nothing:
     /// an absent negative side gives no frames.
     pub fn frames(&self, side: Side, geometry: Geometry) -> Result<PoseIter<'_>, PipelineError> {
-        let inner = match (&self.source, side) {
-            (Source::Keypoints(frames), _) => Inner::Drawing { frames, side, next: 0, count: self.num_frames },
-            (Source::Drawn { pose, indices, options, .. }, Side::Positive) => reading(pose, indices, options)?,
-            (Source::Drawn { neg_pose: Some(neg), indices, options, .. }, Side::Negative) => {
+        let inner = match (&self.motion.source, side, self.poses()) {
+            (_, _, Some((frames, _))) => Inner::Drawing { frames, side, next: 0, count: self.motion.num_frames },
+            (Source::Drawn { pose, indices, options, .. }, Side::Positive, _) => reading(pose, indices, options)?,
+            (Source::Drawn { neg_pose: Some(neg), indices, options, .. }, Side::Negative, _) => {
                 reading(neg, indices, options)?
             }
-            (Source::Drawn { .. }, Side::Negative) => Inner::Nothing,
+            _ => Inner::Nothing,
         };
         Ok(PoseIter { inner, geometry })
     }
+}
+
+fn read_options(folder_fps: f64) -> Result<ReadOptions, PipelineError> {
+    Ok(ReadOptions { folder_fps: FrameRate::from_f64(folder_fps).map_err(PipelineError::Media)? })
+}
+
+/// Reads a keypoint file. OpenPose files do not tell their frame rate; the driving video does, or `fps` is taken.
+pub(crate) fn read_keypoints(file: &Path, drive: Option<&Path>, fps: f64) -> Result<PoseClip, PipelineError> {
+    let drive_fps = drive.and_then(|d| video::probe(d).ok()).map(|info| info.avg_fps);
+    let openpose_fps = drive_fps.filter(|f| *f > 0.0).unwrap_or(fps);
+    Ok(pose::json::read(file, pose::json::ReadOptions { openpose_fps: Some(openpose_fps) })?)
 }
 
 /// Times of all frames, in seconds, of a video that holds what its header promises; a picture folder always does.
@@ -154,28 +229,7 @@ fn choose_frames(
 }
 
 fn report_notes(frames: &PoseFrames) -> Vec<String> {
-    let report = frames.report();
-    let mut notes = Vec::new();
-    if !report.aligned {
-        notes.push(
-            "the keypoint file has no person of the reference picture: poses are centred, not fitted to it".into(),
-        );
-    }
-    if !report.frames_without_person.is_empty() {
-        let (n, of) = (report.frames_without_person.len(), report.frames);
-        notes.push(format!("{n} of {of} frames have no person; the nearest earlier pose is held there"));
-    }
-    if report.out_of_frame_fraction > 0.25 {
-        let percent = 100.0 * report.out_of_frame_fraction;
-        notes.push(format!("{percent:.0} % of the joints lie outside the picture: the framings differ"));
-    }
-    if !report.degenerate_scales.is_empty() {
-        notes.push(format!(
-            "{} limb scale(s) could not be measured and were replaced by typical ones",
-            report.degenerate_scales.len()
-        ));
-    }
-    notes
+    frames.report().warnings.iter().map(advice).collect()
 }
 
 /// Drawn poses are stretched to the reference's size, so another aspect deforms them.
@@ -219,12 +273,13 @@ impl Inner<'_> {
                 }
                 let index = *next;
                 *next += 1;
-                let pose = frames.pose(index).map(|pose| match side {
-                    Side::Positive => pose,
-                    Side::Negative => frames.augmentation(index).apply(&pose),
+                let augmentation = frames.augmentation(index);
+                let poses = frames.poses(index).iter().map(|pose| match side {
+                    Side::Positive => pose.clone(),
+                    Side::Negative => augmentation.apply(pose),
                 });
-                let people = pose.as_slice();
-                Some(Ok(draw_poses(people, frames.drawn_size(), pose::Palette::default())))
+                let poses: Vec<_> = poses.collect();
+                Some(Ok(draw_poses(&poses, frames.drawn_size(), pose::Palette::default())))
             }
             Inner::Reading { path, reader, indices, held } => {
                 let (first, rest) = indices.split_first()?;

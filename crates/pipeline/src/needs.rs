@@ -68,11 +68,13 @@ const F32: u64 = 4;
 /// Score buffers of attention: the bound of the kernel, twice for the softmax's copy.
 const SCORES: u64 = 2 * (64 << 20);
 
-/// The needs of all phases. `dtypes` are the precisions of the matrices of transformer, text and image encoder.
+/// The needs of all phases, of which `pose` is known. `dtypes` are the precisions of the matrices of transformer, text
+/// and image encoder.
 pub(crate) fn needs(
     blueprint: &Blueprint,
     clip: ClipShape,
     dtypes: [DType; 3],
+    pose: PhaseNeeds,
 ) -> Result<Vec<PhaseNeeds>, PipelineError> {
     let [dit, vae, text, image] = blueprint.manifests()?;
     let streamed = |manifest: &Manifest, dtype: DType, group: &str| {
@@ -80,13 +82,6 @@ pub(crate) fn needs(
         let largest = manifest.under(&format!("{group}.0.")).bytes(dtype);
         let fixed_bytes = weights_bytes - manifest.under(&format!("{group}.")).bytes(dtype);
         (weights_bytes, fixed_bytes, largest)
-    };
-    let whole = |phase, weights_bytes, activation_bytes| PhaseNeeds {
-        phase,
-        weights_bytes,
-        fixed_bytes: weights_bytes,
-        largest_group_bytes: 0,
-        activation_bytes,
     };
     let with_groups = |phase, (weights_bytes, fixed_bytes, largest_group_bytes), activation_bytes| PhaseNeeds {
         phase,
@@ -117,12 +112,12 @@ pub(crate) fn needs(
     let vae_bytes = vae.bytes(DType::F32);
     let [dit_dtype, text_dtype, image_dtype] = dtypes;
     Ok(vec![
-        whole(Phase::Pose, 0, 64 << 20),
+        pose,
         with_groups(Phase::TextEncode, streamed(&text, text_dtype, "blocks"), text_activations),
         with_groups(Phase::ImageEncode, streamed(&image, image_dtype, "transformer"), image_activations),
-        whole(Phase::VaeEncode, vae_bytes, encode),
+        PhaseNeeds::whole(Phase::VaeEncode, vae_bytes, encode),
         with_groups(Phase::Denoise, streamed(&dit, dit_dtype, "blocks"), dit_activations),
-        whole(Phase::Decode, vae_bytes, decode),
+        PhaseNeeds::whole(Phase::Decode, vae_bytes, decode),
     ])
 }
 

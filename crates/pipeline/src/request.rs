@@ -6,7 +6,7 @@ use models::Preset;
 use scheduler::{GuidancePlan, SamplerKind, Schedule, SteadyDancerGuidance};
 use serde::{Deserialize, Serialize};
 
-use crate::RequestError;
+use crate::{PoseSettings, RequestError};
 
 /// Where the motion comes from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -38,6 +38,14 @@ pub enum Motion {
 }
 
 impl Motion {
+    /// The keypoint file.
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Motion::Keypoints { file, .. } => Some(file),
+            _ => None,
+        }
+    }
+
     /// The driving video, whose sound may be carried over.
     pub fn drive(&self) -> Option<&Path> {
         match self {
@@ -190,8 +198,8 @@ pub struct AnimateRequest {
     pub reference: PathBuf,
     /// The motion.
     pub motion: Motion,
-    /// Which of several people drives, by index.
-    pub person: usize,
+    /// How poses are found, chosen, cleaned and fitted.
+    pub pose: PoseSettings,
     /// What the clip shows, in words; may be empty.
     pub prompt: String,
     /// What it must not show; `None` is the model's customary negative prompt.
@@ -204,6 +212,9 @@ pub struct AnimateRequest {
     /// Latents of an earlier run whose decoding or writing failed; nothing before decoding is done again. The file is
     /// named by that run's error.
     pub latents: Option<PathBuf>,
+    /// A folder into which a contact sheet, an overlay video, the keypoints and their report are written before the
+    /// networks begin.
+    pub debug_dir: Option<PathBuf>,
     /// What becomes of the driving video's sound.
     pub audio: Audio,
     /// Constant rate factor of the encoder, 0 (lossless) to 51; lower is better and larger.
@@ -218,12 +229,13 @@ impl AnimateRequest {
         Self {
             reference: reference.into(),
             motion,
-            person: 0,
+            pose: PoseSettings::default(),
             prompt: String::new(),
             negative_prompt: None,
             settings,
             output: None,
             latents: None,
+            debug_dir: None,
             audio: Audio::default(),
             crf: 18,
             metadata: true,
@@ -292,7 +304,7 @@ impl AnimateRequest {
         }
         let schedule = s.schedule()?;
         s.guidance(schedule.num_steps(), true)?;
-        Ok(())
+        self.pose.validate()
     }
 }
 

@@ -1,14 +1,14 @@
 //! From a request to a plan: everything that headers and sizes can decide.
 
 use candle_core::DType;
-use offload::{Memory, Phase, Placement};
+use offload::{Memory, Phase, PhaseNeeds, Placement};
 use scheduler::{Branch, GuidancePlan, Polarity};
 
 use crate::geometry::{Geometry, LATENT};
 use crate::motion::ResolvedMotion;
 use crate::needs::{Blueprint, ClipShape, held_bytes, needs};
 use crate::request::check_size;
-use crate::{AnimatePlan, AnimateRequest, PipelineError, RequestError, kept};
+use crate::{AnimatePlan, AnimateRequest, FinderOptions, PipelineError, RequestError, kept};
 
 /// A request with everything decided.
 pub(crate) struct Resolved {
@@ -31,7 +31,11 @@ pub(crate) struct ModelSide<'a> {
 }
 
 /// Checks inputs by their headers, output by its place, numbers and memory.
-pub(crate) fn resolve(request: &AnimateRequest, model: &ModelSide) -> Result<Resolved, PipelineError> {
+pub(crate) fn resolve(
+    request: &AnimateRequest,
+    model: &ModelSide,
+    poses: &FinderOptions,
+) -> Result<Resolved, PipelineError> {
     request.validate()?;
     for input in inputs(request) {
         ordinary(input).map_err(PipelineError::Media)?;
@@ -40,7 +44,7 @@ pub(crate) fn resolve(request: &AnimateRequest, model: &ModelSide) -> Result<Res
     let reference = [info.width as usize, info.height as usize];
     let geometry = Geometry::new(request, reference, model.default_size);
     check_size(geometry.clip[0], geometry.clip[1])?;
-    let motion = ResolvedMotion::new(request, reference)?;
+    let motion = ResolvedMotion::new(request, reference, &poses.models)?;
     if let Some(drive) = request.motion.drive() {
         media::video::probe(drive).map_err(PipelineError::Media)?;
         crate::motion::complete_times(drive, &media::video::ReadOptions::default())?;
@@ -55,11 +59,20 @@ pub(crate) fn resolve(request: &AnimateRequest, model: &ModelSide) -> Result<Res
         ));
     }
     let clip = ClipShape { width: geometry.clip[0], height: geometry.clip[1], num_frames: motion.num_frames };
-    let plan = make_plan(request, model, clip, motion.has_negative, notes)?;
+    let poses = PoseSide { has_negative: motion.has_negative, needs: motion.needs() };
+    let plan = make_plan(request, model, clip, poses, notes)?;
     if let Some(file) = &request.latents {
         kept::open(file, latent_shape(&plan), &metadata(&plan, request))?;
     }
     Ok(Resolved { geometry, motion, plan })
+}
+
+/// What the motion contributes to a plan.
+pub(crate) struct PoseSide {
+    /// Whether there are negative poses.
+    pub has_negative: bool,
+    /// Memory of the pose phase.
+    pub needs: PhaseNeeds,
 }
 
 /// The plan for a clip of known size: pure.
@@ -67,7 +80,7 @@ pub(crate) fn make_plan(
     request: &AnimateRequest,
     model: &ModelSide,
     clip: ClipShape,
-    has_negative_pose: bool,
+    poses: PoseSide,
     mut notes: Vec<String>,
 ) -> Result<AnimatePlan, PipelineError> {
     if !model.blueprint.dit.is_steadydancer() {
@@ -79,7 +92,7 @@ pub(crate) fn make_plan(
     let s = &request.settings;
     let schedule = s.schedule()?;
     let mut guidance = s.guidance(schedule.num_steps(), true)?;
-    if !has_negative_pose && uses(&guidance, |b| b.pose == Polarity::Negative) {
+    if !poses.has_negative && uses(&guidance, |b| b.pose == Polarity::Negative) {
         guidance = s.guidance(schedule.num_steps(), false)?;
         notes.push("pose guidance is off: it needs negative poses, and none were given (--neg-pose)".into());
     }
@@ -91,7 +104,7 @@ pub(crate) fn make_plan(
             "the preset's distilled timesteps fit its own sampler and steps only; a computed schedule is used".into(),
         );
     }
-    let mut needs = needs(model.blueprint, clip, model.dtypes)?;
+    let mut needs = needs(model.blueprint, clip, model.dtypes, poses.needs)?;
     if request.latents.is_some() {
         needs.retain(|n| n.phase == Phase::Decode);
     }

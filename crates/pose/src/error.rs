@@ -30,6 +30,25 @@ impl fmt::Display for Place {
     }
 }
 
+/// One of DWPose's two networks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Network {
+    /// YOLOX, which finds people.
+    Detector,
+    /// DWPose proper, which finds a person's keypoints.
+    Keypoints,
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Network::Detector => "person detector (YOLOX)",
+            Network::Keypoints => "keypoint network (DWPose)",
+        })
+    }
+}
+
 /// Errors of this crate. Every message says what was found, what is allowed and, where it helps, what to do next.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -172,11 +191,13 @@ pub enum PoseError {
     },
     /// Nobody to take the motion from.
     #[error(
-        "no frame has a person {person} (0 is the first); {frames} frames were looked at: choose another person or another driving video"
+        "person {person} was asked for; {people} people were found in the {frames} frames: choose another person (0 is the first) or another driving video"
     )]
     NoPerson {
-        /// Index of the person asked for.
-        person: usize,
+        /// Person asked for.
+        person: crate::PersonChoice,
+        /// People found; with cuts, the most between two of them.
+        people: usize,
         /// Frames in the clip.
         frames: usize,
     },
@@ -217,7 +238,91 @@ pub enum PoseError {
         /// Values allowed.
         allowed: &'static str,
     },
+    /// A word that is none of those allowed.
+    #[error("{name} is {found:?}; expected {allowed}")]
+    Word {
+        /// Name of the setting.
+        name: &'static str,
+        /// What was given.
+        found: String,
+        /// What is understood.
+        allowed: &'static str,
+    },
+    /// The file of a network cannot be used.
+    #[error("cannot load {network}: {source}")]
+    Weights {
+        /// The network that was to be filled.
+        network: &'static str,
+        /// What is wrong with the file.
+        source: weights::WeightsError,
+    },
+    /// The file holds another network than the one that was to be filled.
+    #[error("{} is not {network}: {problem}", path.display())]
+    OtherNetwork {
+        /// The file.
+        path: PathBuf,
+        /// The network that was to be filled.
+        network: &'static str,
+        /// The first difference.
+        problem: String,
+    },
     /// A detector failed.
     #[error("pose estimation failed: {0}")]
     Estimator(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A word that names no pose profile.
+    #[error("pose profile is {found:?}; expected official or onnx")]
+    UnknownProfile {
+        /// The word.
+        found: String,
+    },
+    /// A picture too long and thin to look for people in.
+    #[error(
+        "picture is {width}x{height}; people are looked for in pictures at most {max} times as long as wide: crop it"
+    )]
+    TooLong {
+        /// Pixels.
+        width: u32,
+        /// Pixels.
+        height: u32,
+        /// Largest ratio of the sides.
+        max: u32,
+    },
+    /// A network gave a tensor of another shape than its kind does.
+    #[error("the {network} gave {found:?}, expected {expected}: its weights are of another model")]
+    NetworkShape {
+        /// Which network.
+        network: Network,
+        /// Shape or lengths found.
+        found: Vec<usize>,
+        /// Shape or shapes allowed.
+        expected: &'static str,
+    },
+    /// A network gave NaN, an infinity or a box beyond f32.
+    #[error("the {network} gave {value}, expected finite numbers: its weights file is damaged or of another model")]
+    NetworkNotFinite {
+        /// Which network.
+        network: Network,
+        /// The value found.
+        value: f64,
+    },
+    /// People could not be looked for in a picture.
+    #[error("{picture}: {source}")]
+    Picture {
+        /// Which picture.
+        picture: crate::FrameRole,
+        /// What happened.
+        source: Box<PoseError>,
+    },
+}
+
+impl PoseError {
+    /// Whether a network or its file is at fault, and not a picture, a motion or a setting.
+    pub fn is_of_networks(&self) -> bool {
+        match self {
+            Self::Weights { .. } | Self::OtherNetwork { .. } => true,
+            Self::NetworkShape { .. } | Self::NetworkNotFinite { .. } | Self::Estimator(_) => true,
+            Self::Picture { source, .. } => source.is_of_networks(),
+            _ => false,
+        }
+    }
 }

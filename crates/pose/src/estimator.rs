@@ -1,4 +1,6 @@
-//! Where keypoints come from: a file now, a detector network later.
+//! Where keypoints come from: a file ([`KeypointEstimator`]) or networks ([`crate::DwPose`]).
+
+use std::fmt;
 
 use image::RgbImage;
 
@@ -13,6 +15,15 @@ pub enum FrameRole {
     Reference,
     /// Frame of the driving video, counted from 0.
     Driving(usize),
+}
+
+impl fmt::Display for FrameRole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FrameRole::Reference => f.write_str("reference picture"),
+            FrameRole::Driving(index) => write!(f, "driving frame {index}"),
+        }
+    }
 }
 
 /// Finds people in pictures.

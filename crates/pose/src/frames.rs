@@ -1,110 +1,26 @@
 //! A clip of keypoints → drawn positive and negative pose frames, one at a time.
 
+use std::borrow::Cow;
+
 use image::RgbImage;
 
-use crate::align::{AlignedPose, Alignment, Aspects, DegenerateScale, ScaleGuard};
+use crate::align::joint::NECK;
+use crate::align::{
+    AlignedPose, Alignment, Aspects, DegenerateScale, ScaleGuard, facing, nearest_frame, shape_distance,
+};
 use crate::augment::{Augmentation, Augmenter};
 use crate::draw::{Palette, draw_poses};
-use crate::keypoints::{FrameKeypoints, PoseClip};
-use crate::openpose::{HandPairing, OpenPose, SCORE_THRESHOLD};
+use crate::keypoints::{COCO_BODY_POINTS, FrameKeypoints, PoseClip};
+use crate::openpose::{HIDDEN, OpenPose};
+use crate::options::{AlignFrame, PoseOptions};
+use crate::people::{Cast, cast, choose_in_picture};
+use crate::performance::{Performance, Shown};
+use crate::quality::{self, FrameRange, QualityReport, Warning};
 use crate::sizes::{Size, canvas_base};
 use crate::{PoseError, Result};
 
 /// Aspect ratios that differ by more than this factor belong to different pictures.
 const ASPECT_TOLERANCE: f64 = 1.05;
-
-/// Which person of a frame is followed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum PersonChoice {
-    /// Place in the frame's list; upstream always takes 0, the detector's best.
-    Index(usize),
-}
-
-impl PersonChoice {
-    fn index(self, _frame: &FrameKeypoints) -> usize {
-        let PersonChoice::Index(index) = self;
-        index
-    }
-}
-
-/// What is drawn for a frame without the chosen person. (Upstream never meets one: its detector falls back on the whole picture.)
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum MissingPerson {
-    /// The pose of the nearest earlier frame that has one, at the start of the clip of the first that has one.
-    #[default]
-    Hold,
-    /// An empty canvas. Beware: all-black negative poses break the guidance.
-    Blank,
-}
-
-/// Settings of [`PoseFrames`].
-#[derive(Clone, Debug, PartialEq)]
-pub struct PoseOptions {
-    /// Person of the driving frames.
-    pub person: PersonChoice,
-    /// Person of the reference picture, by place in the list.
-    pub reference_person: usize,
-    /// Driving frame whose limb lengths are compared with the reference; if it has no person, the next one that has.
-    pub align_frame: usize,
-    /// Joints and hand points below this score are hidden.
-    pub score_threshold: f64,
-    /// What to do about scales that cannot be right.
-    pub guard: ScaleGuard,
-    /// What to draw for a frame without a person.
-    pub missing: MissingPerson,
-    /// Whose hands are drawn if there are several people.
-    pub hands: HandPairing,
-    /// Colours.
-    pub palette: Palette,
-    /// Decides the negative poses, see [`Augmenter`].
-    pub seed: u64,
-    /// The negative poses' numbers, one a frame, in place of those of the seed.
-    pub augmentations: Option<Vec<Augmentation>>,
-}
-
-impl Default for PoseOptions {
-    fn default() -> Self {
-        Self {
-            person: PersonChoice::Index(0),
-            reference_person: 0,
-            align_frame: 0,
-            score_threshold: SCORE_THRESHOLD,
-            guard: ScaleGuard::default(),
-            missing: MissingPerson::default(),
-            hands: HandPairing::default(),
-            palette: Palette::default(),
-            seed: 0,
-            augmentations: None,
-        }
-    }
-}
-
-impl PoseOptions {
-    /// Everything as SteadyDancer does it, oddities included.
-    pub fn upstream() -> Self {
-        Self { guard: ScaleGuard::Upstream, hands: HandPairing::Upstream, ..Self::default() }
-    }
-}
-
-/// What was noticed about a clip; known before the first frame is drawn.
-#[derive(Clone, Debug, PartialEq)]
-pub struct PoseReport {
-    /// Frames in the clip.
-    pub frames: usize,
-    /// Indices of the frames without the chosen person.
-    pub frames_without_person: Vec<usize>,
-    /// Number of frames with more than one person.
-    pub frames_with_several: usize,
-    /// The driving frame that was measured against the reference.
-    pub align_frame: usize,
-    /// Whether there was a reference person; if not, poses are centred and keep their size.
-    pub aligned: bool,
-    /// Part of the visible body joints (0..1) that lie outside of the canvas after alignment.
-    pub out_of_frame_fraction: f64,
-    /// Scales that were not usable as measured.
-    pub degenerate_scales: Vec<DegenerateScale>,
-}
 
 /// One frame drawn twice, at twice the canvas size ([`PoseFrames::drawn_size`]).
 #[derive(Clone, Debug, PartialEq)]
@@ -115,82 +31,104 @@ pub struct PosePair {
     pub negative: RgbImage,
 }
 
-/// Iterator over the drawn frames of a clip. Memory: the keypoints (3 kB a person and frame) and the frame at hand.
+/// Iterator over the drawn frames of a clip. Memory: the keypoints and poses (5 kB a person and frame) and the frame at hand.
 #[derive(Clone, Debug)]
 pub struct PoseFrames {
     clip: PoseClip,
-    options: PoseOptions,
+    /// What each frame shows.
+    poses: Vec<Vec<AlignedPose>>,
+    /// The same before alignment.
+    found: Vec<Vec<AlignedPose>>,
+    shown: Vec<Shown>,
+    scores: Vec<f64>,
     alignment: Alignment,
     augmenter: Augmenter,
+    augmentations: Option<Vec<Augmentation>>,
+    palette: Palette,
     canvas: Size,
-    /// Frame whose pose each frame shows, or none.
-    shown: Vec<Option<usize>>,
-    report: PoseReport,
+    report: QualityReport,
     next: usize,
 }
 
 impl PoseFrames {
     /// Prepares a clip for a reference picture of the given size. Draws nothing yet, but finds every error there is.
     ///
+    /// With [`PersonChoice::All`](crate::PersonChoice::All) everybody is drawn, each with an alignment of their own: the
+    /// people shown in the align frame (if the picture has fewer, the largest) and those of the picture (likewise) are
+    /// paired from left to right. Whoever has no counterpart gets the alignment of the largest who has.
+    ///
     /// # Errors
     /// Invalid clips and settings, pictures without a canvas, a clip or reference without the chosen person, and reference
     /// keypoints of another picture.
     pub fn new(clip: PoseClip, reference: Size, options: PoseOptions) -> Result<Self> {
         clip.validate()?;
-        options.guard.validate()?;
-        if !options.score_threshold.is_finite() {
-            return Err(PoseError::Setting {
-                name: "score_threshold",
-                found: options.score_threshold,
-                allowed: "a finite number (0.35 is usual)",
-            });
-        }
-        let frames = clip.frames.len();
-        if options.align_frame >= frames {
-            return Err(PoseError::FrameIndex { index: options.align_frame, frames });
-        }
-        if let Some(given) = &options.augmentations
-            && given.len() < frames
-        {
-            return Err(PoseError::AugmentationCount { found: given.len(), frames });
-        }
+        options.validate(clip.frames.len())?;
         let canvas = canvas_base(reference)?;
-        let present: Vec<bool> =
-            clip.frames.iter().map(|frame| options.person.index(frame) < frame.people.len()).collect();
-        // The first frame with a person at or after the asked one, else the last before it.
-        let align_frame = (options.align_frame..frames)
-            .chain((0..options.align_frame).rev())
-            .find(|&i| present[i])
-            .ok_or(PoseError::NoPerson { person: options.person.index(&clip.frames[0]), frames })?;
         let aspects = Aspects { drive: clip.size().aspect(), canvas: canvas.aspect() };
-        let mut this = Self {
-            augmenter: Augmenter::new(options.seed),
-            alignment: Alignment::centred(aspects),
-            shown: shown_frames(&present, options.missing),
-            canvas,
-            report: PoseReport {
-                frames,
-                frames_without_person: (0..frames).filter(|&i| !present[i]).collect(),
-                frames_with_several: clip.frames.iter().filter(|f| f.people.len() > 1).count(),
-                align_frame,
-                aligned: clip.reference.is_some(),
-                out_of_frame_fraction: 0.0,
-                degenerate_scales: Vec::new(),
-            },
-            next: 0,
-            clip,
-            options,
-        };
-        if let (Some(target), Some(first)) = (this.reference_pose(reference)?, this.driving_pose(align_frame)) {
-            (this.alignment, this.report.degenerate_scales) =
-                Alignment::measure(&target, &first, aspects, this.options.guard);
+        let targets = reference_poses(&clip, reference, &options)?;
+        let cast = cast(&clip, options.person, options.identity, options.score_threshold)?;
+        let driving = if options.mirror { Cow::Owned(clip.clone().mirrored()) } else { Cow::Borrowed(&clip) };
+        let perform = |(i, role)| Performance::new(&driving, role, &cast.shots, i == 0, &options);
+        let mut performances: Vec<Performance> = cast.roles.iter().enumerate().map(perform).collect();
+
+        let align_frame = align_frame(&performances[0], &targets, aspects, &options);
+        let fitted = fit(&performances, &targets, align_frame, aspects, options.guard);
+        // The main role last, so that it is drawn over the others.
+        let everyone = || performances.iter().zip(&fitted.alignments).rev();
+        let pose = |i: usize| everyone().filter_map(move |(p, a)| Some(a.apply(p.poses.get(i)?.as_ref()?)));
+        let poses: Vec<Vec<AlignedPose>> = (0..clip.frames.len()).map(|i| pose(i).collect()).collect();
+        let report = Stage { clip: &driving, options: &options, cast: &cast, performances: &performances, aspects }
+            .report(&poses, targets.first(), align_frame, &fitted);
+        let found =
+            |i: usize| performances.iter().rev().filter_map(move |p| Some(in_picture(p.poses.get(i)?.as_ref()?)));
+        let mut found: Vec<Vec<AlignedPose>> = (0..clip.frames.len()).map(|i| found(i).collect()).collect();
+        if options.mirror {
+            found.iter_mut().flatten().for_each(flip);
         }
-        this.report.out_of_frame_fraction = this.out_of_frame_fraction();
-        Ok(this)
+        let score = |(frame, person): (&FrameKeypoints, &Option<usize>)| {
+            person.and_then(|p| frame.people.get(p)).map_or(0.0, |body| mean(&body.scores[..COCO_BODY_POINTS]))
+        };
+        let scores = clip.frames.iter().zip(&cast.roles[0].sightings).map(score).collect();
+        let shown = performances.swap_remove(0).shown;
+        drop(driving);
+        Ok(Self {
+            clip,
+            poses,
+            found,
+            shown,
+            scores,
+            alignment: fitted.alignments[0],
+            augmenter: Augmenter::new(options.seed),
+            augmentations: options.augmentations,
+            palette: options.palette,
+            canvas,
+            report,
+            next: 0,
+        })
+    }
+
+    /// The keypoints as they were given: not cleaned, not mirrored, everybody.
+    pub fn clip(&self) -> &PoseClip {
+        &self.clip
+    }
+
+    /// The poses of frame `index` before alignment, in fractions of the driving frame: cleaned, and where the people are.
+    pub fn found(&self, index: usize) -> &[AlignedPose] {
+        self.found.get(index).map_or(&[], Vec::as_slice)
+    }
+
+    /// Where the main person's pose of frame `index` comes from.
+    pub fn shown(&self, index: usize) -> Shown {
+        self.shown.get(index).copied().unwrap_or(Shown::Nothing)
+    }
+
+    /// Mean score of the main person's 17 body keypoints in frame `index`, 0 if the person was not found there.
+    pub fn score(&self, index: usize) -> f64 {
+        self.scores.get(index).copied().unwrap_or(0.0)
     }
 
     /// What was noticed about the clip.
-    pub fn report(&self) -> &PoseReport {
+    pub fn report(&self) -> &QualityReport {
         &self.report
     }
 
@@ -199,95 +137,200 @@ impl PoseFrames {
         self.canvas.doubled()
     }
 
-    /// The transform in use.
+    /// The transform in use, with several people the main one's.
     pub fn alignment(&self) -> &Alignment {
         &self.alignment
     }
 
-    /// The aligned pose that frame `index` shows; `None` for an empty canvas or a frame beyond the clip.
-    pub fn pose(&self, index: usize) -> Option<AlignedPose> {
-        let source = (*self.shown.get(index)?)?;
-        Some(self.alignment.apply(&self.driving_pose(source)?))
+    /// The aligned poses that frame `index` shows, in the order of drawing, which is the main person last. Empty for an empty
+    /// canvas or a frame beyond the clip.
+    pub fn poses(&self, index: usize) -> &[AlignedPose] {
+        self.poses.get(index).map_or(&[], Vec::as_slice)
     }
 
     /// The numbers of frame `index`'s negative pose.
     pub fn augmentation(&self, index: usize) -> Augmentation {
-        let given = self.options.augmentations.as_ref();
+        let given = self.augmentations.as_ref();
         given.and_then(|given| given.get(index).copied()).unwrap_or_else(|| self.augmenter.frame(index))
     }
 
     /// Draws frame `index`, in any order; `None` beyond the clip.
     pub fn draw(&self, index: usize) -> Option<PosePair> {
-        if index >= self.clip.frames.len() {
-            return None;
-        }
-        let positive: Vec<AlignedPose> = self.pose(index).into_iter().collect();
+        let positive = self.poses.get(index)?;
         let augmentation = self.augmentation(index);
         let negative: Vec<AlignedPose> = positive.iter().map(|p| augmentation.apply(p)).collect();
-        let draw = |poses: &[AlignedPose]| draw_poses(poses, self.drawn_size(), self.options.palette);
-        Some(PosePair { positive: draw(&positive), negative: draw(&negative) })
-    }
-
-    fn driving_pose(&self, index: usize) -> Option<OpenPose> {
-        let frame = &self.clip.frames[index];
-        OpenPose::from_frame(
-            frame,
-            self.options.person.index(frame),
-            self.clip.size(),
-            self.options.score_threshold,
-            self.options.hands,
-        )
-    }
-
-    fn reference_pose(&self, picture: Size) -> Result<Option<OpenPose>> {
-        let Some(reference) = &self.clip.reference else {
-            return Ok(None);
-        };
-        let size = Size::new(reference.width, reference.height);
-        let change = size.aspect() / picture.aspect();
-        if change.max(1.0 / change) > ASPECT_TOLERANCE {
-            return Err(PoseError::ReferenceMismatch { keypoints: size, picture });
-        }
-        let person = self.options.reference_person;
-        let body = reference
-            .people
-            .get(person)
-            .ok_or(PoseError::NoReferencePerson { person, found: reference.people.len() })?;
-        let threshold = self.options.score_threshold;
-        Ok(Some(OpenPose::from_whole_body(body, size, threshold)))
-    }
-
-    fn out_of_frame_fraction(&self) -> f64 {
-        let inside = |p: &[f64; 2]| p.iter().all(|v| (0.0..1.0).contains(v));
-        let (mut visible, mut outside) = (0u64, 0u64);
-        for pose in (0..self.report.frames).filter_map(|i| self.pose(i)) {
-            for (point, _) in pose.body.iter().zip(pose.visible).filter(|(_, seen)| *seen) {
-                visible += 1;
-                outside += u64::from(!inside(point));
-            }
-        }
-        if visible == 0 {
-            return 0.0;
-        }
-        outside as f64 / visible as f64
+        let draw = |poses: &[AlignedPose]| draw_poses(poses, self.drawn_size(), self.palette);
+        Some(PosePair { positive: draw(positive), negative: draw(&negative) })
     }
 }
 
-fn shown_frames(present: &[bool], missing: MissingPerson) -> Vec<Option<usize>> {
-    let mut held = match missing {
-        MissingPerson::Hold => present.iter().position(|&p| p),
-        MissingPerson::Blank => None,
+/// A pose where it was found, as something to be drawn.
+fn in_picture(pose: &OpenPose) -> AlignedPose {
+    AlignedPose { body: pose.body, visible: pose.visible, hands: pose.hands }
+}
+
+/// Left becomes right; hidden hand points stay hidden.
+fn flip(pose: &mut AlignedPose) {
+    let hands = pose.hands.iter_mut().flatten().filter(|p| **p != [HIDDEN; 2]);
+    for point in pose.body.iter_mut().chain(hands) {
+        point[0] = 1.0 - point[0];
+    }
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len().max(1) as f64
+}
+
+/// The reference people to be matched, the main one first; none if the clip has no reference.
+fn reference_poses(clip: &PoseClip, picture: Size, options: &PoseOptions) -> Result<Vec<OpenPose>> {
+    let Some(reference) = &clip.reference else {
+        return Ok(Vec::new());
     };
-    let show = |(index, &present): (usize, &bool)| {
-        let own = present.then_some(index);
-        if missing == MissingPerson::Hold {
-            held = own.or(held);
-            held
-        } else {
-            own
+    let size = Size::new(reference.width, reference.height);
+    let change = size.aspect() / picture.aspect();
+    if change.max(1.0 / change) > ASPECT_TOLERANCE {
+        return Err(PoseError::ReferenceMismatch { keypoints: size, picture });
+    }
+    let threshold = options.score_threshold;
+    let chosen =
+        choose_in_picture(&reference.people, options.person, options.reference_person, reference.width, threshold)?;
+    let pose = |i: usize| {
+        let pose = OpenPose::from_whole_body(&reference.people[i], size, threshold);
+        if options.guard == ScaleGuard::Upstream { pose } else { pose.settled() }
+    };
+    Ok(chosen.into_iter().map(pose).collect())
+}
+
+/// The frame to be measured, one in which the main person was found.
+fn align_frame(main: &Performance, targets: &[OpenPose], aspects: Aspects, options: &PoseOptions) -> usize {
+    let frames = main.poses.len();
+    let seen: Vec<bool> = main.shown.iter().map(|&shown| shown == Shown::Seen).collect();
+    // Without the neck the robust guard has no place to put the person.
+    let with_neck: Vec<bool> = main
+        .poses
+        .iter()
+        .zip(&seen)
+        .map(|(pose, &seen)| seen && pose.as_ref().is_some_and(|pose| pose.visible[NECK]))
+        .collect();
+    let usable = if options.guard != ScaleGuard::Upstream && with_neck.contains(&true) { with_neck } else { seen };
+    let wanted = match options.align_frame {
+        AlignFrame::Index(index) => index,
+        AlignFrame::Auto => {
+            let pose = |(pose, &usable): (&Option<OpenPose>, &bool)| pose.clone().filter(|_| usable);
+            let candidates: Vec<Option<OpenPose>> = main.poses.iter().zip(&usable).map(pose).collect();
+            targets.first().and_then(|target| nearest_frame(target, &candidates, aspects)).unwrap_or(0)
         }
     };
-    present.iter().enumerate().map(show).collect()
+    (wanted..frames).chain((0..wanted).rev()).find(|&i| usable[i]).unwrap_or(wanted)
+}
+
+/// How each person is moved onto the canvas.
+struct Fitted {
+    /// One a performance.
+    alignments: Vec<Alignment>,
+    /// Of all pairs.
+    degenerate: Vec<DegenerateScale>,
+}
+
+/// See [`PoseFrames::new`].
+fn fit(performances: &[Performance], targets: &[OpenPose], at: usize, aspects: Aspects, guard: ScaleGuard) -> Fitted {
+    let mut shown: Vec<usize> = (0..performances.len()).filter(|&i| performances[i].poses[at].is_some()).collect();
+    shown.sort_by(|&a, &b| performances[b].area.total_cmp(&performances[a].area));
+    let pairs = shown.len().min(targets.len());
+    shown.truncate(pairs);
+    let x = |pose: &OpenPose| pose.body[NECK][0];
+    let mut targets: Vec<&OpenPose> = targets.iter().take(pairs).collect();
+    targets.sort_by(|a, b| x(a).total_cmp(&x(b)));
+    let mut from_left = shown.clone();
+    let place = |i: usize| performances[i].poses[at].as_ref().map_or(0.0, x);
+    from_left.sort_by(|&a, &b| place(a).total_cmp(&place(b)));
+
+    let mut alignments = vec![None; performances.len()];
+    let mut degenerate = Vec::new();
+    for (&person, target) in from_left.iter().zip(targets) {
+        let motion = performances[person].own_or_held_at(at);
+        if let Some((alignment, found)) = Alignment::measure_clip(target, &motion, at, aspects, guard) {
+            alignments[person] = Some(alignment);
+            degenerate.extend(found);
+        }
+    }
+    let rest = shown.first().and_then(|&largest| alignments[largest]).unwrap_or(Alignment::centred(aspects));
+    Fitted { alignments: alignments.into_iter().map(|a| a.unwrap_or(rest)).collect(), degenerate }
+}
+
+/// What a report is about.
+struct Stage<'a> {
+    clip: &'a PoseClip,
+    options: &'a PoseOptions,
+    cast: &'a Cast,
+    performances: &'a [Performance],
+    aspects: Aspects,
+}
+
+impl Stage<'_> {
+    fn report(
+        &self,
+        poses: &[Vec<AlignedPose>],
+        target: Option<&OpenPose>,
+        align_frame: usize,
+        fitted: &Fitted,
+    ) -> QualityReport {
+        let main = &self.performances[0];
+        let frames = poses.len();
+        let own = main.own_poses();
+        let facing = target.map(|target| facing(target, &own, self.aspects)).unwrap_or_default();
+        let measured = main.poses[align_frame].as_ref();
+        let presence = quality::presence(&own);
+        let found = main.shown.iter().filter(|&&shown| shown == Shown::Seen).count();
+        let ranges = |kind| FrameRange::of(main.frames(kind));
+        let mut report = QualityReport {
+            frames,
+            detection_rate: found as f64 / frames as f64,
+            missing: FrameRange::of((0..frames).filter(|&i| main.shown[i] != Shown::Seen)),
+            interpolated: ranges(Shown::Interpolated),
+            held: ranges(Shown::Held),
+            blank: FrameRange::of((0..frames).filter(|&i| poses[i].is_empty())),
+            tracks: self.cast.tracks,
+            people: self.performances.len(),
+            frames_with_several: self.clip.frames.iter().filter(|f| f.people.len() > 1).count(),
+            cuts: self.cast.shots.iter().skip(1).map(|shot| shot.start).collect(),
+            switches: self.cast.switches,
+            mean_score: main.mean_score,
+            jitter_px: main.jitter,
+            filled_keypoints: main.cleaned.filled_keypoints,
+            spikes: main.cleaned.spikes,
+            limb_drift: quality::limb_drift(&own, self.aspects.drive),
+            rarely_seen: quality::rarely_seen(&presence),
+            hands_seen: quality::hands_seen(&own),
+            out_of_frame_fraction: out_of_frame_fraction(poses),
+            aligned: target.is_some(),
+            align_frame,
+            align_distance: target.zip(measured).and_then(|(target, pose)| shape_distance(target, pose, self.aspects)),
+            scales: *fitted.alignments[0].scales(),
+            degenerate_scales: fitted.degenerate.clone(),
+            mirror: self.options.mirror,
+            likely_mirrored: facing.mirrored,
+            seen_from_behind: facing.behind,
+            warnings: Vec::new(),
+        };
+        report.warnings = Warning::all(&report, &presence, target);
+        report
+    }
+}
+
+fn out_of_frame_fraction(poses: &[Vec<AlignedPose>]) -> f64 {
+    let inside = |p: &[f64; 2]| p.iter().all(|v| (0.0..1.0).contains(v));
+    let (mut visible, mut outside) = (0u64, 0u64);
+    for pose in poses.iter().flatten() {
+        for (point, _) in pose.body.iter().zip(pose.visible).filter(|(_, seen)| *seen) {
+            visible += 1;
+            outside += u64::from(!inside(point));
+        }
+    }
+    if visible == 0 {
+        return 0.0;
+    }
+    outside as f64 / visible as f64
 }
 
 impl Iterator for PoseFrames {
@@ -300,7 +343,7 @@ impl Iterator for PoseFrames {
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        let left = self.clip.frames.len() - self.next;
+        let left = self.poses.len() - self.next;
         (left, Some(left))
     }
 }

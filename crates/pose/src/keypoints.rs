@@ -6,6 +6,12 @@ use crate::{Place, PoseError, Result};
 /// Keypoints a person: 17 body, 6 feet, 68 face, 21 left hand, 21 right hand (COCO-WholeBody order).
 pub const WHOLE_BODY_POINTS: usize = 133;
 
+/// The first keypoints are the body's: nose, eyes, ears, shoulders, elbows, wrists, hips, knees, ankles (left before right).
+pub const COCO_BODY_POINTS: usize = 17;
+
+/// The first hand keypoint: 21 of the left hand, then 21 of the right.
+pub const FIRST_HAND_POINT: usize = 91;
+
 /// Highest frame rate that is accepted.
 pub const MAX_FPS: f64 = 1000.0;
 
@@ -32,9 +38,51 @@ impl WholeBody {
         Ok(())
     }
 
+    /// Whether keypoint `point` is to be believed: its score is above `threshold` or, for a hand, not below it (the rule by
+    /// which [`OpenPose`](crate::OpenPose) shows joints).
+    pub fn is_seen(&self, point: usize, threshold: f64) -> bool {
+        let score = self.scores[point];
+        if point < FIRST_HAND_POINT { score > threshold } else { score >= threshold }
+    }
+
+    /// The person in the mirror: x counts from the other side of a picture `width` wide, and left is right.
+    pub fn mirrored(&self, width: f64) -> Self {
+        let place = |i: usize| {
+            let [x, y] = self.points[mirrored_point(i)];
+            [width - x, y]
+        };
+        Self { points: std::array::from_fn(place), scores: std::array::from_fn(|i| self.scores[mirrored_point(i)]) }
+    }
+
     /// The same person in a picture resized by the given factors.
     pub fn scaled(&self, x: f64, y: f64) -> Self {
         Self { points: self.points.map(|p| [p[0] * x, p[1] * y]), scores: self.scores }
+    }
+}
+
+/// The keypoint that is `point`'s mirror image (COCO-WholeBody's flip table). Twice applied it gives `point`.
+fn mirrored_point(point: usize) -> usize {
+    match point {
+        // Eyes, ears, shoulders, … stand in pairs, left before right.
+        1..=16 => ((point - 1) ^ 1) + 1,
+        17..=19 => point + 3,
+        20..=22 => point - 3,
+        // The face's runs go from one side to the other: jaw, brows, …
+        23..=39 => 62 - point,
+        40..=49 => 89 - point,
+        54..=58 => 112 - point,
+        // … upper lids, lower lids, …
+        59..=62 | 65..=68 => 127 - point,
+        63 | 64 | 69 | 70 => 133 - point,
+        // … and four rows of the mouth.
+        71..=77 => 148 - point,
+        78..=82 => 160 - point,
+        83..=87 => 170 - point,
+        88..=90 => 178 - point,
+        91..=111 => point + 21,
+        112..=132 => point - 21,
+        // Nose and bridge.
+        _ => point,
     }
 }
 
@@ -103,6 +151,14 @@ impl PoseClip {
         Ok(())
     }
 
+    /// The clip with its driving frames (not the reference) in the mirror, see [`WholeBody::mirrored`].
+    pub fn mirrored(mut self) -> Self {
+        for person in self.frames.iter_mut().flat_map(|frame| &mut frame.people) {
+            *person = person.mirrored(f64::from(self.width));
+        }
+        self
+    }
+
     /// The clip with the frames at `indices` (in that order, repeats allowed) at `fps`: frame-rate conversion by whichever
     /// rule picked the indices.
     ///
@@ -118,5 +174,30 @@ impl PoseClip {
         let clip = Self { frames, fps, reference: self.reference.clone(), ..*self };
         clip.validate()?;
         Ok(clip)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mirroring_follows_the_flip_table() {
+        let body = [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15, 20, 21, 22, 17, 18, 19];
+        let jaw_and_brows = (23..40).rev().chain((40..50).rev());
+        let nose_and_eyes = [50, 51, 52, 53, 58, 57, 56, 55, 54, 68, 67, 66, 65, 70, 69, 62, 61, 60, 59, 64, 63];
+        let mouth = (71..78).rev().chain((78..83).rev()).chain((83..88).rev()).chain([90, 89, 88]);
+        let hands = (112..133).chain(91..112);
+        let table: Vec<usize> =
+            body.into_iter().chain(jaw_and_brows).chain(nose_and_eyes).chain(mouth).chain(hands).collect();
+        let ours: Vec<usize> = (0..WHOLE_BODY_POINTS).map(mirrored_point).collect();
+        assert_eq!(ours, table);
+        let person = WholeBody {
+            points: std::array::from_fn(|i| [i as f64, 2.0 * i as f64]),
+            scores: std::array::from_fn(|i| i as f64 / 133.0),
+        };
+        let other = person.mirrored(500.0);
+        assert_eq!((other.points[5], other.scores[5]), ([494.0, 12.0], 6.0 / 133.0));
+        assert_eq!(other.mirrored(500.0), person);
     }
 }

@@ -3,6 +3,7 @@
 //! Source: SteadyDancer's `dwpose` (ControlNet-aux): a neck is inserted, the first 18 entries are reordered, hands are masked by
 //! score, the body is not.
 
+use crate::align::joint::{mirrored as mirrored_joint, *};
 use crate::keypoints::{FrameKeypoints, WHOLE_BODY_POINTS, WholeBody};
 use crate::sizes::Size;
 
@@ -24,6 +25,14 @@ const RIGHT_HAND: usize = 113;
 const NECK_THRESHOLD: f64 = 0.3;
 /// OpenPose joint → entry in the list that has the neck at 17.
 const BODY_ORDER: [usize; BODY_POINTS] = [0, 17, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3];
+
+/// Joints that hang on each other, from the neck outwards.
+const CHAINS: [[usize; 4]; 4] = [
+    [NECK, RIGHT_SHOULDER, RIGHT_ELBOW, RIGHT_WRIST],
+    [NECK, LEFT_SHOULDER, LEFT_ELBOW, LEFT_WRIST],
+    [NECK, RIGHT_HIP, RIGHT_KNEE, RIGHT_ANKLE],
+    [NECK, LEFT_HIP, LEFT_KNEE, LEFT_ANKLE],
+];
 
 /// How the two hands of a pose are chosen when a frame has several people.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,6 +85,41 @@ impl OpenPose {
             body: std::array::from_fn(normalised),
             visible: std::array::from_fn(|i| scores[i] > threshold),
             hands: [LEFT_HAND, RIGHT_HAND].map(|start| std::array::from_fn(|i| hand_point(start + i))),
+        }
+    }
+
+    /// The pose with hidden joints in likely places, where that matters: alignment moves every joint along with the one it
+    /// hangs on, and files may have hidden joints anywhere, often at (0, 0). Hidden joints between two visible ones of an
+    /// arm or leg are spread evenly between them; a hidden neck is at a visible shoulder, else at the nose. They stay
+    /// hidden, and visible joints stay where they are.
+    pub fn settled(mut self) -> Self {
+        let (body, visible) = (&mut self.body, &self.visible);
+        if !visible[NECK] {
+            let stand_in = [RIGHT_SHOULDER, LEFT_SHOULDER, NOSE].into_iter().find(|&joint| visible[joint]);
+            body[NECK] = stand_in.map_or(body[NECK], |joint| body[joint]);
+        }
+        for chain in CHAINS {
+            let mut last = 0;
+            for next in (1..chain.len()).filter(|&i| visible[chain[i]]) {
+                let (from, to) = (body[chain[last]], body[chain[next]]);
+                for between in last + 1..next {
+                    let part = (between - last) as f64 / (next - last) as f64;
+                    body[chain[between]] = [0, 1].map(|axis| from[axis] + part * (to[axis] - from[axis]));
+                }
+                last = next;
+            }
+        }
+        self
+    }
+
+    /// The pose in the mirror: x from the other side, left for right.
+    pub fn mirrored(&self) -> Self {
+        let flip = |[x, y]: [f64; 2]| [1.0 - x, y];
+        let hand = |points: [[f64; 2]; HAND_POINTS]| points.map(|p| if p == [HIDDEN; 2] { p } else { flip(p) });
+        Self {
+            body: std::array::from_fn(|i| flip(self.body[mirrored_joint(i)])),
+            visible: std::array::from_fn(|i| self.visible[mirrored_joint(i)]),
+            hands: [hand(self.hands[1]), hand(self.hands[0])],
         }
     }
 
@@ -132,6 +176,24 @@ mod tests {
         assert!(!pose.visible[0]);
         assert_eq!(pose.hands[0][0], [0.91, 10.91]);
         assert_eq!(pose.hands[1][0], [1.12, 11.12]);
+    }
+
+    #[test]
+    fn hidden_joints_settle_between_visible_ones() {
+        let mut pose = OpenPose::from_whole_body(&numbered(0.9), Size::new(1, 1), SCORE_THRESHOLD);
+        let before = pose.clone();
+        assert_eq!(pose.clone().settled(), before, "nothing is hidden");
+        for joint in [RIGHT_SHOULDER, RIGHT_ELBOW, LEFT_KNEE, LEFT_ANKLE] {
+            (pose.body[joint], pose.visible[joint]) = ([0.0; 2], false);
+        }
+        let settled = pose.clone().settled();
+        assert_eq!(settled.visible, pose.visible);
+        let [neck, wrist] = [before.body[NECK], before.body[RIGHT_WRIST]];
+        let third = |axis: usize| neck[axis] + (wrist[axis] - neck[axis]) / 3.0;
+        assert!((0..2).all(|axis| (settled.body[RIGHT_SHOULDER][axis] - third(axis)).abs() < 1e-9));
+        assert_eq!(settled.body[LEFT_KNEE], [0.0; 2], "nothing hangs on it");
+        pose.visible[NECK] = false;
+        assert_eq!(pose.settled().body[NECK], before.body[LEFT_SHOULDER]);
     }
 
     #[test]

@@ -45,19 +45,39 @@
 //! }
 //! ```
 //!
+//! # Weights
+//! [`hub`] downloads models into the cache that Python's `huggingface_hub` uses too; a [`StoredModel`] is a model of
+//! [`known_models`] whose files are there.
+//! ```no_run
+//! use steadydance::{Engine, EngineOptions, ModelOverrides, ModelSource, StoredModel, hub, known_models};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let known = known_models().into_iter().find(|m| m.name == "steadydancer-14b").ok_or("no such model")?;
+//! let hub = hub::Hub::from_env();
+//! hub.plan(&StoredModel::wanted(&known, None), &())?.run(&())?; // downloads what is missing
+//! let stored = StoredModel::find(&known, hub.cache(), None).ok_or("not here")?;
+//! let source = ModelSource::Files(stored.model_files(&ModelOverrides::default())?);
+//! let engine = Engine::open(&source, &EngineOptions::default())?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Errors
 //! Everything that can go wrong is a [`PipelineError`]; [`PipelineError::kind`] sorts it for a program's exit code or a
 //! server's status. No message has more than one line.
 
-pub use models::{KnownModel, Preset, PresetError, known_models, preset, presets};
+pub use models::{KnownFile, KnownModel, Part, Preset, PresetError, known_models, preset, presets};
 pub use offload::{Memory, Phase, PhasePlan, Placement, StagePlan};
 pub use pipeline::{
     AnimatePlan, AnimateRequest, Audio, CancelToken, ComponentInfo, DTypeShare, Engine, EngineOptions, ErrorKind,
-    Event, HeldDType, Inspection, MAX_FRAMES, MAX_SIDE, MIN_SIDE, ModelFiles, ModelInfo, ModelOverrides, ModelSource,
-    Motion, NetworkMatch, Observer, PipelineError, Report, RequestError, SIDE_MULTIPLE, Settings, SizeRule, TensorRow,
-    Timing, inspect, plan_known,
+    Event, FinderOptions, HeldDType, Inspection, MAX_FRAMES, MAX_SIDE, MIN_SIDE, ModelFiles, ModelInfo, ModelOverrides,
+    ModelSource, Motion, NetworkMatch, Observer, PipelineError, PoseModelFiles, PoseModelPlaces, PoseOutcome,
+    PoseRecipe, PoseRequest, PoseSettings, Report, RequestError, SIDE_MULTIPLE, Settings, SizeRule, StoredModel,
+    TensorRow, Timing, find_poses, inspect, plan_known,
 };
+pub use pose::{AlignFrame, PersonChoice, QualityReport};
 pub use scheduler::{GuidancePlan, SamplerKind, Schedule};
+pub use weights::hub;
 
 /// The version of this library and program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

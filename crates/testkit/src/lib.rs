@@ -1,7 +1,9 @@
-//! For tests: the reader of golden cases and the measure of closeness.
+//! For tests: the reader of golden cases, the measure of closeness, and a [`hub`] to download from.
 //!
 //! A case is one safetensors file: metadata `component`, `config` (JSON), `tolerance`, `note`; tensors
 //! `weights.<key>`, `inputs.<name>`, `outputs.<name>` and intermediate `outputs.stage.<name>`.
+
+pub mod hub;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};

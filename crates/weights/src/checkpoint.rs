@@ -10,7 +10,7 @@ use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 
 use crate::keymap::KeyMap;
-use crate::{WeightsError, pickle};
+use crate::{WeightsError, onnx, pickle};
 
 /// How the bytes of a checkpoint are packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +22,10 @@ pub enum Format {
     SafetensorsSharded,
     /// A PyTorch zip archive (`torch.save`); only tensors are read, nothing in it is run.
     Pickle,
+    /// What PyTorch wrote before its zip archives, and OpenMMLab's published files still are.
+    LegacyPickle,
+    /// An ONNX file; its initializers and constants.
+    Onnx,
 }
 
 impl fmt::Display for Format {
@@ -30,6 +34,8 @@ impl fmt::Display for Format {
             Format::Safetensors => "safetensors",
             Format::SafetensorsSharded => "safetensors, sharded",
             Format::Pickle => "PyTorch zip (.pth)",
+            Format::LegacyPickle => "PyTorch before zip (.pth)",
+            Format::Onnx => "ONNX",
         })
     }
 }
@@ -37,6 +43,14 @@ impl fmt::Display for Format {
 pub(crate) enum Bytes {
     Mapped(Mmap),
     Static(&'static [u8]),
+    /// A part of a map that lives on with it, or bytes of their own.
+    Shared(bytes::Bytes),
+}
+
+impl AsRef<[u8]> for Bytes {
+    fn as_ref(&self) -> &[u8] {
+        self.as_slice()
+    }
 }
 
 impl Bytes {
@@ -44,6 +58,7 @@ impl Bytes {
         match self {
             Bytes::Mapped(map) => map,
             Bytes::Static(bytes) => bytes,
+            Bytes::Shared(bytes) => bytes,
         }
     }
 }
@@ -105,8 +120,8 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens a `.safetensors` file, a `.safetensors.index.json`, a `.pth`/`.pt` zip, or a folder that holds exactly
-    /// one checkpoint of these kinds.
+    /// Opens a `.safetensors` file, a `.safetensors.index.json`, a `.pth`/`.pt` file, an `.onnx` file, or a folder that
+    /// holds exactly one safetensors checkpoint.
     ///
     /// # Errors
     /// [`WeightsError`] for a missing path, a file of another kind, a damaged header, or missing shards.
@@ -125,9 +140,16 @@ impl Checkpoint {
             return Self::open_index(path);
         }
         let bytes = map_file(path)?;
-        let head = &bytes.as_slice()[..bytes.as_slice().len().min(8)];
-        if head.starts_with(b"PK\x03\x04") {
-            return Self::from_pickle(path, Arc::new(bytes));
+        if bytes.as_slice().starts_with(b"PK\x03\x04") {
+            let stored = pickle::read_index(path)?;
+            return Self::from_pickle(path, Arc::new(bytes), Format::Pickle, stored);
+        }
+        if bytes.as_slice().starts_with(pickle::LEGACY_MAGIC) {
+            let stored = pickle::read_legacy_index(path, bytes.as_slice())?;
+            return Self::from_pickle(path, Arc::new(bytes), Format::LegacyPickle, stored);
+        }
+        if onnx::is_onnx(path, bytes.as_slice()) {
+            return Ok(onnx::parse(path, bytes::Bytes::from_owner(bytes))?.weights);
         }
         Self::from_safetensors(path, Arc::new(bytes))
     }
@@ -255,10 +277,15 @@ impl Checkpoint {
         Ok(Self { path: path.to_owned(), format: Format::Safetensors, entries, metadata })
     }
 
-    fn from_pickle(path: &Path, bytes: Arc<Bytes>) -> Result<Self, WeightsError> {
+    fn from_pickle(
+        path: &Path,
+        bytes: Arc<Bytes>,
+        format: Format,
+        tensors: Vec<pickle::StoredTensor>,
+    ) -> Result<Self, WeightsError> {
         let file_len = bytes.as_slice().len();
         let mut entries = BTreeMap::new();
-        for stored in pickle::read_index(path)? {
+        for stored in tensors {
             check_shape(path, &stored.name, &stored.shape)?;
             if stored.strides.as_ref().is_some_and(|s| s.contains(&0)) {
                 let problem = format!("tensor {} repeats stored elements (stride 0)", stored.name);
@@ -287,7 +314,20 @@ impl Checkpoint {
                 problem: "the archive holds no state dict of tensors".into(),
             });
         }
-        Ok(Self { path: path.to_owned(), format: Format::Pickle, entries, metadata: BTreeMap::new() })
+        Ok(Self::from_entries(path, format, entries))
+    }
+
+    /// A table that a reader of some format has checked.
+    pub(crate) fn from_entries(path: &Path, format: Format, entries: BTreeMap<String, Entry>) -> Self {
+        Self { path: path.to_owned(), format, entries, metadata: BTreeMap::new() }
+    }
+
+    /// The values of a tensor of 64-bit integers.
+    pub(crate) fn integers(&self, name: &str) -> Option<Vec<i64>> {
+        let entry = self.entries.get(name).filter(|entry| entry.dtype == Dtype::I64)?;
+        let [Part { bytes, offset, strides: None, .. }] = entry.parts.as_slice() else { return None };
+        let raw = bytes.as_slice().get(*offset..)?.get(..entry.elements().checked_mul(8)?)?;
+        Some(raw.as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b)).collect())
     }
 
     /// The file or index that was opened.
@@ -396,7 +436,7 @@ impl fmt::Debug for Checkpoint {
 }
 
 /// Refuses shapes whose number of elements cannot be reckoned with, whatever zeros they hide behind.
-fn check_shape(path: &Path, name: &str, shape: &[usize]) -> Result<(), WeightsError> {
+pub(crate) fn check_shape(path: &Path, name: &str, shape: &[usize]) -> Result<(), WeightsError> {
     let product = shape.iter().map(|d| (*d).max(1)).fold(1usize, usize::saturating_mul);
     if product > isize::MAX as usize / 8 {
         let problem = format!("tensor {name} has the impossible shape {shape:?}");
@@ -420,7 +460,7 @@ fn candle_dtype(dtype: Dtype) -> Option<DType> {
     }
 }
 
-fn map_file(path: &Path) -> Result<Bytes, WeightsError> {
+pub(crate) fn map_file(path: &Path) -> Result<Bytes, WeightsError> {
     let open = |source| WeightsError::Open { path: path.to_owned(), source };
     let file = std::fs::File::open(path).map_err(open)?;
     if file.metadata().map_err(open)?.len() == 0 {

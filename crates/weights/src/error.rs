@@ -14,7 +14,7 @@ pub enum WeightsError {
     },
     /// The file is neither of the formats that can be read.
     #[error(
-        "{path} is not a checkpoint: {found}; allowed are .safetensors (single, or sharded with an index) and .pth/.pt zip files"
+        "{path} is not a checkpoint: {found}; allowed are .safetensors (single, or sharded with an index), .pth/.pt and .onnx files"
     )]
     NotACheckpoint {
         /// The file.
@@ -28,6 +28,14 @@ pub enum WeightsError {
         /// The file.
         path: PathBuf,
         /// What is wrong.
+        problem: String,
+    },
+    /// An ONNX file that is whole and still cannot be used.
+    #[error("{path} is an ONNX file that cannot be used: {problem}")]
+    Onnx {
+        /// The file.
+        path: PathBuf,
+        /// What was found, and what is allowed.
         problem: String,
     },
     /// A shard named by the index is not there.
@@ -84,7 +92,7 @@ pub enum WeightsError {
 
 impl WeightsError {
     /// Wraps this error so that it passes through networks, whose errors are candle's.
-    pub(crate) fn into_candle(self) -> candle_core::Error {
+    pub fn into_candle(self) -> candle_core::Error {
         candle_core::Error::WrappedContext { wrapped: Box::new(self), context: "reading weights".into() }
     }
 

@@ -3,17 +3,26 @@
 //! The pickle program inside is interpreted by candle, which knows tensors and containers only and runs nothing.
 
 use std::collections::HashMap;
+use std::panic::UnwindSafe;
 use std::path::Path;
 
 use candle_core::DType;
+use candle_core::pickle::TensorInfo;
 use safetensors::Dtype;
 
 use crate::WeightsError;
+
+mod legacy;
+
+pub(crate) use legacy::{MAGIC as LEGACY_MAGIC, read_legacy_index};
 
 /// A state dict of a thousand tensors takes a quarter of a megabyte.
 const MAX_PROGRAM_BYTES: usize = 2 << 20;
 /// The interpreter's values are dropped recursively: deep enough for the deepest nesting of the largest program.
 const STACK_BYTES: usize = 1 << 30;
+
+/// A state dict may stand alone or under one of two customary keys.
+const KEYS: [Option<&str>; 3] = [None, Some("state_dict"), Some("model_state")];
 
 /// One stored tensor: absolute file offset of element 0, shape and strides in elements.
 pub(crate) struct StoredTensor {
@@ -50,21 +59,14 @@ pub(crate) fn read_index(path: &Path) -> Result<Vec<StoredTensor>, WeightsError>
         let found = program.map_or("none".to_owned(), |size| format!("{size} bytes"));
         return Err(damaged(format!("its pickle (data.pkl) has {found}; 1 to {MAX_PROGRAM_BYTES} bytes are allowed")));
     }
-    // A state dict may stand alone or under one of two customary keys.
     let mut infos = Vec::new();
-    for key in [None, Some("state_dict"), Some("model_state")] {
-        // The interpreter panics on some malformed programs. It works on values of its own, so nothing is left half done.
-        let read = || std::panic::catch_unwind(|| candle_core::pickle::read_pth_tensor_info(path, false, key));
-        let done = std::thread::scope(|scope| {
-            let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, read);
-            thread.map(|t| t.join().and_then(|done| done))
-        });
-        infos = match done.map_err(|e| damaged(format!("no memory to read its pickle ({e})")))? {
-            Ok(Ok(infos)) => infos,
+    for key in KEYS {
+        let read = interpret(|| candle_core::pickle::read_pth_tensor_info(path, false, key));
+        infos = match read.map_err(damaged)? {
+            Ok(infos) => infos,
             // Under a key there may be nothing; only the plain reading says what is wrong.
-            Ok(Err(_)) if key.is_some() => Vec::new(),
-            Ok(Err(e)) => return Err(damaged(format!("its pickle cannot be read ({})", first_line(&e)))),
-            Err(_) => return Err(damaged("its pickle is malformed".to_owned())),
+            Err(_) if key.is_some() => Vec::new(),
+            Err(e) => return Err(damaged(format!("its pickle cannot be read ({})", first_line(&e)))),
         };
         if !infos.is_empty() {
             break;
@@ -78,33 +80,47 @@ pub(crate) fn read_index(path: &Path) -> Result<Vec<StoredTensor>, WeightsError>
         if compressed {
             return Err(damaged(format!("{} is compressed; torch.save stores tensors uncompressed", info.path)));
         }
-        let dtype = match info.dtype {
-            DType::F32 => Dtype::F32,
-            DType::F16 => Dtype::F16,
-            DType::BF16 => Dtype::BF16,
-            DType::F64 => Dtype::F64,
-            DType::I64 => Dtype::I64,
-            DType::U8 => Dtype::U8,
-            other => {
-                return Err(damaged(format!("tensor {} has the type {other:?}", info.name)));
-            }
-        };
-        // candle gives the start offset in bytes here, strides in elements.
-        let layout = &info.layout;
-        let strides = (!layout.is_contiguous()).then(|| layout.stride().to_vec());
-        let stored = StoredTensor {
-            name: info.name,
-            dtype,
-            offset: start.saturating_add(layout.start_offset()),
-            shape: layout.dims().to_vec(),
-            strides,
-        };
-        if stored.last_byte_end() > start.saturating_add(size) {
-            return Err(damaged(format!("tensor {} is larger than its storage {}", stored.name, info.path)));
-        }
-        out.push(stored);
+        out.push(stored(info, start, size).map_err(damaged)?);
     }
     Ok(out)
+}
+
+/// A tensor in the storage of `size` bytes that begins at byte `start` of the file.
+fn stored(info: TensorInfo, start: usize, size: usize) -> Result<StoredTensor, String> {
+    let dtype = match info.dtype {
+        DType::F32 => Dtype::F32,
+        DType::F16 => Dtype::F16,
+        DType::BF16 => Dtype::BF16,
+        DType::F64 => Dtype::F64,
+        DType::I64 => Dtype::I64,
+        DType::U8 => Dtype::U8,
+        other => return Err(format!("tensor {} has the type {other:?}", info.name)),
+    };
+    // candle gives the start offset in bytes here, strides in elements.
+    let layout = &info.layout;
+    let strides = (!layout.is_contiguous()).then(|| layout.stride().to_vec());
+    let offset = start.saturating_add(layout.start_offset());
+    let stored = StoredTensor { name: info.name, dtype, offset, shape: layout.dims().to_vec(), strides };
+    if stored.last_byte_end() > start.saturating_add(size) {
+        return Err(format!("tensor {} is larger than its storage {}", stored.name, info.path));
+    }
+    Ok(stored)
+}
+
+/// Runs candle's interpreter, which panics on some malformed programs. It works on values of its own, so nothing is left
+/// half done.
+fn interpret<T: Send>(
+    read: impl FnOnce() -> candle_core::Result<T> + Send + UnwindSafe,
+) -> Result<candle_core::Result<T>, String> {
+    let done = std::thread::scope(|scope| {
+        let caught = || std::panic::catch_unwind(read);
+        let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, caught);
+        thread.map(|t| t.join().and_then(|done| done))
+    });
+    match done.map_err(|e| format!("no memory to read its pickle ({e})"))? {
+        Ok(result) => Ok(result),
+        Err(_) => Err("its pickle is malformed".to_owned()),
+    }
 }
 
 /// Entry name → (first byte of the data, is it compressed, size in bytes).

@@ -8,7 +8,7 @@ use rand_distr::{Distribution, StandardNormal};
 use crate::TensorSource;
 
 /// A source that makes every tensor it is asked for from a seed and the tensor's name, so that the order of
-/// requests does not matter. Matrices and convolutions are normal with variance 1/fan-in, gains lie around one,
+/// requests does not matter. Matrices and convolutions are normal with variance 1/fan-in, gains and variances lie around one,
 /// biases are small: activations keep a usable range through any depth.
 pub struct RandomWeights {
     seed: u64,
@@ -24,7 +24,8 @@ impl RandomWeights {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed ^ fnv1a(name));
         let count: usize = shape.iter().product();
         let dims: Vec<usize> = shape.iter().copied().filter(|d| *d != 1).collect();
-        let is_gain = dims.len() <= 1 && (name.ends_with(".weight") || name.ends_with("gamma"));
+        let gains = [".weight", "gamma", ".running_var", ".g", ".scale"];
+        let is_gain = dims.len() <= 1 && gains.iter().any(|end| name.ends_with(end));
         let (mean, spread) = if is_gain {
             (1.0, 0.05)
         } else if dims.len() <= 1 || name.ends_with("bias") {

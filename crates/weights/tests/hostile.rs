@@ -91,3 +91,68 @@ fn pickles_run_nothing_and_malformed_ones_are_errors() {
     std::fs::write(&file, b"PK\x03\x04 and nothing of an archive").unwrap();
     damaged(&file, "zip");
 }
+
+/// A file as `torch.save` wrote it before its zip archives: `{"state_dict": {"w": tensor of shape [2, 3]}}`.
+fn legacy(elements: u64) -> Vec<u8> {
+    let text = |t: &str| [b"X".as_slice(), &(t.len() as u32).to_le_bytes(), t.as_bytes()].concat();
+    let storage = [
+        b"(".to_vec(),
+        text("storage"),
+        b"ctorch\nFloatStorage\n".to_vec(),
+        text("94"),
+        text("cpu"),
+        b"K\x06NtQ".to_vec(),
+    ];
+    // Storage, offset, shape, strides, no gradient, no hooks.
+    let tensor = [
+        b"ctorch._utils\n_rebuild_tensor_v2\n(".to_vec(),
+        storage.concat(),
+        b"K\x00K\x02K\x03\x86K\x03K\x01\x86\x89}tR".to_vec(),
+    ];
+    let inner = [b"}".to_vec(), text("w"), tensor.concat(), b"s".to_vec()].concat();
+    let object = [b"\x80\x02}".to_vec(), text("state_dict"), inner, b"s.".to_vec()].concat();
+    let keys = [b"\x80\x02]".to_vec(), text("94"), b"a.".to_vec()].concat();
+    let mut file = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.\x80\x02M\xe9\x03.\x80\x02}.".to_vec();
+    file.extend(object.into_iter().chain(keys).chain(elements.to_le_bytes()));
+    file.extend((0..6).flat_map(|i| (i as f32).to_le_bytes()));
+    file
+}
+
+#[test]
+fn pickles_from_before_zip_archives_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.pth");
+    std::fs::write(&path, legacy(6)).unwrap();
+    let checkpoint = Checkpoint::open(&path).unwrap();
+    assert_eq!(checkpoint.format(), weights::Format::LegacyPickle);
+    let w = checkpoint.load("w", &[2, 3], None, &candle_core::Device::Cpu).unwrap();
+    assert_eq!(w.to_vec2::<f32>().unwrap(), [[0., 1., 2.], [3., 4., 5.]]);
+
+    for elements in [5, 7, u64::MAX] {
+        std::fs::write(&path, legacy(elements)).unwrap();
+        damaged(&path, if elements == 5 { "larger than its storage" } else { "of a file of" });
+    }
+    let whole = legacy(6);
+    for length in 15..whole.len() {
+        std::fs::write(&path, &whole[..length]).unwrap();
+        assert!(matches!(Checkpoint::open(&path), Err(WeightsError::Damaged { .. })), "{length}");
+    }
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(200))]
+    #[test]
+    fn legacy_pickles_with_wrong_bits_never_panic(at in 15..200usize, bits in 1..=255u8) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.pth");
+        let mut file = legacy(6);
+        let at = at % file.len();
+        file[at] ^= bits;
+        std::fs::write(&path, file).unwrap();
+        if let Ok(checkpoint) = Checkpoint::open(&path) {
+            for entry in checkpoint.entries() {
+                let _ = checkpoint.load(&entry.name, &entry.shape, None, &candle_core::Device::Cpu);
+            }
+        }
+    }
+}

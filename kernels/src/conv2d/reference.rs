@@ -2,13 +2,13 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{Activation, Filter, Input};
+use super::{Activation, Input};
 
-/// See [`conv2d`](super::conv2d()).
+/// See [`conv2d`](super::conv2d()); `weight`, `bias`, `stride` and `activation` are the filter's.
 ///
 /// # Errors
 /// Shapes that do not fit.
-pub fn conv2d(filter: &Filter, input: Input) -> Result<Tensor> {
+pub fn conv2d(weight: &Tensor, bias: &Tensor, stride: usize, activation: Activation, input: Input) -> Result<Tensor> {
     let mut parts = Vec::with_capacity(input.parts.len());
     for part in input.parts {
         let (batch, height, width, channels) = part.x.dims4()?;
@@ -22,9 +22,8 @@ pub fn conv2d(filter: &Filter, input: Input) -> Result<Tensor> {
         parts.push(x);
     }
     let x = Tensor::cat(&parts, 1)?;
-    let padding = filter.weight.dim(2)? / 2;
-    let sum = x.conv2d(&filter.weight, padding, filter.stride, 1, 1)?;
-    let y = finish(&sum, &filter.bias, filter.activation)?;
+    let sum = x.conv2d(weight, weight.dim(2)? / 2, stride, 1, 1)?;
+    let y = finish(&sum, bias, activation)?;
     match input.residual {
         Some(residual) => y + residual,
         None => Ok(y),
@@ -47,7 +46,7 @@ pub fn depthwise(weight: &Tensor, bias: &Tensor, x: &Tensor, activation: Activat
 /// `x` has not four dimensions, or `size` is even.
 pub fn max_pool(x: &Tensor, size: usize) -> Result<Tensor> {
     let (_, height, width, _) = x.dims4()?;
-    if size % 2 == 0 {
+    if size.is_multiple_of(2) {
         candle_core::bail!("max_pool: size {size}; expected an odd number");
     }
     // Repeating the edge adds no value that the window would not see anyway.

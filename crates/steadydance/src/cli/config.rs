@@ -243,6 +243,7 @@ pub fn show(args: &ShowArgs, terminal: Terminal) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::pose_values::PoseValues;
     use super::*;
 
     #[test]
@@ -274,6 +275,12 @@ mod tests {
             size: "64x64".parse().ok(),
             num_frames: Some(5),
             sigmas: "1,0".parse().ok(),
+            pose: PoseValues {
+                score_threshold: Some(0.3),
+                detector: Some("d".into()),
+                estimator: Some("e".into()),
+                ..PoseValues::default()
+            },
             ..Values::of_preset(&preset("official").unwrap())
         };
         let Ok(serde_json::Value::Object(mut map)) = serde_json::to_value(&all) else { panic!("no object") };

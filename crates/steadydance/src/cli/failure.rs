@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use serde::Serialize;
+use steadydance::hub::{HubError, HubErrorKind};
 use steadydance::{ErrorKind, PipelineError, PresetError, RequestError};
 
 /// Why the program ends without a result. `docs/cli.md` lists kinds and codes.
@@ -79,6 +80,19 @@ impl From<PipelineError> for Failure {
     }
 }
 
+impl From<HubError> for Failure {
+    fn from(error: HubError) -> Self {
+        let (kind, code) = match error.kind() {
+            HubErrorKind::Usage => ("usage", 2),
+            HubErrorKind::Model => ("model", 4),
+            HubErrorKind::Network => ("network", 8),
+            HubErrorKind::Cancelled => ("interrupted", 130),
+            _ => ("other", 1),
+        };
+        Self::new(kind, code, error)
+    }
+}
+
 impl From<RequestError> for Failure {
     fn from(error: RequestError) -> Self {
         PipelineError::from(error).into()
@@ -140,10 +154,15 @@ mod tests {
         let code = |e: PipelineError| Failure::from(e).exit_code;
         assert_eq!(code(RequestError::Crf { found: 99 }.into()), 2);
         assert_eq!(code(RequestError::Device { found: "cuda:9".into(), why: "none".into() }.into()), 7);
-        assert_eq!(code(PipelineError::NoDetector { drive: "a.mp4".into() }), 3);
+        assert_eq!(code(PipelineError::NobodyFound { what: "video", path: "a.mp4".into(), frames: 5 }), 3);
         assert_eq!(code(PipelineError::Model { path: "m".into(), problem: "gone".into() }), 4);
         assert_eq!(code(PipelineError::NotFinite { place: "dit".into() }), 4);
         assert_eq!(code(PipelineError::Cancelled { phase: steadydance::Phase::Decode }), 130);
+        let hub = |e: HubError| Failure::from(e).exit_code;
+        assert_eq!(hub(HubError::NotFound { url: "u".into() }), 8);
+        assert_eq!(hub(HubError::Size { file: "f".into(), found: 1, expected: 2 }), 4);
+        assert_eq!(hub(HubError::Busy { repository: "r".into() }), 1);
+        assert_eq!(hub(HubError::Cancelled { cache: "c".into() }), 130);
         let compute = PipelineError::Compute { place: "dit".into(), source: candle_core::Error::Msg("a\nb".into()) };
         assert_eq!(code(compute), 1);
     }

@@ -1,12 +1,16 @@
 //! The command line: arguments in, one exit code out. Results go to stdout, talk goes to stderr.
 
 mod args;
+mod completions;
 mod config;
 mod failure;
 mod inspect;
-mod listing;
+mod models;
 mod plan;
+mod pose;
+mod pose_values;
 mod progress;
+mod pull;
 mod request;
 mod run;
 mod stop;
@@ -47,10 +51,17 @@ fn parse_and_run(arguments: &[OsString], terminal: Terminal) -> Result<(), Failu
     let terminal = terminal.with_verbosity(cli.verbose, cli.quiet);
     match cli.command {
         Command::Run(args) => run::run(&args, terminal),
+        Command::Pose(args) => pose::pose(&args, terminal),
         Command::Plan(args) => plan::plan(&args, terminal),
         Command::Inspect(args) => inspect::inspect(&args, terminal),
-        Command::Models { command: ModelsCommand::List { json } } => listing::models(json),
+        Command::Models { command } => match command {
+            ModelsCommand::List { json } => models::list(json),
+            ModelsCommand::Pull(args) => pull::pull(&args, terminal),
+            ModelsCommand::Path(args) => models::path(&args),
+            ModelsCommand::Verify(args) => models::verify(&args, terminal),
+            ModelsCommand::Rm { name, json } => models::remove(&name, json),
+        },
         Command::Config { command: ConfigCommand::Show(args) } => config::show(&args, terminal),
-        Command::Completions { shell } => listing::completions(shell),
+        Command::Completions { shell } => completions::completions(shell),
     }
 }

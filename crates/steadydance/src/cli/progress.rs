@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
-use steadydance::{CancelToken, Event, ModelInfo, Observer, Phase, Report};
+use steadydance::{CancelToken, Event, ModelInfo, Observer, Phase, PoseOutcome, Report};
 
 use super::failure::Failure;
 use super::terminal::Terminal;
@@ -18,12 +18,14 @@ pub enum Told<'a> {
     Model(&'a ModelInfo),
     /// The last line of a run that succeeded.
     Done(&'a Report),
+    /// The last line of a search for poses that succeeded.
+    Poses(&'a PoseOutcome),
     /// The last line of one that did not.
     Error(&'a Failure),
 }
 
 /// Lines about the same phase come no faster than this.
-const LINE_EVERY: Duration = Duration::from_secs(10);
+pub const LINE_EVERY: Duration = Duration::from_secs(10);
 
 /// The observer of a run.
 pub struct Progress {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use steadydance::{
     AnimateRequest, EngineOptions, KnownModel, ModelFiles, ModelOverrides, ModelSource, Motion, PipelineError,
-    RequestError, Settings, known_models, preset,
+    RequestError, Settings, StoredModel, hub, known_models, preset,
 };
 
 use super::args::RunArgs;
@@ -20,7 +20,7 @@ pub enum Model {
     Demo,
     /// Files.
     Path(PathBuf),
-    /// A published one whose files are not here.
+    /// A published one, by its name.
     Known(Box<KnownModel>),
 }
 
@@ -49,6 +49,7 @@ impl Job {
             dtype: values.dtype,
             memory_budget_bytes: values.memory_budget.map(|gib| (gib * f64::from(1u32 << 30)) as u64),
             placement: values.placement,
+            poses: values.pose.finder(values.model_folder()),
         };
         let settings = settings(&values)?;
         Ok(Self { values, model, options, settings })
@@ -69,20 +70,33 @@ impl Job {
                 ))),
                 None => Ok(ModelSource::Demo),
             },
-            Model::Path(path) => {
-                let overrides = ModelOverrides {
-                    vae: v.vae.clone(),
-                    text_encoder: v.text_encoder.clone(),
-                    image_encoder: v.image_encoder.clone(),
-                    tokenizer: v.tokenizer.clone(),
-                };
-                Ok(ModelSource::Files(ModelFiles::find(path, &overrides)?))
+            Model::Path(path) => Ok(ModelSource::Files(ModelFiles::find(path, &self.overrides())?)),
+            Model::Known(known) if !known.animates() => {
+                let others: Vec<_> = known_models().into_iter().filter(KnownModel::animates).map(|m| m.name).collect();
+                Err(Failure::usage(format!(
+                    "{} is a helper ({}) and makes no clip; --model takes {}, or a PATH",
+                    known.name,
+                    known.title,
+                    others.join(", ")
+                )))
             }
-            Model::Known(known) => Err(Failure::model(format!(
-                "the files of {} are not here and this version does not download; get them from the hub's {} and give \
-                 their folder with --model PATH",
-                known.name, known.repository
-            ))),
+            Model::Known(known) => {
+                let cache = hub::Cache::from_env();
+                match StoredModel::find(known, &cache, None) {
+                    Some(stored) => Ok(ModelSource::Files(stored.model_files(&self.overrides())?)),
+                    None => Err(not_here(known, &cache)),
+                }
+            }
+        }
+    }
+
+    fn overrides(&self) -> ModelOverrides {
+        let v = &self.values;
+        ModelOverrides {
+            vae: v.vae.clone(),
+            text_encoder: v.text_encoder.clone(),
+            image_encoder: v.image_encoder.clone(),
+            tokenizer: v.tokenizer.clone(),
         }
     }
 
@@ -103,6 +117,7 @@ impl Job {
         };
         let mut request = self.build(reference, motion);
         request.latents.clone_from(&args.latents);
+        request.debug_dir.clone_from(&args.debug_dir);
         Ok(request)
     }
 
@@ -122,12 +137,23 @@ impl Job {
         let mut request = AnimateRequest::new(reference, motion, self.settings.clone());
         request.prompt = v.prompt.clone().unwrap_or_default();
         request.negative_prompt = v.negative_prompt.clone();
-        request.person = v.person.unwrap_or_default();
+        request.pose = v.pose.settings();
         request.audio = v.audio.unwrap_or_default();
         request.crf = v.crf.unwrap_or(request.crf);
         request.metadata = v.metadata.unwrap_or(request.metadata);
         request
     }
+}
+
+/// A known model has to be pulled first.
+pub fn not_here(known: &KnownModel, cache: &hub::Cache) -> Failure {
+    Failure::model(format!(
+        "{} ({}) is not complete in {}; get it with `steadydance models pull {}`, or give a folder with --model PATH",
+        known.name,
+        known.repository,
+        cache.root().display(),
+        known.name
+    ))
 }
 
 /// What the engine said about a request. Errors in keypoints do not know their file: a library may have them from elsewhere.
@@ -211,7 +237,7 @@ pub fn output(args: &RunArgs, request: &AnimateRequest) -> Result<PathBuf, Failu
     Ok(output)
 }
 
-fn same_file(a: &Path, b: &Path) -> bool {
+pub(super) fn same_file(a: &Path, b: &Path) -> bool {
     a == b || matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 

@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use super::pose_values::PoseValues;
 use clap::Args;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -79,10 +80,11 @@ pub struct Values {
     #[arg(long, value_name = "HOW", help_heading = "Clip", value_parser = named::<Timing>)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timing: Option<Timing>,
-    /// Which of several people drives, counted from 0
-    #[arg(long, value_name = "N", help_heading = "Clip")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub person: Option<usize>,
+
+    /// Poses.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub pose: PoseValues,
 
     /// Sampling settings by name: official, distill-4step or demo [default: official; demo for the demo model]
     #[arg(long, value_name = "NAME", help_heading = "Sampling")]
@@ -136,7 +138,8 @@ pub struct Values {
 }
 
 /// Keys whose values are paths, relative to the file they stand in.
-pub const PATH_KEYS: [&str; 5] = ["model", "vae", "text-encoder", "image-encoder", "tokenizer"];
+pub const PATH_KEYS: [&str; 7] =
+    ["model", "vae", "text-encoder", "image-encoder", "tokenizer", "detector", "estimator"];
 
 impl Values {
     /// What is used when nothing is said.
@@ -147,12 +150,18 @@ impl Values {
             prompt: Some(String::new()),
             size_rule: Some(SizeRule::default()),
             timing: Some(Timing::default()),
-            person: Some(0),
+            pose: PoseValues::defaults(),
             audio: Some(Audio::default()),
             crf: Some(18),
             metadata: Some(true),
             ..Self::default()
         }
+    }
+
+    /// The folder of the model, if it is one of files.
+    pub fn model_folder(&self) -> Option<PathBuf> {
+        let path = PathBuf::from(self.model.as_deref().filter(|m| *m != "demo")?);
+        if path.is_dir() { Some(path) } else { path.parent().map(PathBuf::from).filter(|_| path.is_file()) }
     }
 
     /// What a preset says. Size and frame count are not among it: `None` lets the engine fit them to the inputs.
@@ -245,7 +254,7 @@ fn gibibytes(text: &str) -> Result<f64, String> {
 }
 
 /// A value of an enumeration under the name that it has in JSON.
-fn named<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+pub(super) fn named<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     serde_json::from_value(text.into()).map_err(|e| e.to_string().replace("unknown variant", "no such value:"))
 }
 

@@ -1,0 +1,295 @@
+//! Poses on their own: a video becomes keypoints, drawn poses, and pictures that show whether they are good.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use image::RgbImage;
+use media::output::PendingFolder;
+use media::video::{self, FrameMode, FrameRate, ReadOptions, ShortClip};
+use offload::Phase;
+use pose::{PoseClip, PoseFrames, QualityReport};
+use serde::{Deserialize, Serialize};
+
+use super::extract::{OpenNetworks, PoseFinder, Wanted};
+use super::{PoseModelFiles, PoseModelPlaces, PoseSettings};
+use crate::motion::{complete_times, read_keypoints};
+use crate::preview::{self, Preview};
+use crate::progress::Progress;
+use crate::{Motion, Observer, PipelineError, RequestError};
+
+/// How poses are found: what does not change them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FinderOptions {
+    /// Where the networks are looked for.
+    pub models: PoseModelPlaces,
+    /// Folder in which found keypoints are kept, so that an unchanged video is looked at once; `None` keeps nothing.
+    pub cache: Option<PathBuf>,
+}
+
+/// Poses to be found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PoseRequest {
+    /// A video or a keypoint file; drawn poses cannot be read back.
+    pub motion: Motion,
+    /// Picture of the person whom the poses shall fit; without one they keep their proportions.
+    pub reference: Option<PathBuf>,
+    /// How.
+    pub settings: PoseSettings,
+    /// Frames a second at which the motion is sampled; `None` takes every frame.
+    pub fps: Option<f64>,
+    /// Most frames; `None` takes all.
+    pub max_frames: Option<usize>,
+    /// Seed of the negative poses.
+    pub seed: u64,
+    /// The folder to be written: keypoints.json, pose.mp4, neg_pose.mp4, overlay.mp4, sheet.png, report.json.
+    pub output: PathBuf,
+}
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PoseOutcome {
+    /// The folder that was written.
+    pub folder: PathBuf,
+    /// Its files.
+    pub files: Vec<String>,
+    /// Frames of the clip.
+    pub frames: usize,
+    /// Frames that networks looked at.
+    pub estimated: usize,
+    /// Frames that were looked at in an earlier run.
+    pub cached: usize,
+    /// How good it is.
+    pub quality: QualityReport,
+    /// Wall-clock seconds in all.
+    pub seconds: f64,
+    /// Wall-clock seconds by phase.
+    pub phase_seconds: Vec<(Phase, f64)>,
+    /// Largest resident size that the process had, in bytes, where the system tells.
+    pub peak_rss_bytes: Option<u64>,
+}
+
+/// Finds the poses of a motion, fits them to the reference and writes all that there is to see.
+///
+/// # Errors
+/// Unusable inputs, networks that are missing or damaged, nobody in the pictures, an output that cannot be written. No
+/// partial folder is left; keypoints that were found stay in the cache.
+pub fn find_poses(
+    request: &PoseRequest,
+    options: &FinderOptions,
+    observer: &mut dyn Observer,
+) -> Result<PoseOutcome, PipelineError> {
+    let started = Instant::now();
+    let mut progress = Progress::new(observer);
+    // What is cheap fails first: numbers, inputs, the output's place.
+    request.check()?;
+    request.settings.validate()?;
+    let drive = request.motion.drive();
+    let reference = match &request.reference {
+        Some(path) => Some(media::image::read_rgb(path).map_err(PipelineError::Media)?),
+        None => None,
+    };
+    let folder = PendingFolder::replacing(&request.output, preview::is_ours).map_err(PipelineError::Output)?;
+
+    let read_options = ReadOptions::default();
+    let chosen = Chosen::new(request, &read_options)?;
+    progress.begin(Phase::Pose, chosen.indices.len())?;
+    let [mut estimated, mut cached] = [0; 2];
+    let clip = match (&request.motion, chosen.clip) {
+        (Motion::Video { drive }, _) => {
+            let files = PoseModelFiles::find(&options.models)?;
+            let wanted = Wanted { video: drive, options: &read_options, indices: &chosen.indices };
+            let picture = request.reference.as_deref().zip(reference.as_ref());
+            let mut search = Search { files: &files, settings: &request.settings, options, estimated: 0, cached: 0 };
+            let clip = search.clip(&wanted, picture, chosen.fps, &mut progress)?;
+            estimated = search.estimated;
+            cached = search.cached;
+            clip
+        }
+        (_, Some(clip)) => {
+            progress.advance(chosen.indices.len())?;
+            clip
+        }
+        // `check` refused it.
+        (_, None) => return Err(RequestError::PosesNeedMotion.into()),
+    };
+    let size = match (&reference, &clip.reference) {
+        (Some(picture), _) => pose::Size::new(picture.width(), picture.height()),
+        (None, Some(known)) => pose::Size::new(known.width, known.height),
+        (None, None) => clip.size(),
+    };
+    let frames = PoseFrames::new(clip, size, request.settings.options(request.seed, chosen.fps))?;
+    progress.end()?;
+    for warning in &frames.report().warnings {
+        progress.note(preview::advice(warning));
+    }
+
+    let name = drive.or(request.motion.file()).and_then(Path::file_name).unwrap_or_default().to_string_lossy();
+    let report = frames.report();
+    let preview = Preview {
+        frames: &frames,
+        video: drive,
+        options: &read_options,
+        indices: &chosen.indices,
+        fps: chosen.fps,
+        reference: reference.as_ref(),
+        title: title(&name, report, chosen.fps),
+    };
+    let files = write_all(&preview, &folder, &mut progress)?;
+    folder.commit().map_err(PipelineError::Output)?;
+    Ok(PoseOutcome {
+        folder: request.output.clone(),
+        files,
+        frames: report.frames,
+        estimated,
+        cached,
+        quality: report.clone(),
+        seconds: started.elapsed().as_secs_f64(),
+        phase_seconds: progress.seconds,
+        peak_rss_bytes: offload::peak_rss_bytes(),
+    })
+}
+
+/// Every file of a preview, into a folder that is not in place yet.
+fn write_all(preview: &Preview, folder: &PendingFolder, progress: &mut Progress) -> Result<Vec<String>, PipelineError> {
+    let at = |name: &str| folder.path().join(name);
+    progress.begin(Phase::Preview, 3 * preview.len() + 1)?;
+    preview.report_files(folder.path())?;
+    progress.advance(1)?;
+    let mut done = || progress.advance(1);
+    preview.overlay(&at(preview::OVERLAY), &mut done)?;
+    preview.poses(&at(preview::POSES), false, &mut done)?;
+    preview.poses(&at(preview::NEG_POSES), true, &mut done)?;
+    progress.end()?;
+    let names =
+        [preview::KEYPOINTS, preview::REPORT, preview::SHEET, preview::OVERLAY, preview::POSES, preview::NEG_POSES];
+    Ok(names.map(str::to_owned).to_vec())
+}
+
+/// The line above a contact sheet.
+pub(crate) fn title(name: &str, report: &QualityReport, fps: f64) -> String {
+    let percent = 100.0 * report.detection_rate;
+    format!("{name}: {} frames at {fps:.2} fps, person found in {percent:.0} %", report.frames)
+}
+
+/// Which driving frames are looked at.
+struct Chosen {
+    indices: Vec<usize>,
+    fps: f64,
+    /// The keypoints of just these frames, if they came from a file.
+    clip: Option<PoseClip>,
+}
+
+impl Chosen {
+    fn new(request: &PoseRequest, options: &ReadOptions) -> Result<Self, PipelineError> {
+        let (times, own_fps, clip) = match &request.motion {
+            Motion::Keypoints { file, drive } => {
+                let clip = read_keypoints(file, drive.as_deref(), request.fps.unwrap_or(16.0))?;
+                ((0..clip.frames.len()).map(|i| i as f64 / clip.fps).collect::<Vec<_>>(), clip.fps, Some(clip))
+            }
+            Motion::Video { drive } => {
+                let times = complete_times(drive, options)?;
+                let info = video::probe(drive).map_err(PipelineError::Media)?;
+                (times, if info.avg_fps > 0.0 { info.avg_fps } else { 16.0 }, None)
+            }
+            Motion::Drawn { .. } => return Err(RequestError::PosesNeedMotion.into()),
+        };
+        let fps = request.fps.unwrap_or(own_fps);
+        let most = request.max_frames.unwrap_or(usize::MAX);
+        let indices = match request.fps {
+            None => (0..times.len().min(most)).collect(),
+            Some(fps) => {
+                let count = video::available_frames(&times, fps, FrameMode::KeepTime).min(most);
+                video::resample_indices(&times, fps, count, FrameMode::KeepTime, ShortClip::Error)
+                    .map_err(PipelineError::Media)?
+            }
+        };
+        FrameRate::from_f64(fps).map_err(PipelineError::Media)?;
+        let clip = clip.map(|clip| clip.select(&indices, fps)).transpose()?;
+        Ok(Self { indices, fps, clip })
+    }
+}
+
+impl PoseRequest {
+    /// A request for every frame with the usual settings.
+    pub fn new(motion: Motion, output: impl Into<PathBuf>) -> Self {
+        let settings = PoseSettings::default();
+        Self { motion, reference: None, settings, fps: None, max_frames: None, seed: 0, output: output.into() }
+    }
+
+    fn check(&self) -> Result<(), RequestError> {
+        if matches!(self.motion, Motion::Drawn { .. }) {
+            return Err(RequestError::PosesNeedMotion);
+        }
+        if let Some(found) = self.fps.filter(|fps| !(1.0..=240.0).contains(fps)) {
+            return Err(RequestError::Fps { found });
+        }
+        if self.max_frames == Some(0) {
+            return Err(RequestError::NoFramesWanted);
+        }
+        Ok(())
+    }
+}
+
+/// One search for people, by the networks in `files` and what is known from before.
+pub(crate) struct Search<'a> {
+    pub files: &'a PoseModelFiles,
+    pub settings: &'a PoseSettings,
+    pub options: &'a FinderOptions,
+    /// Frames that networks looked at.
+    pub estimated: usize,
+    /// Frames that were known from an earlier run.
+    pub cached: usize,
+}
+
+impl Search<'_> {
+    /// The keypoints of a video's wanted frames at `fps`, and of the reference picture. Progress advances by a unit for
+    /// each wanted frame.
+    pub fn clip(
+        &mut self,
+        wanted: &Wanted,
+        reference: Option<(&Path, &RgbImage)>,
+        fps: f64,
+        progress: &mut Progress,
+    ) -> Result<PoseClip, PipelineError> {
+        let open: &OpenNetworks = &super::networks::open;
+        let profile = self.settings.recipe.profile();
+        let mut finder = PoseFinder::new(self.files, profile, self.options.cache.clone(), open);
+        let reference = match reference {
+            Some((path, picture)) => {
+                let mut found = finder.reference(path, picture)?;
+                self.keep_people(&mut found.people);
+                if found.people.is_empty() {
+                    let (what, path) = ("picture", path.to_owned());
+                    return Err(PipelineError::NobodyFound { what, path, frames: 1 });
+                }
+                Some(found)
+            }
+            None => None,
+        };
+        let mut found = finder.video(wanted, &mut |done| progress.set(done))?;
+        (self.estimated, self.cached) = (found.estimated, found.cached);
+        for frame in &mut found.frames {
+            self.keep_people(&mut frame.people);
+        }
+        if found.frames.iter().all(|f| f.people.is_empty()) {
+            let (path, frames) = (wanted.video.to_owned(), found.frames.len());
+            return Err(PipelineError::NobodyFound { what: "video", path, frames });
+        }
+        let [width, height] = found.size;
+        Ok(PoseClip { width, height, fps, frames: found.frames, reference })
+    }
+
+    /// Upstream's detector takes the whole picture for a person when it finds none, and the estimator then dreams one up;
+    /// such people have hardly a joint above the threshold.
+    fn keep_people(&self, people: &mut Vec<pose::WholeBody>) {
+        if !self.settings.upstream_parity {
+            let threshold = self.settings.threshold();
+            people.retain(|p| p.scores[..BODY_POINTS].iter().filter(|s| **s > threshold).count() >= LEAST_JOINTS);
+        }
+    }
+}
+
+/// Body keypoints in COCO's order.
+const BODY_POINTS: usize = 17;
+/// Body keypoints that make a person: head and shoulders of a half-hidden one.
+const LEAST_JOINTS: usize = 5;

@@ -1,0 +1,128 @@
+//! What can be asked of poses, the same for a run and for finding poses alone.
+
+use pose::{AlignFrame, PersonChoice, PoseOptions, PoseProfile};
+use serde::{Deserialize, Serialize};
+
+use crate::RequestError;
+
+/// Which of the two ways in circulation finds the keypoints; see [`PoseProfile`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PoseRecipe {
+    /// As SteadyDancer's own program, with the flip test.
+    #[default]
+    Official,
+    /// The plain recipe that comes with the ONNX files; half the work.
+    Onnx,
+}
+
+impl PoseRecipe {
+    /// The constants.
+    pub fn profile(self) -> PoseProfile {
+        match self {
+            PoseRecipe::Official => PoseProfile::official(),
+            PoseRecipe::Onnx => PoseProfile::onnx(),
+        }
+    }
+}
+
+/// How people are found, chosen, cleaned and fitted to the reference.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PoseSettings {
+    /// How keypoints are found in plain videos.
+    pub recipe: PoseRecipe,
+    /// Who drives.
+    pub person: PersonChoice,
+    /// The frame that is measured against the reference.
+    pub align_frame: AlignFrame,
+    /// Strength of smoothing, 0 (none) to 1.
+    pub smooth: f64,
+    /// Longest gap in the motion that is interpolated, in seconds, 0 to 10.
+    pub max_gap_s: f64,
+    /// Keypoints that score below are not seen; `None` is the recipe's.
+    pub score_threshold: Option<f64>,
+    /// Whether the motion is mirrored.
+    pub mirror: bool,
+    /// Everything as upstream does it, faults included: nothing else here counts then but `recipe` and `align_frame`.
+    pub upstream_parity: bool,
+}
+
+impl Default for PoseSettings {
+    fn default() -> Self {
+        Self {
+            recipe: PoseRecipe::default(),
+            person: PersonChoice::default(),
+            align_frame: AlignFrame::default(),
+            smooth: 0.0,
+            max_gap_s: 0.5,
+            score_threshold: None,
+            mirror: false,
+            upstream_parity: false,
+        }
+    }
+}
+
+impl PoseSettings {
+    /// Checks every number.
+    ///
+    /// # Errors
+    /// Says what was found and what is allowed.
+    pub fn validate(&self) -> Result<(), RequestError> {
+        let check = |name, found: f64, low: f64, high: f64| match (low..=high).contains(&found) {
+            true => Ok(()),
+            false => Err(RequestError::PoseSetting { name, found, low, high }),
+        };
+        check("smooth", self.smooth, 0.0, 1.0)?;
+        check("max_gap", self.max_gap_s, 0.0, 10.0)?;
+        check("score_threshold", self.threshold(), 0.0, 10.0)
+    }
+
+    /// The score from which on a keypoint counts as seen.
+    pub(crate) fn threshold(&self) -> f64 {
+        self.score_threshold.unwrap_or(self.recipe.profile().visibility_threshold)
+    }
+
+    /// As the pose chain takes them, for a clip at `fps`.
+    pub(crate) fn options(&self, seed: u64, fps: f64) -> PoseOptions {
+        if self.upstream_parity {
+            return PoseOptions { align_frame: self.align_frame, seed, ..PoseOptions::upstream() };
+        }
+        PoseOptions {
+            person: self.person,
+            align_frame: self.align_frame,
+            smooth: self.smooth,
+            max_gap: Some((self.max_gap_s * fps).round() as usize),
+            score_threshold: self.threshold(),
+            mirror: self.mirror,
+            seed,
+            ..PoseOptions::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_out_of_range_are_named() {
+        let usual = PoseSettings::default();
+        assert!(usual.validate().is_ok());
+        for (name, wrong) in [
+            ("smooth", PoseSettings { smooth: 1.5, ..usual.clone() }),
+            ("max_gap", PoseSettings { max_gap_s: -1.0, ..usual.clone() }),
+            ("score_threshold", PoseSettings { score_threshold: Some(f64::NAN), ..usual.clone() }),
+        ] {
+            let text = wrong.validate().unwrap_err().to_string();
+            assert!(text.starts_with(name), "{text}");
+        }
+    }
+
+    #[test]
+    fn gaps_are_seconds_and_thresholds_the_recipes() {
+        let settings = PoseSettings { recipe: PoseRecipe::Onnx, ..PoseSettings::default() };
+        let options = settings.options(7, 30.0);
+        assert_eq!((options.max_gap, options.score_threshold, options.seed), (Some(15), 0.3, 7));
+    }
+}

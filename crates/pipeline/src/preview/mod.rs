@@ -1,0 +1,10 @@
+//! Pictures that show a person in seconds whether poses were found and fitted well.
+
+mod canvas;
+mod panels;
+mod sheet;
+mod write;
+
+pub(crate) use panels::{Panels, Shown, Status};
+pub(crate) use sheet::{Cell, Course, sheet, sheet_indices};
+pub(crate) use write::*;

@@ -1,0 +1,97 @@
+//! Keypoints from SimCC logits: each axis is a classification over half-pixel bins.
+//!
+//! Sources: SimCC (Li et al., 2022, arXiv:2107.03332) and RTMPose's head in mmpose, with its flip test.
+
+use crate::crop::{CROP_HEIGHT, CROP_WIDTH};
+use crate::error::Network;
+use crate::keypoints::{WHOLE_BODY_POINTS, WholeBody};
+use crate::{PoseError, Result};
+
+/// Bins a pixel of the crop.
+const SPLIT: usize = 2;
+
+/// Bins of the x axis.
+pub const BINS_X: usize = CROP_WIDTH * SPLIT;
+
+/// Bins of the y axis.
+pub const BINS_Y: usize = CROP_HEIGHT * SPLIT;
+
+/// The keypoint on the other side of the body, by keypoint (COCO-WholeBody's symmetry; a point on the midline is its own).
+#[rustfmt::skip]
+pub const MIRRORED_POINTS: [usize; WHOLE_BODY_POINTS] = [
+    // Body: nose, then eyes, ears, shoulders, elbows, wrists, hips, knees and ankles in pairs.
+    0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15,
+    // Feet.
+    20, 21, 22, 17, 18, 19,
+    // Face: jaw, brows, nose, nostrils, eyes, outer and inner lips.
+    39, 38, 37, 36, 35, 34, 33, 32, 31, 30, 29, 28, 27, 26, 25, 24, 23,
+    49, 48, 47, 46, 45, 44, 43, 42, 41, 40,
+    50, 51, 52, 53, 58, 57, 56, 55, 54,
+    68, 67, 66, 65, 70, 69, 62, 61, 60, 59, 64, 63,
+    77, 76, 75, 74, 73, 72, 71, 82, 81, 80, 79, 78,
+    87, 86, 85, 84, 83, 90, 89, 88,
+    // Hands.
+    112, 113, 114, 115, 116, 117, 118, 119, 120, 121, 122, 123, 124, 125, 126, 127, 128, 129, 130, 131, 132,
+    91, 92, 93, 94, 95, 96, 97, 98, 99, 100, 101, 102, 103, 104, 105, 106, 107, 108, 109, 110, 111,
+];
+
+/// The keypoint network's output for one crop.
+#[derive(Clone, Copy, Debug)]
+pub struct Simcc<'a> {
+    x: &'a [f32],
+    y: &'a [f32],
+}
+
+impl<'a> Simcc<'a> {
+    /// Logits `x` [133, 576] and `y` [133, 768].
+    ///
+    /// # Errors
+    /// [`PoseError::NetworkShape`] for other lengths, [`PoseError::NetworkNotFinite`] for NaN or an infinity.
+    pub fn new(x: &'a [f32], y: &'a [f32]) -> Result<Self> {
+        let network = Network::Keypoints;
+        if x.len() != WHOLE_BODY_POINTS * BINS_X || y.len() != WHOLE_BODY_POINTS * BINS_Y {
+            let (found, expected) = (vec![x.len(), y.len()], "[133, 576] and [133, 768]");
+            return Err(PoseError::NetworkShape { network, found, expected });
+        }
+        if let Some(&value) = x.iter().chain(y).find(|v| !v.is_finite()) {
+            return Err(PoseError::NetworkNotFinite { network, value: value.into() });
+        }
+        Ok(Self { x, y })
+    }
+
+    /// Keypoints in pixels of the crop, averaged with the output for the mirrored crop if there is one (flip test).
+    ///
+    /// A keypoint is at the first bin with the largest logit of each axis, its score the smaller of the two logits. At a
+    /// score of 0 or less the place is bin −1 of both axes, which is half a pixel outside of the crop.
+    pub fn decode(&self, mirrored: Option<&Simcc>) -> WholeBody {
+        let mut person = WholeBody { points: [[0.0; 2]; WHOLE_BODY_POINTS], scores: [0.0; WHOLE_BODY_POINTS] };
+        let points = person.points.iter_mut().zip(&mut person.scores);
+        for (k, (point, score)) in points.enumerate() {
+            let (x, y) = self.rows(k);
+            let peaks = match mirrored.map(|m| m.rows(MIRRORED_POINTS[k])) {
+                None => [peak(x.iter().copied()), peak(y.iter().copied())],
+                Some((mx, my)) => [peak(x.iter().zip(mx.iter().rev()).map(mean)), peak(y.iter().zip(my).map(mean))],
+            };
+            let least = peaks[0].1.min(peaks[1].1);
+            *score = least.into();
+            let place = |bin: usize| if least > 0.0 { bin as f64 } else { -1.0 };
+            *point = peaks.map(|(bin, _)| place(bin) / SPLIT as f64);
+        }
+        person
+    }
+
+    fn rows(&self, k: usize) -> (&'a [f32], &'a [f32]) {
+        (&self.x[k * BINS_X..][..BINS_X], &self.y[k * BINS_Y..][..BINS_Y])
+    }
+}
+
+/// Halved before they are added: the same number as upstream's half of the sum, and it cannot overflow.
+fn mean((a, b): (&f32, &f32)) -> f32 {
+    a * 0.5 + b * 0.5
+}
+
+/// The first of the largest logits: its bin and value.
+fn peak(logits: impl Iterator<Item = f32>) -> (usize, f32) {
+    let keep_larger = |best: (usize, f32), next: (usize, f32)| if next.1 > best.1 { next } else { best };
+    logits.enumerate().reduce(keep_larger).unwrap_or((0, f32::NEG_INFINITY))
+}

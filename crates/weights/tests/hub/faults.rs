@@ -1,0 +1,163 @@
+use std::fs;
+
+use testkit::hub::Fault;
+use weights::hub::{Hub, HubError, HubErrorKind, Settings, Wanted};
+
+use crate::support::{Place, Recorder, large, pull, tree, wanted};
+
+/// It failed so, in one line, and nothing is left that looks complete.
+fn fails(place: &Place, settings: Settings, kind: HubErrorKind, mentions: &[&str]) -> HubError {
+    let error = place.pull_with(settings, &["large.bin"], &()).unwrap_err();
+    let text = error.to_string();
+    assert_eq!(error.kind(), kind, "{text}");
+    assert!(!text.contains('\n'), "{text}");
+    for m in mentions {
+        assert!(text.contains(m), "{m:?} is missing in: {text}");
+    }
+    assert!(!place.blob(&large()).exists(), "{text}");
+    assert_eq!(place.cache().find("org/model", "large.bin"), None);
+    assert!(!place.path("refs").exists());
+    error
+}
+
+#[test]
+fn damage_on_the_way_is_found_and_removed() {
+    let place = Place::new();
+    place.server.faults([Fault::Corrupt]);
+    fails(&place, place.settings(), HubErrorKind::Model, &["large.bin is damaged", "was removed", "again"]);
+    assert!(!place.unfinished(&large()).exists());
+    place.pull().unwrap();
+}
+
+#[test]
+fn what_the_hub_says_no_to() {
+    let place = Place::new();
+    let gone = place.pull_with(place.settings(), &["none.bin"], &()).unwrap_err();
+    assert!(matches!(gone, HubError::NotFound { .. }) && gone.kind() == HubErrorKind::Network, "{gone}");
+    let revision = Wanted { revision: Some("v9".to_owned()), ..wanted(&["large.bin"]) };
+    let gone = pull(&Hub::new(place.settings()), &[revision], &()).unwrap_err();
+    assert!(gone.to_string().contains("v9"), "{gone}");
+
+    place.server.require_token("hf_secret");
+    fails(&place, place.settings(), HubErrorKind::Network, &["refuses org/model (401)", "set HF_TOKEN to"]);
+    let wrong = fails(&place, place.with_token("hf_wrong"), HubErrorKind::Network, &["check that the token"]);
+    assert!(!wrong.to_string().contains("hf_wrong"));
+    place.server.heads([403]);
+    fails(&place, place.with_token("hf_secret"), HubErrorKind::Network, &["(403)", "/org/model"]);
+    assert_eq!(tree(place.root.path()), [""; 0], "a refused pull writes nothing");
+}
+
+#[test]
+fn a_hub_in_trouble_is_asked_again_and_given_up() {
+    let place = Place::new();
+    place.server.heads([500, 429]);
+    let recorder = Recorder::default();
+    place.pull_with(place.settings(), &["sub/small.json"], &recorder).unwrap();
+    assert_eq!(recorder.count("Retry"), 2);
+    place.server.heads([500; 3]);
+    fails_alone(&place, &["status 500 3 times"]);
+    place.server.heads([418]);
+    fails_alone(&place, &["status 418;"]);
+}
+
+fn fails_alone(place: &Place, mentions: &[&str]) {
+    let text = place.pull_with(place.settings(), &["large.bin"], &()).unwrap_err().to_string();
+    assert!(mentions.iter().all(|m| text.contains(m)), "{text}");
+}
+
+#[test]
+fn storage_in_trouble_is_given_up_and_kept() {
+    let place = Place::new();
+    place.server.faults([Fault::CutAfter(500_000)]).faults(vec![Fault::Status(503); 3]);
+    fails(&place, place.settings(), HubErrorKind::Network, &["broke off at 500.0 kB of 3.0 MB", "503", "goes on"]);
+    assert_eq!(fs::metadata(place.unfinished(&large())).unwrap().len(), 500_000);
+    place.pull().unwrap();
+}
+
+#[test]
+fn truncated_bodies_end_some_time() {
+    let place = Place::new();
+    place.server.faults(vec![Fault::CutAfter(0); 3]);
+    fails(&place, place.settings(), HubErrorKind::Network, &["broke off at 0 B"]);
+}
+
+#[test]
+fn lies_about_the_size_are_errors() {
+    for fault in [Fault::Longer(10), Fault::LongerUnannounced(10)] {
+        let place = Place::new();
+        place.server.faults([fault]);
+        let error = fails(&place, place.settings(), HubErrorKind::Model, &["announced with 3000017 B"]);
+        assert!(matches!(error, HubError::Size { found: 3_000_027, .. }), "{error}");
+        assert!(!place.unfinished(&large()).exists());
+    }
+    for size in [10, 4_000_000] {
+        let place = Place::new();
+        place.server.announce_size(size);
+        fails(&place, place.settings(), HubErrorKind::Model, &["large.bin", "3000017 B"]);
+    }
+}
+
+#[test]
+fn offline_means_offline() {
+    let place = Place::new();
+    let offline = Settings { offline: true, ..place.settings() };
+    fails(&place, offline.clone(), HubErrorKind::Network, &["large.bin of org/model", "HF_HUB_OFFLINE"]);
+    assert_eq!(place.server.log(), []);
+    place.pull().unwrap();
+    let asked = place.server.log().len();
+    assert_eq!(place.pull_with(offline, &["large.bin"], &()).unwrap(), place.snapshot());
+    assert_eq!(place.server.log().len(), asked);
+}
+
+#[test]
+fn a_full_disk_is_noticed_before_a_byte_is_sent() {
+    let place = Place::new();
+    let hub = Hub::new(place.settings()).with_free_space(|_| Ok(1_000_000));
+    let error = pull(&hub, &[wanted(&["large.bin"])], &()).unwrap_err();
+    assert!(matches!(error, HubError::NoSpace { .. }));
+    let text = error.to_string();
+    assert!(
+        text.contains("1.0 MB free") && text.contains("271.4 MB are needed") && text.contains("HF_HUB_CACHE"),
+        "{text}"
+    );
+    assert_eq!((place.server.downloads(), tree(place.root.path()).len()), (0, 0));
+    place.pull().unwrap();
+    pull(&hub, &[wanted(&["large.bin"])], &()).unwrap();
+}
+
+#[test]
+fn nobody_is_there() {
+    let place = Place::new();
+    // No resolver is asked for a label of more than 63 letters.
+    let nameless = format!("http://{}.invalid", "x".repeat(64));
+    for (endpoint, mentions) in
+        [("http://127.0.0.1:9", "refused"), (nameless.as_str(), ".invalid: its name cannot be resolved")]
+    {
+        let settings = Settings { endpoint: endpoint.to_owned(), tries: 2, ..place.settings() };
+        fails(&place, settings, HubErrorKind::Network, &["cannot reach", mentions, "HF_ENDPOINT"]);
+    }
+    for endpoint in ["", "huggingface.co", "ftp://h", "file:///etc"] {
+        let settings = Settings { endpoint: endpoint.to_owned(), ..place.settings() };
+        fails(&place, settings, HubErrorKind::Usage, &["HF_ENDPOINT"]);
+    }
+    let settings = place.with_token("two words");
+    let error = fails(&place, settings, HubErrorKind::Usage, &["HF_TOKEN"]);
+    assert!(!error.to_string().contains("two words"));
+}
+
+#[test]
+fn hostile_names_are_refused_before_anything_is_asked() {
+    let place = Place::new();
+    for file in ["../../evil", "/etc/passwd", "a/../../b", "", "a\\b"] {
+        let error = place.pull_with(place.settings(), &[file], &()).unwrap_err();
+        assert_eq!(error.kind(), HubErrorKind::Usage, "{file:?}: {error}");
+        assert_eq!(place.cache().find("org/model", file), None);
+        assert!(place.cache().remove("org/model", &[file]).is_err());
+    }
+    let repository = Wanted { repository: "../x".to_owned(), ..wanted(&["a"]) };
+    assert!(pull(&Hub::new(place.settings()), &[repository], &()).is_err());
+    assert_eq!(place.server.log(), []);
+    // And a server's own.
+    place.server.announce_etag("../../../evil");
+    fails(&place, place.settings(), HubErrorKind::Usage, &["evil", "entity tag"]);
+}

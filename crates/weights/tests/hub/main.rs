@@ -1,0 +1,6 @@
+//! The cache and the client against a hub on this machine.
+
+mod cache;
+mod faults;
+mod pull;
+mod support;

@@ -1,0 +1,260 @@
+//! Poses: found by networks, read from keypoints, shown, kept, and used by a run.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::pose_networks::{self, Sight};
+use crate::support::{Sandbox, fixture, gif, picture, tiny_run};
+
+const FILES: [&str; 6] = ["keypoints.json", "neg_pose.mp4", "overlay.mp4", "pose.mp4", "report.json", "sheet.png"];
+
+fn example(name: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/media").join(name).to_str().unwrap().to_owned()
+}
+
+fn text(path: &Path) -> String {
+    path.to_str().unwrap().to_owned()
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<_> =
+        fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+fn read_json(path: &Path) -> Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+/// `pose` on the example's keypoints, nine frames of it.
+fn from_keypoints(out: &Path) -> Vec<String> {
+    let (json, video, reference) = (example("dance.json"), example("dance.mp4"), example("reference.png"));
+    let line = ["pose", "--keypoints", &json, "--drive", &video, "--ref", &reference, "--max-frames", "9", "-o"];
+    line.map(str::to_owned).into_iter().chain([text(out)]).collect()
+}
+
+/// A video of `frames` pictures as a folder, and `pose` on it with toy networks.
+fn from_video(sandbox: &Sandbox, sight: Sight, frames: u32, out: &Path) -> Vec<String> {
+    let [detector, estimator] = pose_networks::write(sandbox, sight);
+    let video = sandbox.work("video");
+    fs::create_dir_all(&video).unwrap();
+    for i in 0..frames {
+        picture(96, 128, i).save(video.join(format!("{i:03}.png"))).unwrap();
+    }
+    let [video, detector, estimator, out] = [&video, &detector, &estimator, &out.to_owned()].map(|p| text(p));
+    let line = ["pose", "--drive", &video, "--detector", &detector, "--estimator", &estimator, "-o", &out];
+    line.map(str::to_owned).to_vec()
+}
+
+fn with(mut line: Vec<String>, more: &[&str]) -> Vec<String> {
+    line.extend(more.iter().map(|a| (*a).to_owned()));
+    line
+}
+
+#[test]
+fn keypoints_become_a_folder_with_all_there_is_to_see() {
+    let sandbox = Sandbox::new();
+    let out = sandbox.out("poses");
+    let outcome = sandbox.run(&from_keypoints(&out));
+    assert_eq!(outcome.ok(), format!("{}\n", out.display()));
+    assert_eq!(names(&out), FILES);
+    assert_eq!(names(&sandbox.out("")), ["poses"]);
+    let report = read_json(&out.join("report.json"));
+    assert_eq!((report["frames"].as_u64(), report["detection_rate"].as_f64()), (Some(9), Some(1.0)));
+    assert!(report["warnings"].is_array() && report["aligned"] == true, "{report}");
+    let sheet = image::open(out.join("sheet.png")).unwrap().into_rgb8();
+    assert!(sheet.width() > 600 && sheet.pixels().any(|p| p.0 == [70, 200, 110]), "the strip says found");
+
+    // What was written is what a run takes.
+    let [pose, neg_pose] = ["pose.mp4", "neg_pose.mp4"].map(|name| text(&out.join(name)));
+    let line = ["run", "--ref", &example("reference.png"), "--pose", &pose, "--neg-pose", &neg_pose, "--dry-run"];
+    assert!(sandbox.run(&line).ok().contains("9 frames"));
+    let keypoints = text(&out.join("keypoints.json"));
+    let line = ["run", "--ref", &example("reference.png"), "--keypoints", &keypoints, "--dry-run"];
+    assert!(sandbox.run(&line).ok().contains("9 frames"));
+}
+
+#[test]
+fn a_folder_is_replaced_only_when_asked_and_only_if_it_is_ours() {
+    let sandbox = Sandbox::new();
+    let out = sandbox.out("poses");
+    let line = with(from_keypoints(&out), &["--fps", "4"]);
+    sandbox.run(&line).ok();
+    let before = fs::read(out.join("pose.mp4")).unwrap();
+    sandbox.run(&line).fails(2, &["exists already", "--force"]);
+    sandbox.run(&with(line.clone(), &["--force", "--mirror"])).ok();
+    assert_eq!(names(&out), FILES);
+    assert_ne!(fs::read(out.join("pose.mp4")).unwrap(), before);
+    fs::write(out.join("notes.txt"), "mine").unwrap();
+    sandbox.run(&with(line, &["--force"])).fails(1, &["not an empty folder", "this program's files"]);
+    assert_eq!(fs::read_to_string(out.join("notes.txt")).unwrap(), "mine");
+}
+
+#[test]
+fn a_plain_video_is_looked_at_once() {
+    let sandbox = Sandbox::new();
+    let [first, second, third, fourth] = ["a", "b", "c", "d"].map(|name| sandbox.out(name));
+    let outcome = sandbox.run(&from_video(&sandbox, Sight::People, 6, &first));
+    outcome.ok();
+    assert!(!outcome.stderr.contains("known from before"), "{}", outcome.stderr);
+    assert_eq!(names(&first), FILES);
+
+    let outcome = sandbox.run(&from_video(&sandbox, Sight::People, 6, &second));
+    outcome.ok();
+    assert!(outcome.stderr.contains("6 known from before"), "{}", outcome.stderr);
+    for name in FILES {
+        assert_eq!(fs::read(first.join(name)).unwrap(), fs::read(second.join(name)).unwrap(), "{name}");
+    }
+    // More frames: only the new ones are looked at. Another recipe, or no cache: all of them.
+    for (more, known) in
+        [(&["--max-frames", "3"][..], "3 known"), (&["--pose-profile", "onnx"], ""), (&["--pose-cache=false"], "")]
+    {
+        let line = with(from_video(&sandbox, Sight::People, 6, &third), &[more, &["--force"]].concat());
+        let outcome = sandbox.run(&line);
+        outcome.ok();
+        assert_eq!(outcome.stderr.contains("known from before"), !known.is_empty(), "{more:?}: {}", outcome.stderr);
+        assert!(outcome.stderr.contains(known), "{more:?}: {}", outcome.stderr);
+    }
+    // The cached and the found are the same to the bit.
+    let line = with(from_video(&sandbox, Sight::People, 6, &fourth), &["--pose-cache=false"]);
+    sandbox.run(&line).ok();
+    assert_eq!(fs::read(first.join("keypoints.json")).unwrap(), fs::read(fourth.join("keypoints.json")).unwrap());
+}
+
+#[test]
+fn a_run_takes_a_plain_video_and_shows_its_poses() {
+    let sandbox = Sandbox::new();
+    let line = from_video(&sandbox, Sight::People, 9, &sandbox.out("poses"));
+    let (out, debug) = (sandbox.out("clip.mp4"), sandbox.out("debug"));
+    let mut run = tiny_run(&out);
+    let at = run.iter().position(|a| a == "--pose").unwrap();
+    run.drain(at..at + 2);
+    run.extend(line[1..7].iter().cloned());
+    run.extend(["--debug-dir".to_owned(), text(&debug)]);
+    let outcome = sandbox.run(&run);
+    outcome.ok();
+    assert!(fs::read(&out).unwrap().len() > 1000);
+    assert_eq!(names(&debug), ["keypoints.json", "overlay.mp4", "report.json", "sheet.png"]);
+    assert!(read_json(&debug.join("report.json"))["aligned"] == true);
+
+    // The same keypoints from a file give the same pixels.
+    let again = sandbox.out("again.mp4");
+    let mut from_file = tiny_run(&again);
+    from_file.drain(at..at + 2);
+    from_file.extend(["--keypoints".to_owned(), text(&debug.join("keypoints.json")), "--no-metadata".to_owned()]);
+    sandbox.run(&from_file).ok();
+    let plain = sandbox.out("plain.mp4");
+    let mut without = tiny_run(&plain);
+    without.drain(at..at + 2);
+    without.extend(line[1..7].iter().cloned());
+    without.push("--no-metadata".to_owned());
+    sandbox.run(&without).ok();
+    assert_eq!(fs::read(&again).unwrap(), fs::read(&plain).unwrap());
+}
+
+#[test]
+fn events_tell_of_frames_and_end_with_the_report() {
+    let sandbox = Sandbox::new();
+    let line = with(from_video(&sandbox, Sight::People, 3, &sandbox.out("poses")), &["--json"]);
+    let outcome = sandbox.run(&line);
+    let events: Vec<Value> = outcome.ok().lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let last = events.last().unwrap();
+    assert_eq!(
+        (last["event"].as_str(), last["frames"].as_u64(), last["estimated"].as_u64()),
+        (Some("poses"), Some(3), Some(3))
+    );
+    assert_eq!(last["files"].as_array().unwrap().len(), FILES.len());
+    assert!(last["quality"]["detection_rate"].as_f64().unwrap() > 0.0);
+    let of =
+        |event: &str| events.iter().filter(|e| e["event"] == event).map(|e| e["phase"].clone()).collect::<Vec<_>>();
+    assert_eq!(of("phase_finished"), ["pose", "preview"]);
+}
+
+#[test]
+fn nobody_in_the_pictures_is_said_and_nothing_is_written() {
+    let sandbox = Sandbox::new();
+    let line = from_video(&sandbox, Sight::Nobody, 3, &sandbox.out("poses"));
+    sandbox.run(&line).fails(3, &["video", "no person was found in any of 3 frames", "--score-threshold"]);
+    let [detector, estimator] = pose_networks::write(&sandbox, Sight::Nobody);
+    let line = with(line, &["--ref", &example("reference.png")]);
+    sandbox.run(&line).fails(3, &["reference.png", "no person was found;"]);
+    assert!(detector.is_file() && estimator.is_file());
+    sandbox.assert_nothing_written("nobody");
+    // As upstream: a picture without a box is one person, whatever the scores.
+    let line = with(from_video(&sandbox, Sight::Nobody, 3, &sandbox.out("parity")), &["--upstream-parity"]);
+    sandbox.run(&line).ok();
+}
+
+#[test]
+fn videos_of_one_frame_and_of_many_pixels_pass() {
+    let sandbox = Sandbox::new();
+    let line = from_video(&sandbox, Sight::People, 1, &sandbox.out("one"));
+    sandbox.run(&line).ok();
+    let big = sandbox.work("big");
+    fs::create_dir(&big).unwrap();
+    picture(3840, 2160, 1).save(big.join("0.png")).unwrap();
+    let mut line = from_video(&sandbox, Sight::People, 1, &sandbox.out("big"));
+    line[2] = text(&big);
+    sandbox.run(&line).ok();
+    let gif = sandbox.write("clip.gif", gif(3, 64, 48));
+    line[2] = text(&gif);
+    sandbox.run(&with(line, &["--force"])).ok();
+}
+
+#[test]
+fn networks_that_are_missing_or_damaged_are_named_with_the_way_out() {
+    let sandbox = Sandbox::new();
+    let out = sandbox.out("poses");
+    let line = from_video(&sandbox, Sight::People, 2, &out);
+    let (video, detector, estimator) = (&line[2], PathBuf::from(&line[4]), PathBuf::from(&line[6]));
+    let plain = ["pose", "--drive", video, "-o", &text(&out)];
+    sandbox.run(&plain).fails(4, &["no pose detector", "yolox_l.onnx", "models pull dwpose", "--detector"]);
+    let run = ["run", "--ref", &example("reference.png"), "--drive", video, "--num-frames", "1", "-o", &text(&out)];
+    sandbox.run(&run).fails(4, &["no pose detector", "models pull dwpose"]);
+    let gone = line.iter().map(|a| a.replace("detector.safetensors", "gone.onnx")).collect::<Vec<_>>();
+    sandbox.run(&gone).fails(4, &["gone.onnx", "--detector"]);
+
+    let nets = Path::new(env!("CARGO_MANIFEST_DIR")).join("crates/pose/tests/fixtures/nets");
+    let onnx = fs::read(nets.join("yolox.onnx")).unwrap();
+    let whole = fs::read(&detector).unwrap();
+    for (name, content, mentions) in [
+        ("empty.onnx", Vec::new(), "empty.onnx"),
+        ("cut.onnx", onnx[..onnx.len() / 2].to_vec(), "cut.onnx"),
+        ("text.onnx", b"<!DOCTYPE html><html>not found</html>".to_vec(), "text.onnx"),
+        ("small.onnx", onnx.clone(), "640x640"),
+        ("other.onnx", fs::read(nets.join("other.onnx")).unwrap(), "other.onnx"),
+        ("cut.safetensors", whole[..whole.len() / 3].to_vec(), "cut.safetensors"),
+        ("swapped.safetensors", fs::read(&estimator).unwrap(), "swapped.safetensors"),
+    ] {
+        let file = sandbox.write(name, content);
+        let damaged: Vec<_> =
+            line.iter().map(|a| if *a == text(&detector) { text(&file) } else { a.clone() }).collect();
+        sandbox.run(&damaged).fails(4, &[mentions]);
+        sandbox.assert_nothing_written(name);
+    }
+}
+
+#[test]
+fn settings_out_of_range_are_refused_before_anything_is_opened() {
+    let sandbox = Sandbox::new();
+    let line = from_keypoints(&sandbox.out("poses"));
+    for (more, mentions) in [
+        (&["--person", "tallest"][..], &["largest, center, left, right, all"][..]),
+        (&["--align-frame", "soon"], &["auto"]),
+        (&["--smooth", "2"], &["smooth is 2", "0 to 1"]),
+        (&["--max-gap", "-1"], &["max_gap is -1", "0 to 10"]),
+        (&["--fps", "0"], &["fps is 0", "1 to 240"]),
+        (&["--pose-profile", "magic"], &["official", "onnx"]),
+    ] {
+        sandbox.run(&with(line.clone(), more)).fails(2, mentions);
+    }
+    sandbox.run(&with(line.clone(), &["--align-frame", "99"])).fails(3, &["99", "9 frames"]);
+    sandbox.run(&with(line, &["--person", "7"])).fails(3, &["dance.json", "person"]);
+    let line = from_video(&sandbox, Sight::People, 1, &fixture("model"));
+    sandbox.run(&line).fails(2, &["exists already"]);
+    sandbox.run(&["pose"]).fails(2, &["--drive"]);
+    sandbox.assert_nothing_written("settings");
+}
