@@ -4,6 +4,8 @@
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
 
+use crate::pose::from_video;
+use crate::pose_networks::Sight;
 use crate::support::{Sandbox, fixture, picture, pose_folder};
 
 /// A run that takes long enough in every phase to be stopped there.
@@ -27,7 +29,21 @@ fn signal(child: &Child, name: &str) {
 /// Reads events until `phase` has begun, sends the signals, and checks how the program ends.
 fn stop_in(phase: &str, signals: &[&str]) {
     let sandbox = Sandbox::new();
-    let mut child = start(&sandbox, &[]);
+    let child = start(&sandbox, &[]);
+    stop(&sandbox, child, phase, signals);
+}
+
+/// The same while the poses of a video are found and shown.
+fn stop_poses_in(phase: &str) {
+    let sandbox = Sandbox::new();
+    let line = from_video(&sandbox, Sight::People, 60, &sandbox.out("poses"));
+    let mut program = sandbox.program();
+    program.args(line).arg("--json").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = program.spawn().unwrap();
+    stop(&sandbox, child, phase, &["INT"]);
+}
+
+fn stop(sandbox: &Sandbox, mut child: Child, phase: &str, signals: &[&str]) {
     let mut events = BufReader::new(child.stdout.take().unwrap());
     let mut line = String::new();
     loop {
@@ -117,4 +133,14 @@ fn a_finished_clip_of_before_stays_when_its_replacement_is_stopped() {
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert_eq!(std::fs::read(sandbox.out("clip.mp4")).unwrap(), b"the clip of before");
     assert_eq!(std::fs::read_dir(sandbox.out("")).unwrap().count(), 1);
+}
+
+#[test]
+fn in_the_search_for_poses() {
+    stop_poses_in("pose");
+}
+
+#[test]
+fn in_the_preview() {
+    stop_poses_in("preview");
 }

@@ -37,7 +37,7 @@ fn from_keypoints(out: &Path) -> Vec<String> {
 }
 
 /// A video of `frames` pictures as a folder, and `pose` on it with toy networks.
-fn from_video(sandbox: &Sandbox, sight: Sight, frames: u32, out: &Path) -> Vec<String> {
+pub fn from_video(sandbox: &Sandbox, sight: Sight, frames: u32, out: &Path) -> Vec<String> {
     let [detector, estimator] = pose_networks::write(sandbox, sight);
     let video = sandbox.work("video");
     fs::create_dir_all(&video).unwrap();
@@ -89,7 +89,7 @@ fn a_folder_is_replaced_only_when_asked_and_only_if_it_is_ours() {
     assert_eq!(names(&out), FILES);
     assert_ne!(fs::read(out.join("pose.mp4")).unwrap(), before);
     fs::write(out.join("notes.txt"), "mine").unwrap();
-    sandbox.run(&with(line, &["--force"])).fails(1, &["not an empty folder", "this program's files"]);
+    sandbox.run(&with(line, &["--force"])).fails(2, &["not an empty folder", "this program's files"]);
     assert_eq!(fs::read_to_string(out.join("notes.txt")).unwrap(), "mine");
 }
 
@@ -174,6 +174,64 @@ fn events_tell_of_frames_and_end_with_the_report() {
 }
 
 #[test]
+fn inputs_in_a_folder_that_would_be_replaced_are_safe() {
+    let sandbox = Sandbox::new();
+    let folder = sandbox.work("poses");
+    sandbox.run(&from_keypoints(&folder)).ok();
+    let files: Vec<_> = FILES.iter().map(|name| fs::read(folder.join(name)).unwrap()).collect();
+    let keypoints = text(&folder.join("keypoints.json"));
+    let (reference, at) = (example("reference.png"), text(&folder));
+    let pose = ["pose", "--keypoints", &keypoints, "--ref", &reference, "--max-frames", "1", "--force", "-o", &at];
+    sandbox.run(&pose).fails(2, &["keypoints.json", "choose another name"]);
+    let run = ["run", "--keypoints", &keypoints, "--ref", &reference, "--num-frames", "5", "--debug-dir", &at];
+    sandbox.run(&run).fails(2, &["keypoints.json", "choose another name"]);
+    let other = sandbox.work("other");
+    fs::create_dir(&other).unwrap();
+    fs::write(other.join("notes.txt"), "mine").unwrap();
+    let run =
+        ["run", "--keypoints", &keypoints, "--ref", &reference, "--num-frames", "5", "--debug-dir", &text(&other)];
+    sandbox.run(&run).fails(2, &["other", "not an empty folder"]);
+    let after: Vec<_> = FILES.iter().map(|name| fs::read(folder.join(name)).unwrap()).collect();
+    assert!(files == after && names(&other) == ["notes.txt"]);
+    sandbox.assert_nothing_written("refused");
+}
+
+#[test]
+fn flags_without_effect_are_named() {
+    let sandbox = Sandbox::new();
+    let line = with(from_keypoints(&sandbox.out("a")), &["--detector", "nowhere.onnx"]);
+    let outcome = sandbox.run(&line);
+    outcome.ok();
+    assert!(outcome.stderr.contains("--detector is not used"), "{}", outcome.stderr);
+    let line = with(from_keypoints(&sandbox.out("b")), &["--upstream-parity", "--mirror"]);
+    let outcome = sandbox.run(&line);
+    outcome.ok();
+    assert!(outcome.stderr.contains("upstream parity knows no mirror"), "{}", outcome.stderr);
+    let line = with(tiny_run(&sandbox.out("clip.mp4")), &["--mirror", "--dry-run"]);
+    let outcome = sandbox.run(&line);
+    assert!(outcome.stderr.contains("drawn poses are taken as they are: --mirror is not used"), "{}", outcome.stderr);
+}
+
+#[cfg(unix)]
+#[test]
+fn pipes_are_refused_and_names_of_any_bytes_are_told() {
+    use std::os::unix::ffi::OsStrExt;
+    let sandbox = Sandbox::new();
+    let pipe = sandbox.work("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    for line in [["pose", "--drive", &text(&pipe)], ["pose", "--keypoints", &text(&pipe)]] {
+        sandbox.run(&line).fails(3, &["pipe"]);
+    }
+    let out = sandbox.out("").join(std::ffi::OsStr::from_bytes(b"o\xff"));
+    let line = from_keypoints(Path::new("replaced"));
+    let mut line: Vec<std::ffi::OsString> = line.into_iter().map(Into::into).collect();
+    *line.last_mut().unwrap() = out.into_os_string();
+    line.push("--json".into());
+    let last: Value = serde_json::from_str(sandbox.run(&line).ok().lines().last().unwrap()).unwrap();
+    assert_eq!(last["event"], "poses");
+}
+
+#[test]
 fn nobody_in_the_pictures_is_said_and_nothing_is_written() {
     let sandbox = Sandbox::new();
     let line = from_video(&sandbox, Sight::Nobody, 3, &sandbox.out("poses"));
@@ -251,7 +309,10 @@ fn settings_out_of_range_are_refused_before_anything_is_opened() {
     ] {
         sandbox.run(&with(line.clone(), more)).fails(2, mentions);
     }
-    sandbox.run(&with(line.clone(), &["--align-frame", "99"])).fails(3, &["99", "9 frames"]);
+    sandbox.run(&with(line.clone(), &["--align-frame", "99"])).fails(2, &["align_frame is 99", "0 to 8", "auto"]);
+    sandbox
+        .run(&with(line.clone(), &["--score-threshold", "1.5"]))
+        .fails(3, &["dance.json", "no joint", "0.35 is usual"]);
     sandbox.run(&with(line, &["--person", "7"])).fails(3, &["dance.json", "person"]);
     let line = from_video(&sandbox, Sight::People, 1, &fixture("model"));
     sandbox.run(&line).fails(2, &["exists already"]);

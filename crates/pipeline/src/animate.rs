@@ -6,6 +6,7 @@ use std::time::Instant;
 use candle_core::{Device, Tensor};
 use dit::Dit;
 use image::RgbImage;
+use media::output::PendingFolder;
 use media::video::{AudioOutcome, AudioSource, FrameRate, ReadOptions, VideoWriter, WriterOptions, Written};
 use offload::{Phase, Placement};
 use scheduler::{INITIAL_NOISE_STREAM, Polarity, Sampler};
@@ -217,7 +218,7 @@ impl Clip<'_> {
         picture: &RgbImage,
         progress: &mut Progress,
     ) -> Result<(), PipelineError> {
-        let Some((frames, indices)) = motion.poses() else {
+        let Some((frames, driving)) = motion.poses() else {
             progress.note("no contact sheet is written: drawn poses cannot be compared with the video they came from");
             return Ok(());
         };
@@ -228,18 +229,17 @@ impl Clip<'_> {
             frames,
             video: drive,
             options: &ReadOptions::default(),
-            indices,
+            driving,
             fps,
             reference: Some(picture),
             title: title(&name.to_string_lossy(), frames.report(), fps),
         };
-        std::fs::create_dir_all(folder).map_err(|source| {
-            PipelineError::Output(media::MediaError::Unwritable { path: folder.to_owned(), source })
-        })?;
         progress.begin(Phase::Preview, preview.len() + 1)?;
-        preview.report_files(folder)?;
+        let pending = PendingFolder::replacing(folder, preview::is_ours).map_err(PipelineError::Output)?;
+        preview.report_files(pending.path(), &|| progress.check())?;
         progress.advance(1)?;
-        preview.overlay(&folder.join(preview::OVERLAY), &mut || progress.advance(1))?;
+        preview.overlay(&pending.path().join(preview::OVERLAY), &mut || progress.advance(1))?;
+        pending.commit().map_err(PipelineError::Output)?;
         progress.end()
     }
 

@@ -11,6 +11,7 @@ use crate::animate::animate;
 use crate::model::OpenModel;
 use crate::motion::POSES_AT_HAND;
 use crate::needs::{Blueprint, ClipShape};
+use crate::poses::lossy;
 use crate::resolve::{ModelSide, PoseSide, Resolved, make_plan, resolve};
 use crate::{AnimateRequest, FinderOptions, ModelSource, Observer, PipelineError, RequestError};
 
@@ -102,6 +103,7 @@ pub struct AnimatePlan {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
     /// What was written.
+    #[serde(serialize_with = "lossy_option")]
     pub output: Option<PathBuf>,
     /// Width in pixels.
     pub width: usize,
@@ -220,6 +222,13 @@ pub fn plan_known(
     let num_frames = request.settings.num_frames.unwrap_or(request.settings.default_num_frames);
     let poses = PoseSide { has_negative: true, needs: PhaseNeeds::whole(Phase::Pose, 0, POSES_AT_HAND) };
     make_plan(request, &side, ClipShape { width, height, num_frames }, poses, Vec::new())
+}
+
+fn lossy_option<S: serde::Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+    match path {
+        Some(path) => lossy(path, serializer),
+        None => serializer.serialize_none(),
+    }
 }
 
 /// This build computes on the CPU.

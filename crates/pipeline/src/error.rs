@@ -6,6 +6,9 @@ use pose::PoseError;
 use scheduler::{GuidanceError, ScheduleError};
 use weights::WeightsError;
 
+/// Most frames whose poses are found at once: half an hour at 30 frames a second.
+pub const MOST_POSE_FRAMES: usize = 54_000;
+
 /// A number or combination that cannot be asked for.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -54,6 +57,24 @@ pub enum RequestError {
         /// Largest value allowed.
         high: f64,
     },
+    /// The clip has no such frame.
+    #[error("align_frame is {found}, but the clip has {frames} frame(s); give 0 to {}, a time such as 1.5s, or auto", frames.saturating_sub(1))]
+    AlignFrame {
+        /// What was asked for.
+        found: usize,
+        /// Frames of the clip.
+        frames: usize,
+    },
+    /// More frames than can be held.
+    #[error(
+        "{path}: {found} frames are too many at once; at most {MOST_POSE_FRAMES}: use --max-frames, or --fps to take fewer"
+    )]
+    TooManyFrames {
+        /// The motion.
+        path: std::path::PathBuf,
+        /// Frames of the motion.
+        found: usize,
+    },
     /// Drawn poses cannot be turned back into keypoints.
     #[error("drawn poses cannot be read back; give a video or a keypoint file")]
     PosesNeedMotion,
@@ -76,6 +97,14 @@ pub enum RequestError {
         output: std::path::PathBuf,
         /// The input it is the same file as.
         input: std::path::PathBuf,
+    },
+    /// A folder that is replaced as a whole has another file of the run in it, or its name.
+    #[error("the folder {folder} is, or holds, another file of this run ({file}); choose another name")]
+    FolderHolds {
+        /// The folder that would be replaced.
+        folder: std::path::PathBuf,
+        /// The file.
+        file: std::path::PathBuf,
     },
     /// The motion has fewer frames than the clip.
     #[error(
@@ -131,7 +160,7 @@ pub enum PipelineError {
     },
     /// Nobody is in the pictures.
     #[error(
-        "{path}: no person was found{}; choose a {what} in which one person is seen from head to foot, or try --person, --score-threshold or --profile",
+        "{path}: no person was found{}; choose a {what} in which one person is seen from head to foot, or try --score-threshold or --pose-profile",
         if *frames == 1 { String::new() } else { format!(" in any of {frames} frames") }
     )]
     NobodyFound {
@@ -141,6 +170,18 @@ pub enum PipelineError {
         path: std::path::PathBuf,
         /// Frames that were looked at.
         frames: usize,
+    },
+    /// Nothing of the people would be drawn.
+    #[error(
+        "{path}: no joint scores above {threshold} in any frame (the best has {best:.2}); give a lower --score-threshold, 0.35 is usual"
+    )]
+    NothingSeen {
+        /// The motion.
+        path: std::path::PathBuf,
+        /// Score that joints must exceed.
+        threshold: f64,
+        /// Highest score there is.
+        best: f64,
     },
     /// Positive and negative poses are not frame for frame the same motion.
     #[error(
@@ -270,6 +311,7 @@ impl PipelineError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             PipelineError::Pose(error) if error.is_of_networks() => ErrorKind::Model,
+            PipelineError::Output(MediaError::OutputExists { .. }) => ErrorKind::Usage,
             PipelineError::Request(RequestError::Device { .. }) => ErrorKind::Device,
             PipelineError::Request(_) => ErrorKind::Usage,
             PipelineError::Media(_)
@@ -278,6 +320,7 @@ impl PipelineError {
             | PipelineError::PoseEnds { .. }
             | PipelineError::Truncated { .. }
             | PipelineError::Latents { .. }
+            | PipelineError::NothingSeen { .. }
             | PipelineError::NobodyFound { .. } => ErrorKind::Input,
             PipelineError::Weights(_)
             | PipelineError::Model { .. }

@@ -11,7 +11,6 @@ use pose::{PoseClip, PoseFrames, draw_poses};
 
 use crate::geometry::Geometry;
 use crate::poses::{FinderOptions, Search, Wanted};
-use crate::preview::advice;
 use crate::progress::Progress;
 use crate::{AnimateRequest, Motion, PipelineError, PoseModelFiles, PoseModelPlaces, RequestError, Timing};
 
@@ -27,7 +26,7 @@ pub(crate) struct ResolvedMotion {
 }
 
 enum Source {
-    Keypoints { frames: Box<PoseFrames>, indices: Vec<usize> },
+    Keypoints { frames: Box<PoseFrames>, driving: Vec<usize> },
     Drawn { pose: PathBuf, neg_pose: Option<PathBuf>, indices: Vec<usize>, options: ReadOptions },
     Video { drive: PathBuf, indices: Vec<usize>, options: ReadOptions, files: PoseModelFiles },
 }
@@ -50,11 +49,14 @@ impl ResolvedMotion {
         models: &PoseModelPlaces,
     ) -> Result<Self, PipelineError> {
         let fps = request.settings.fps;
-        let mut notes = Vec::new();
+        let size = pose::Size::new(reference[0] as u32, reference[1] as u32);
+        let mut notes: Vec<String> = request.pose.ignored().into_iter().collect();
         match &request.motion {
             Motion::Video { drive } => {
                 let options = read_options(fps)?;
                 let indices = choose_frames(request, &complete_times(drive, &options)?, &mut notes)?;
+                request.pose.check_frames(indices.len())?;
+                pose::sizes::canvas_base(size)?;
                 let files = PoseModelFiles::find(models)?;
                 let num_frames = indices.len();
                 let source = Source::Video { drive: drive.clone(), indices, options, files };
@@ -62,15 +64,16 @@ impl ResolvedMotion {
             }
             Motion::Keypoints { file, .. } => {
                 let clip = read_keypoints(file, request.motion.drive(), fps)?;
-                let times: Vec<f64> = (0..clip.frames.len()).map(|i| i as f64 / clip.fps).collect();
-                let indices = choose_frames(request, &times, &mut notes)?;
+                let indices = choose_frames(request, &keypoint_times(&clip), &mut notes)?;
+                request.pose.check_frames(indices.len())?;
+                let driving = driving_frames(&request.motion, &indices, clip.fps)?;
                 let clip = clip.select(&indices, fps)?;
-                let size = pose::Size::new(reference[0] as u32, reference[1] as u32);
-                let frames = PoseFrames::new(clip, size, request.pose.options(request.settings.seed, fps))?;
-                notes.extend(report_notes(&frames));
+                notes.extend(video_note(&request.motion, &clip)?);
+                let (frames, more) = request.pose.poses(clip, size, request.settings.seed, file)?;
+                notes.extend(more);
                 Ok(Self {
                     num_frames: indices.len(),
-                    source: Source::Keypoints { frames: Box::new(frames), indices },
+                    source: Source::Keypoints { frames: Box::new(frames), driving },
                     has_negative: true,
                     notes,
                 })
@@ -128,13 +131,11 @@ impl ResolvedMotion {
         };
         let fps = request.settings.fps;
         let wanted = Wanted { video: drive, options: read_options, indices };
-        let mut search = Search { files, settings: &request.pose, options, estimated: 0, cached: 0 };
-        let clip = search.clip(&wanted, Some((&request.reference, picture)), fps, progress)?;
+        let search = Search { files, settings: &request.pose, options };
+        let clip = search.run(&wanted, Some((&request.reference, picture)), fps, progress)?.clip;
         let size = pose::Size::new(picture.width(), picture.height());
-        let frames = PoseFrames::new(clip, size, request.pose.options(request.settings.seed, fps))?;
-        for note in report_notes(&frames) {
-            progress.note(note);
-        }
+        let (frames, notes) = request.pose.poses(clip, size, request.settings.seed, drive)?;
+        notes.into_iter().for_each(|note| progress.note(note));
         Ok(ReadyMotion { motion: self, found: Some(Box::new(frames)) })
     }
 }
@@ -150,7 +151,7 @@ impl ReadyMotion<'_> {
     pub fn poses(&self) -> Option<(&PoseFrames, &[usize])> {
         match (&self.motion.source, &self.found) {
             (Source::Video { indices, .. }, Some(frames)) => Some((frames, indices)),
-            (Source::Keypoints { frames, indices }, _) => Some((frames, indices)),
+            (Source::Keypoints { frames, driving }, _) => Some((frames, driving)),
             _ => None,
         }
     }
@@ -179,6 +180,28 @@ pub(crate) fn read_keypoints(file: &Path, drive: Option<&Path>, fps: f64) -> Res
     let drive_fps = drive.and_then(|d| video::probe(d).ok()).map(|info| info.avg_fps);
     let openpose_fps = drive_fps.filter(|f| *f > 0.0).unwrap_or(fps);
     Ok(pose::json::read(file, pose::json::ReadOptions { openpose_fps: Some(openpose_fps) })?)
+}
+
+/// When each entry of a keypoint file is, in seconds.
+pub(crate) fn keypoint_times(clip: &PoseClip) -> Vec<f64> {
+    (0..clip.frames.len()).map(|i| i as f64 / clip.fps).collect()
+}
+
+/// The video's frame that goes with each chosen entry: its own number, or for entries of a keypoint file at `file_fps` the
+/// video's frame nearest in time. The video may have another rate than its keypoints.
+pub(crate) fn driving_frames(motion: &Motion, indices: &[usize], file_fps: f64) -> Result<Vec<usize>, PipelineError> {
+    let (Motion::Keypoints { .. }, Some(drive)) = (motion, motion.drive()) else {
+        return Ok(indices.to_vec());
+    };
+    let times = video::timestamps(drive, &ReadOptions::default()).map_err(PipelineError::Media)?;
+    let nearest = |index: &usize| {
+        let time = *index as f64 / file_fps;
+        let after = times.partition_point(|t| *t < time).min(times.len().saturating_sub(1));
+        let before = after.saturating_sub(1);
+        let distance = |i: usize| times.get(i).map_or(f64::INFINITY, |t| (t - time).abs());
+        if distance(before) <= distance(after) { before } else { after }
+    };
+    Ok(indices.iter().map(nearest).collect())
 }
 
 /// Times of all frames, in seconds, of a video that holds what its header promises; a picture folder always does.
@@ -228,8 +251,20 @@ fn choose_frames(
     video::resample_indices(times, s.fps, count, mode, ShortClip::Error).map_err(PipelineError::Media)
 }
 
-fn report_notes(frames: &PoseFrames) -> Vec<String> {
-    frames.report().warnings.iter().map(advice).collect()
+/// Keypoints and a video of another shape hardly belong together.
+pub(crate) fn video_note(motion: &Motion, clip: &PoseClip) -> Result<Option<String>, PipelineError> {
+    let (Motion::Keypoints { .. }, Some(drive)) = (motion, motion.drive()) else { return Ok(None) };
+    let info = video::probe(drive).map_err(PipelineError::Media)?;
+    let change = f64::from(info.width) / f64::from(info.height.max(1)) / clip.size().aspect();
+    let differs = change.max(1.0 / change) > 1.05;
+    let (width, height) = (info.width, info.height);
+    Ok(differs.then(|| {
+        format!(
+            "the keypoints are of a {} video, {} is {width}x{height}: do they belong together?",
+            clip.size(),
+            drive.display()
+        )
+    }))
 }
 
 /// Drawn poses are stretched to the reference's size, so another aspect deforms them.
@@ -321,5 +356,28 @@ impl Iterator for PoseIter<'_> {
         // Upstream: antialiased bicubic to the reference's own size first, then the same way as the reference.
         let resized = resize::bicubic_pil(&image, Size::new(width, height));
         Some(Ok(self.geometry.cropped(resized)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The video has 16 frames a second (a folder's rate), the keypoints have other rates.
+    #[test]
+    fn keypoints_meet_the_frames_of_their_time() {
+        let dir = tempfile::tempdir().unwrap();
+        for i in 0..9 {
+            RgbImage::new(16, 16).save(dir.path().join(format!("{i}.png"))).unwrap();
+        }
+        let file = PathBuf::from("keypoints.json");
+        let motion = Motion::Keypoints { file: file.clone(), drive: Some(dir.path().to_owned()) };
+        let frames = |indices: &[usize], fps| driving_frames(&motion, indices, fps).unwrap();
+        assert_eq!(frames(&[0, 1, 2, 4], 16.0), [0, 1, 2, 4]);
+        assert_eq!(frames(&[0, 1, 2], 4.0), [0, 4, 8]);
+        assert_eq!(frames(&[0, 1, 2, 3, 4], 32.0), [0, 0, 1, 1, 2]);
+        assert_eq!(frames(&[50], 16.0), [8]);
+        let alone = Motion::Keypoints { file, drive: None };
+        assert_eq!(driving_frames(&alone, &[3, 5], 1.0).unwrap(), [3, 5]);
     }
 }

@@ -1,12 +1,16 @@
 //! From a request to a plan: everything that headers and sizes can decide.
 
+use std::path::Path;
+
 use candle_core::DType;
+use media::output::PendingFolder;
 use offload::{Memory, Phase, PhaseNeeds, Placement};
 use scheduler::{Branch, GuidancePlan, Polarity};
 
 use crate::geometry::{Geometry, LATENT};
 use crate::motion::ResolvedMotion;
 use crate::needs::{Blueprint, ClipShape, held_bytes, needs};
+use crate::preview;
 use crate::request::check_size;
 use crate::{AnimatePlan, AnimateRequest, FinderOptions, PipelineError, RequestError, kept};
 
@@ -50,6 +54,7 @@ pub(crate) fn resolve(
         crate::motion::complete_times(drive, &media::video::ReadOptions::default())?;
     }
     check_output(request)?;
+    check_debug_dir(request)?;
     let mut notes = motion.notes.clone();
     if geometry.crops() {
         let [w, h] = geometry.cropped_size();
@@ -153,7 +158,7 @@ pub(crate) fn metadata(plan: &AnimatePlan, request: &AnimateRequest) -> String {
 }
 
 /// Reading from a pipe or a device may never end.
-fn ordinary(path: &std::path::Path) -> media::Result<()> {
+pub(crate) fn ordinary(path: &std::path::Path) -> media::Result<()> {
     match std::fs::metadata(path) {
         Ok(info) if !info.is_file() && !info.is_dir() => Err(media::MediaError::Unreadable {
             path: path.to_owned(),
@@ -177,6 +182,28 @@ fn check_output(request: &AnimateRequest) -> Result<(), PipelineError> {
         media::MediaError::UnknownExtension { .. } => RequestError::OutputKind(e).into(),
         other => PipelineError::Output(other),
     })
+}
+
+/// The folder of previews must be new, empty or ours, with no input and no output in it: it is replaced as a whole.
+fn check_debug_dir(request: &AnimateRequest) -> Result<(), PipelineError> {
+    let Some(folder) = &request.debug_dir else { return Ok(()) };
+    if let Some(output) = request.output.as_ref().filter(|output| media::video::same_file(output, folder)) {
+        return Err(RequestError::FolderHolds { folder: folder.clone(), file: output.clone() }.into());
+    }
+    check_not_inside(folder, inputs(request).into_iter().chain(request.output.as_deref()))?;
+    PendingFolder::replacing(folder, preview::is_ours).map(drop).map_err(PipelineError::Output)
+}
+
+/// A folder that may be replaced as a whole must not hold any of `files`.
+pub(crate) fn check_not_inside<'a>(folder: &Path, files: impl Iterator<Item = &'a Path>) -> Result<(), RequestError> {
+    let Ok(resolved) = folder.canonicalize() else { return Ok(()) };
+    for file in files {
+        let place = file.canonicalize().or_else(|_| file.parent().unwrap_or(Path::new(".")).canonicalize());
+        if place.is_ok_and(|place| place.starts_with(&resolved)) {
+            return Err(RequestError::FolderHolds { folder: folder.to_owned(), file: file.to_owned() });
+        }
+    }
+    Ok(())
 }
 
 fn inputs(request: &AnimateRequest) -> Vec<&std::path::Path> {

@@ -276,6 +276,14 @@ impl<N: PoseNetworks> PoseEstimator for DwPose<N> {
         }
         Ok(batch)
     }
+
+    fn remarks(&self) -> Vec<String> {
+        let DwPoseStatistics { people_left_out, .. } = self.statistics;
+        let most = self.options.max_people;
+        let crowd =
+            || format!("{people_left_out} people beyond the best {most} of a picture were left out of the search");
+        (people_left_out > 0).then(crowd).into_iter().collect()
+    }
 }
 
 fn size_of(picture: &RgbImage) -> Size {

@@ -202,10 +202,12 @@ pub enum PoseError {
         frames: usize,
     },
     /// Nobody to take the proportions from.
-    #[error("the reference picture has {found} people; person {person} (0 is the first) was asked for")]
+    #[error(
+        "the reference picture has {found} people, and the one asked for ({person}) is not among them: choose another person or another picture, or leave the `reference` out"
+    )]
     NoReferencePerson {
-        /// Index of the person asked for.
-        person: usize,
+        /// Who was asked for.
+        person: crate::PersonChoice,
         /// People found.
         found: usize,
     },

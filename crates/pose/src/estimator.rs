@@ -46,6 +46,11 @@ pub trait PoseEstimator {
         let pairs = roles.zip(frames);
         pairs.map(|(role, frame)| self.estimate(role, frame)).collect()
     }
+
+    /// What one should know of the pictures seen so far, a line each.
+    fn remarks(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// An estimator that looks up a clip read from a keypoint file, resized to the picture at hand.

@@ -12,7 +12,7 @@ use crate::augment::{Augmentation, Augmenter};
 use crate::draw::{Palette, draw_poses};
 use crate::keypoints::{COCO_BODY_POINTS, FrameKeypoints, PoseClip};
 use crate::openpose::{HIDDEN, OpenPose};
-use crate::options::{AlignFrame, PoseOptions};
+use crate::options::PoseOptions;
 use crate::people::{Cast, cast, choose_in_picture};
 use crate::performance::{Performance, Shown};
 use crate::quality::{self, FrameRange, QualityReport, Warning};
@@ -71,7 +71,7 @@ impl PoseFrames {
         let perform = |(i, role)| Performance::new(&driving, role, &cast.shots, i == 0, &options);
         let mut performances: Vec<Performance> = cast.roles.iter().enumerate().map(perform).collect();
 
-        let align_frame = align_frame(&performances[0], &targets, aspects, &options);
+        let align_frame = align_frame(&performances[0], &targets, aspects, &options, clip.fps);
         let fitted = fit(&performances, &targets, align_frame, aspects, options.guard);
         // The main role last, so that it is drawn over the others.
         let everyone = || performances.iter().zip(&fitted.alignments).rev();
@@ -202,7 +202,7 @@ fn reference_poses(clip: &PoseClip, picture: Size, options: &PoseOptions) -> Res
 }
 
 /// The frame to be measured, one in which the main person was found.
-fn align_frame(main: &Performance, targets: &[OpenPose], aspects: Aspects, options: &PoseOptions) -> usize {
+fn align_frame(main: &Performance, targets: &[OpenPose], aspects: Aspects, options: &PoseOptions, fps: f64) -> usize {
     let frames = main.poses.len();
     let seen: Vec<bool> = main.shown.iter().map(|&shown| shown == Shown::Seen).collect();
     // Without the neck the robust guard has no place to put the person.
@@ -213,14 +213,12 @@ fn align_frame(main: &Performance, targets: &[OpenPose], aspects: Aspects, optio
         .map(|(pose, &seen)| seen && pose.as_ref().is_some_and(|pose| pose.visible[NECK]))
         .collect();
     let usable = if options.guard != ScaleGuard::Upstream && with_neck.contains(&true) { with_neck } else { seen };
-    let wanted = match options.align_frame {
-        AlignFrame::Index(index) => index,
-        AlignFrame::Auto => {
-            let pose = |(pose, &usable): (&Option<OpenPose>, &bool)| pose.clone().filter(|_| usable);
-            let candidates: Vec<Option<OpenPose>> = main.poses.iter().zip(&usable).map(pose).collect();
-            targets.first().and_then(|target| nearest_frame(target, &candidates, aspects)).unwrap_or(0)
-        }
+    let nearest = || {
+        let pose = |(pose, &usable): (&Option<OpenPose>, &bool)| pose.clone().filter(|_| usable);
+        let candidates: Vec<Option<OpenPose>> = main.poses.iter().zip(&usable).map(pose).collect();
+        targets.first().and_then(|target| nearest_frame(target, &candidates, aspects)).unwrap_or(0)
     };
+    let wanted = options.align_frame.index(frames, fps).unwrap_or_else(nearest);
     (wanted..frames).chain((0..wanted).rev()).find(|&i| usable[i]).unwrap_or(wanted)
 }
 

@@ -48,10 +48,10 @@ impl WholeBody {
     /// The person in the mirror: x counts from the other side of a picture `width` wide, and left is right.
     pub fn mirrored(&self, width: f64) -> Self {
         let place = |i: usize| {
-            let [x, y] = self.points[mirrored_point(i)];
+            let [x, y] = self.points[MIRRORED_POINTS[i]];
             [width - x, y]
         };
-        Self { points: std::array::from_fn(place), scores: std::array::from_fn(|i| self.scores[mirrored_point(i)]) }
+        Self { points: std::array::from_fn(place), scores: std::array::from_fn(|i| self.scores[MIRRORED_POINTS[i]]) }
     }
 
     /// The same person in a picture resized by the given factors.
@@ -60,31 +60,24 @@ impl WholeBody {
     }
 }
 
-/// The keypoint that is `point`'s mirror image (COCO-WholeBody's flip table). Twice applied it gives `point`.
-fn mirrored_point(point: usize) -> usize {
-    match point {
-        // Eyes, ears, shoulders, … stand in pairs, left before right.
-        1..=16 => ((point - 1) ^ 1) + 1,
-        17..=19 => point + 3,
-        20..=22 => point - 3,
-        // The face's runs go from one side to the other: jaw, brows, …
-        23..=39 => 62 - point,
-        40..=49 => 89 - point,
-        54..=58 => 112 - point,
-        // … upper lids, lower lids, …
-        59..=62 | 65..=68 => 127 - point,
-        63 | 64 | 69 | 70 => 133 - point,
-        // … and four rows of the mouth.
-        71..=77 => 148 - point,
-        78..=82 => 160 - point,
-        83..=87 => 170 - point,
-        88..=90 => 178 - point,
-        91..=111 => point + 21,
-        112..=132 => point - 21,
-        // Nose and bridge.
-        _ => point,
-    }
-}
+/// The keypoint on the other side of the body, by keypoint (COCO-WholeBody's symmetry; a point on the midline is its own).
+#[rustfmt::skip]
+pub const MIRRORED_POINTS: [usize; WHOLE_BODY_POINTS] = [
+    // Body: nose, then eyes, ears, shoulders, elbows, wrists, hips, knees and ankles in pairs.
+    0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15,
+    // Feet.
+    20, 21, 22, 17, 18, 19,
+    // Face: jaw, brows, nose, nostrils, eyes, outer and inner lips.
+    39, 38, 37, 36, 35, 34, 33, 32, 31, 30, 29, 28, 27, 26, 25, 24, 23,
+    49, 48, 47, 46, 45, 44, 43, 42, 41, 40,
+    50, 51, 52, 53, 58, 57, 56, 55, 54,
+    68, 67, 66, 65, 70, 69, 62, 61, 60, 59, 64, 63,
+    77, 76, 75, 74, 73, 72, 71, 82, 81, 80, 79, 78,
+    87, 86, 85, 84, 83, 90, 89, 88,
+    // Hands.
+    112, 113, 114, 115, 116, 117, 118, 119, 120, 121, 122, 123, 124, 125, 126, 127, 128, 129, 130, 131, 132,
+    91, 92, 93, 94, 95, 96, 97, 98, 99, 100, 101, 102, 103, 104, 105, 106, 107, 108, 109, 110, 111,
+];
 
 /// The people of one frame, best first. May be empty.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -190,8 +183,8 @@ mod tests {
         let hands = (112..133).chain(91..112);
         let table: Vec<usize> =
             body.into_iter().chain(jaw_and_brows).chain(nose_and_eyes).chain(mouth).chain(hands).collect();
-        let ours: Vec<usize> = (0..WHOLE_BODY_POINTS).map(mirrored_point).collect();
-        assert_eq!(ours, table);
+        assert_eq!(table, MIRRORED_POINTS);
+        assert!((0..WHOLE_BODY_POINTS).all(|i| MIRRORED_POINTS[MIRRORED_POINTS[i]] == i));
         let person = WholeBody {
             points: std::array::from_fn(|i| [i as f64, 2.0 * i as f64]),
             scores: std::array::from_fn(|i| i as f64 / 133.0),

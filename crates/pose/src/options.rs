@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -29,19 +30,31 @@ pub enum MissingPerson {
     Interpolate,
 }
 
-/// Which driving frame is measured against the reference. As text, and in JSON: a number, or `auto`.
+/// Which frame of the clip is measured against the reference. As text, and in JSON: a number, a time such as `1.5s`, or
+/// `auto`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum AlignFrame {
     /// This one or, if it does not show the person (the robust guard: and the neck), the next that does, else the last before.
     Index(usize),
+    /// The one at this time, likewise; beyond the end the last.
+    Time(Duration),
     /// The one whose pose is most like the reference's, see [`nearest_frame`](crate::align::nearest_frame); 0 without a reference.
     Auto,
 }
 
 impl AlignFrame {
     /// Words that are understood.
-    pub const ALLOWED: &str = "auto, or the number of a frame (0 is the first)";
+    pub const ALLOWED: &str = "auto, the number of a frame (0 is the first), or a time such as 1.5s";
+
+    /// The frame's number in a clip of `frames` frames at `fps`; `None` if it is to be chosen.
+    pub fn index(self, frames: usize, fps: f64) -> Option<usize> {
+        match self {
+            Self::Index(index) => Some(index),
+            Self::Time(time) => Some(((time.as_secs_f64() * fps).round() as usize).min(frames.saturating_sub(1))),
+            Self::Auto => None,
+        }
+    }
 }
 
 impl Default for AlignFrame {
@@ -55,6 +68,7 @@ impl fmt::Display for AlignFrame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Index(index) => write!(f, "{index}"),
+            Self::Time(time) => write!(f, "{}s", time.as_secs_f64()),
             Self::Auto => f.write_str("auto"),
         }
     }
@@ -67,8 +81,9 @@ impl FromStr for AlignFrame {
         if text == "auto" {
             return Ok(Self::Auto);
         }
-        let word = |_| PoseError::Word { name: "align frame", found: text.to_owned(), allowed: Self::ALLOWED };
-        text.parse().map(Self::Index).map_err(word)
+        let time = || Duration::try_from_secs_f64(text.strip_suffix('s')?.parse().ok()?).ok();
+        let frame = text.parse().ok().map(Self::Index).or_else(|| time().map(Self::Time));
+        frame.ok_or_else(|| PoseError::Word { name: "align frame", found: text.to_owned(), allowed: Self::ALLOWED })
     }
 }
 

@@ -50,7 +50,11 @@ impl Performance {
             motion.iter().map(|body| if body.is_some() { Shown::Seen } else { Shown::Nothing }).collect();
         let area = motion.iter().flatten().map(|body| body::area(body, threshold)).sum();
         let scores: Vec<f64> = motion.iter().flatten().flat_map(|body| &body.scores[..17]).copied().collect();
-        let before = quality::jitter(&motion, shots, threshold);
+        let jitter = |motion: &[Option<WholeBody>]| {
+            let fast_enough = clip.fps >= quality::JITTER_FPS;
+            if fast_enough { quality::jitter(motion, shots, threshold) } else { None }
+        };
+        let before = jitter(&motion);
 
         let settings = CleanOptions {
             fps: clip.fps,
@@ -69,7 +73,7 @@ impl Performance {
         for &frame in &cleaned.interpolated {
             shown[frame] = Shown::Interpolated;
         }
-        let after = quality::jitter(&motion, shots, threshold);
+        let after = jitter(&motion);
 
         let size = clip.size();
         let convert = |body: &WholeBody| {

@@ -4,7 +4,7 @@
 
 use crate::crop::{CROP_HEIGHT, CROP_WIDTH};
 use crate::error::Network;
-use crate::keypoints::{WHOLE_BODY_POINTS, WholeBody};
+use crate::keypoints::{MIRRORED_POINTS, WHOLE_BODY_POINTS, WholeBody};
 use crate::{PoseError, Result};
 
 /// Bins a pixel of the crop.
@@ -15,25 +15,6 @@ pub const BINS_X: usize = CROP_WIDTH * SPLIT;
 
 /// Bins of the y axis.
 pub const BINS_Y: usize = CROP_HEIGHT * SPLIT;
-
-/// The keypoint on the other side of the body, by keypoint (COCO-WholeBody's symmetry; a point on the midline is its own).
-#[rustfmt::skip]
-pub const MIRRORED_POINTS: [usize; WHOLE_BODY_POINTS] = [
-    // Body: nose, then eyes, ears, shoulders, elbows, wrists, hips, knees and ankles in pairs.
-    0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15,
-    // Feet.
-    20, 21, 22, 17, 18, 19,
-    // Face: jaw, brows, nose, nostrils, eyes, outer and inner lips.
-    39, 38, 37, 36, 35, 34, 33, 32, 31, 30, 29, 28, 27, 26, 25, 24, 23,
-    49, 48, 47, 46, 45, 44, 43, 42, 41, 40,
-    50, 51, 52, 53, 58, 57, 56, 55, 54,
-    68, 67, 66, 65, 70, 69, 62, 61, 60, 59, 64, 63,
-    77, 76, 75, 74, 73, 72, 71, 82, 81, 80, 79, 78,
-    87, 86, 85, 84, 83, 90, 89, 88,
-    // Hands.
-    112, 113, 114, 115, 116, 117, 118, 119, 120, 121, 122, 123, 124, 125, 126, 127, 128, 129, 130, 131, 132,
-    91, 92, 93, 94, 95, 96, 97, 98, 99, 100, 101, 102, 103, 104, 105, 106, 107, 108, 109, 110, 111,
-];
 
 /// The keypoint network's output for one crop.
 #[derive(Clone, Copy, Debug)]

@@ -3,8 +3,9 @@
 use image::RgbImage;
 use pose::crop::{CROP_SAMPLES, CROP_WIDTH, CropWindow, mirror};
 use pose::detector::{CANDIDATES, Letterbox, PersonBox};
+use pose::keypoints::MIRRORED_POINTS;
 use pose::profile::{ChannelOrder, Suppression};
-use pose::simcc::{BINS_X, BINS_Y, MIRRORED_POINTS, Simcc};
+use pose::simcc::{BINS_X, BINS_Y, Simcc};
 use pose::{PoseError, PoseProfile, Size};
 use proptest::prelude::*;
 

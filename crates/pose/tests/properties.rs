@@ -349,7 +349,7 @@ fn people_and_hands() {
     };
     let nobody = error(2, 0);
     assert!(matches!(nobody, PoseError::NoPerson { person: PersonChoice::Index(2), people: 2, frames: 5 }), "{nobody}");
-    assert!(matches!(error(0, 1), PoseError::NoReferencePerson { person: 1, found: 1 }));
+    assert!(matches!(error(0, 1), PoseError::NoReferencePerson { person: PersonChoice::Index(1), found: 1 }));
 }
 
 #[test]

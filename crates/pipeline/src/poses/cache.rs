@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -19,12 +19,14 @@ const VERSION: u32 = 1;
 const SAVE_EVERY: Duration = Duration::from_secs(10);
 /// Size that the folder is brought back to, oldest files first.
 const FOLDER_BYTES: u64 = 512 << 20;
-/// Largest file that is read.
+/// Largest file that is written and read: about half an hour of one person.
 const FILE_BYTES: u64 = 256 << 20;
 
 /// What keypoints depend on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct CacheKey {
+    /// `reference` and `driving` pictures are prepared differently.
+    pub role: &'static str,
     /// Hash of the video's bytes (or the picture's, or all pictures').
     pub source: String,
     /// Hashes of the networks' bytes.
@@ -53,6 +55,8 @@ pub(crate) fn hash_of(path: &Path) -> io::Result<String> {
         for file in files {
             hasher.update(file.file_name().unwrap_or_default().as_encoded_bytes());
             hasher.update([0]);
+            // The length, so that no two folders give the same stream of bytes.
+            hasher.update(fs::metadata(&file)?.len().to_le_bytes());
             update(&mut hasher, &file)?;
         }
     } else {
@@ -98,12 +102,28 @@ pub(crate) struct KeypointCache {
     frames: BTreeMap<usize, FrameKeypoints>,
     unsaved: bool,
     saved: Instant,
+    /// By the last saving: a long one comes less often.
+    took: Duration,
+    failure: Option<io::Error>,
 }
 
 impl KeypointCache {
+    /// Why the last saving failed.
+    pub fn failure(&self) -> Option<&io::Error> {
+        self.failure.as_ref()
+    }
+
     /// An empty cache that is never saved.
     pub fn disabled(size: [u32; 2]) -> Self {
-        Self { file: None, size, frames: BTreeMap::new(), unsaved: false, saved: Instant::now() }
+        Self {
+            file: None,
+            size,
+            frames: BTreeMap::new(),
+            unsaved: false,
+            saved: Instant::now(),
+            took: Duration::ZERO,
+            failure: None,
+        }
     }
 
     /// What is known under `key` in `folder` about frames of `size` pixels.
@@ -114,7 +134,7 @@ impl KeypointCache {
             // Used files are young files, for `trim`.
             let _ = File::options().append(true).open(file).and_then(|f| f.set_modified(SystemTime::now()));
         }
-        Self { file, size, frames, unsaved: false, saved: Instant::now() }
+        Self { file, size, frames, unsaved: false, saved: Instant::now(), took: Duration::ZERO, failure: None }
     }
 
     /// The people of a frame, if it was looked at.
@@ -126,23 +146,22 @@ impl KeypointCache {
     pub fn insert(&mut self, frame: usize, keypoints: FrameKeypoints) {
         self.frames.insert(frame, keypoints);
         self.unsaved = true;
-        if self.saved.elapsed() >= SAVE_EVERY {
+        if self.saved.elapsed() >= SAVE_EVERY.max(20 * self.took) {
             self.save();
         }
     }
 
-    /// Saves what is new. Failures are silent: a cache is a convenience, and a full disk will be reported by the
-    /// output that matters.
+    /// Saves what is new. A failure is remembered for [`failure`](Self::failure) and is no error: the work goes on.
     pub fn save(&mut self) {
-        if let (Some(file), true) = (&self.file, self.unsaved)
-            && self.write(file).is_ok()
-        {
-            if let Some(folder) = file.parent() {
+        let began = Instant::now();
+        if let (Some(file), true) = (&self.file, self.unsaved) {
+            self.failure = self.write(file).err();
+            if let (Some(folder), None) = (file.parent(), &self.failure) {
                 trim(folder, FOLDER_BYTES);
+                self.unsaved = false;
             }
-            self.unsaved = false;
         }
-        self.saved = Instant::now();
+        (self.saved, self.took) = (Instant::now(), began.elapsed());
     }
 
     fn write(&self, file: &Path) -> io::Result<()> {
@@ -153,11 +172,12 @@ impl KeypointCache {
         };
         let frames = self.frames.iter().map(|(i, frame)| (*i, frame.people.iter().map(person).collect())).collect();
         let stored = Stored { version: VERSION, size: self.size, frames };
+        let text = serde_json::to_vec(&stored)?;
+        if text.len() as u64 > FILE_BYTES {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
         let mut temp = tempfile::NamedTempFile::new_in(folder)?;
-        let mut out = BufWriter::new(&mut temp);
-        serde_json::to_writer(&mut out, &stored)?;
-        out.flush()?;
-        drop(out);
+        temp.write_all(&text)?;
         temp.persist(file)?;
         Ok(())
     }
@@ -218,6 +238,7 @@ mod tests {
     fn key() -> CacheKey {
         let text = |s: &str| s.to_owned();
         CacheKey {
+            role: "driving",
             source: text("a"),
             detector: text("b"),
             estimator: text("c"),
@@ -253,7 +274,8 @@ mod tests {
     fn every_part_of_the_key_matters() {
         let mut names = vec![key().file_name().unwrap()];
         for change in [
-            (|k: &mut CacheKey| k.source.push('x')) as fn(&mut CacheKey),
+            (|k: &mut CacheKey| k.role = "reference") as fn(&mut CacheKey),
+            |k| k.source.push('x'),
             |k| k.detector.push('x'),
             |k| k.estimator.push('x'),
             |k| k.profile.push('x'),
@@ -265,7 +287,7 @@ mod tests {
         }
         names.sort();
         names.dedup();
-        assert_eq!(names.len(), 6);
+        assert_eq!(names.len(), 7);
     }
 
     #[test]

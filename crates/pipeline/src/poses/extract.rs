@@ -28,6 +28,8 @@ pub(crate) struct PoseFinder<'a> {
     cache: Option<PathBuf>,
     hashes: Option<[String; 2]>,
     networks: Option<Box<dyn PoseEstimator>>,
+    /// Why keypoints were not kept.
+    unsaved: Option<String>,
     open: &'a OpenNetworks,
 }
 
@@ -61,10 +63,10 @@ impl<'a> PoseFinder<'a> {
         cache: Option<PathBuf>,
         open: &'a OpenNetworks,
     ) -> Self {
-        Self { files, profile, cache, hashes: None, networks: None, open }
+        Self { files, profile, cache, hashes: None, networks: None, unsaved: None, open }
     }
 
-    fn key(&mut self, source: &Path) -> Result<CacheKey, PipelineError> {
+    fn key(&mut self, role: &'static str, source: &Path) -> Result<CacheKey, PipelineError> {
         let hash = |path: &Path| hash_of(path).map_err(|e| unreadable(path, e));
         let [detector, estimator] = match &self.hashes {
             Some(hashes) => hashes.clone(),
@@ -77,14 +79,26 @@ impl<'a> PoseFinder<'a> {
             }
         };
         let profile = format!("{:?}", self.profile);
-        Ok(CacheKey { source: hash(source)?, detector, estimator, profile, decoder: media::video::decoder_version() })
+        Ok(CacheKey {
+            role,
+            source: hash(source)?,
+            detector,
+            estimator,
+            profile,
+            decoder: media::video::decoder_version(),
+        })
     }
 
-    fn open_cache(&mut self, source: &Path, size: [u32; 2]) -> Result<KeypointCache, PipelineError> {
+    fn open_cache(
+        &mut self,
+        role: &'static str,
+        source: &Path,
+        size: [u32; 2],
+    ) -> Result<KeypointCache, PipelineError> {
         let Some(folder) = self.cache.clone() else {
             return Ok(KeypointCache::disabled(size));
         };
-        Ok(KeypointCache::open(&folder, &self.key(source)?, size))
+        Ok(KeypointCache::open(&folder, &self.key(role, source)?, size))
     }
 
     fn networks(&mut self) -> Result<&mut dyn PoseEstimator, PipelineError> {
@@ -94,10 +108,16 @@ impl<'a> PoseFinder<'a> {
         }
     }
 
+    /// What one should know of the pictures that the networks saw.
+    pub fn remarks(&self) -> Vec<String> {
+        let seen = self.networks.as_ref().map(|networks| networks.remarks()).unwrap_or_default();
+        seen.into_iter().chain(self.unsaved.clone()).collect()
+    }
+
     /// The people of the reference picture, in pixels of the picture.
     pub fn reference(&mut self, path: &Path, picture: &RgbImage) -> Result<ReferenceKeypoints, PipelineError> {
         let (width, height) = picture.dimensions();
-        let mut cache = self.open_cache(path, [width, height])?;
+        let mut cache = self.open_cache("reference", path, [width, height])?;
         let people = match cache.get(0) {
             Some(known) => known.people.clone(),
             None => {
@@ -118,7 +138,7 @@ impl<'a> PoseFinder<'a> {
     ) -> Result<Found, PipelineError> {
         let reader = VideoReader::open_with(wanted.video, wanted.options).map_err(PipelineError::Media)?;
         let size = [reader.info().width, reader.info().height];
-        let mut cache = self.open_cache(wanted.video, size)?;
+        let mut cache = self.open_cache("driving", wanted.video, size)?;
         let all: BTreeSet<usize> = wanted.indices.iter().copied().collect();
         let missing: Vec<usize> = all.iter().copied().filter(|i| cache.get(*i).is_none()).collect();
         let ready = |count: usize| (wanted.indices.len() * count) / all.len().max(1);
@@ -126,77 +146,68 @@ impl<'a> PoseFinder<'a> {
         done(ready(count))?;
         if !missing.is_empty() {
             let networks = self.networks()?;
-            let mut last_decoded = None;
-            decode_ahead(reader, &missing, |first, frames| {
+            let found_frames = decode_ahead(reader, &missing, |first, frames| {
                 let indices = &missing[first..first + frames.len()];
                 // Estimators number frames from a first one on; ours need not be neighbours.
                 let found = networks.estimate_batch(indices[0], &frames)?;
                 for (index, keypoints) in indices.iter().zip(found) {
                     cache.insert(*index, keypoints);
-                    last_decoded = Some(*index);
                 }
                 count += frames.len();
                 done(ready(count))
             })?;
-            fill_end(&mut cache, &all, wanted, last_decoded)?;
+            if all.iter().any(|i| cache.get(*i).is_none()) {
+                let (path, needed) = (wanted.video.to_owned(), all.last().map_or(0, |i| i + 1));
+                return Err(PipelineError::PoseEnds { path, found: found_frames, needed });
+            }
         }
         cache.save();
+        if let (Some(e), Some(folder)) = (cache.failure(), &self.cache) {
+            self.unsaved = Some(format!("found keypoints could not be kept in {} ({e})", folder.display()));
+        }
         let frames = wanted.indices.iter().map(|i| cache.get(*i).cloned().unwrap_or_default()).collect();
         Ok(Found { size, frames, estimated: missing.len(), cached: all.len() - missing.len() })
     }
 }
 
-/// Containers may promise one frame too many; the last one stands in. More is damage.
-fn fill_end(
-    cache: &mut KeypointCache,
-    all: &BTreeSet<usize>,
-    wanted: &Wanted,
-    last_decoded: Option<usize>,
-) -> Result<(), PipelineError> {
-    let Some(lost) = all.iter().copied().find(|i| cache.get(*i).is_none()) else { return Ok(()) };
-    let last = all.iter().copied().rfind(|i| cache.get(*i).is_some()).or(last_decoded);
-    match last.and_then(|i| cache.get(i)).cloned() {
-        Some(keypoints) if all.iter().filter(|i| **i >= lost).count() == 1 => {
-            cache.insert(lost, keypoints);
-            Ok(())
-        }
-        _ => {
-            let (path, found) = (wanted.video.to_owned(), last.map_or(0, |i| i + 1));
-            let needed = all.last().map_or(0, |i| i + 1);
-            Err(PipelineError::PoseEnds { path, found, needed })
-        }
-    }
-}
-
 /// Decodes the frames `indices` in a thread of its own and hands them over in batches, with the number of frames handed
-/// over before. Ends early where the video does.
+/// over before → the number of frames decoded. Ends early where the video does; but containers may promise one frame too
+/// many, and the last one stands in for that.
 fn decode_ahead(
     mut reader: VideoReader,
     indices: &[usize],
     mut batch: impl FnMut(usize, Vec<RgbImage>) -> Result<(), PipelineError>,
-) -> Result<(), PipelineError> {
+) -> Result<usize, PipelineError> {
     let size = batch_size();
     thread::scope(|scope| {
         let (sender, receiver) = sync_channel(size);
-        scope.spawn(move || {
-            let mut rest = indices;
+        let decoder = scope.spawn(move || {
+            let (mut rest, mut last, mut decoded) = (indices, None, 0);
             while let Some((wanted, after)) = rest.split_first() {
-                match reader.next_frame() {
-                    Ok(Some(frame)) if frame.index == *wanted => {
-                        rest = after;
-                        // The other side hangs up when it fails.
-                        if sender.send(Ok(frame.image)).is_err() {
-                            return;
+                let picture = match reader.next_frame() {
+                    Ok(Some(frame)) => {
+                        decoded = frame.index + 1;
+                        last = Some(frame.image);
+                        if frame.index != *wanted {
+                            continue;
                         }
+                        last.clone()
                     }
-                    Ok(Some(_)) => {}
-                    Ok(None) => return,
+                    Ok(None) if *wanted == decoded => last.take(),
+                    Ok(None) => None,
                     Err(e) => {
+                        // The other side hangs up when it fails.
                         let _ = sender.send(Err(e));
-                        return;
+                        None
                     }
+                };
+                rest = after;
+                let Some(picture) = picture else { break };
+                if sender.send(Ok(picture)).is_err() {
+                    break;
                 }
             }
+            decoded
         });
         let mut handed = 0;
         while let Some(frames) = receive(&receiver, size)? {
@@ -204,7 +215,7 @@ fn decode_ahead(
             batch(handed, frames)?;
             handed += count;
         }
-        Ok(())
+        Ok(decoder.join().unwrap_or_default())
     })
 }
 
@@ -338,7 +349,10 @@ mod tests {
     fn one_frame_may_be_missing_at_the_end_and_no_more() {
         let scene = Scene::new();
         assert_eq!(scene.greys(&[8, 9, 10]), [80.0, 90.0, 90.0]);
-        let lost = scene.find(&[0, 10, 11], PoseProfile::onnx(), &mut |_| Ok(()));
-        assert!(matches!(lost, Err(PipelineError::PoseEnds { found: 1, needed: 12, .. })));
+        assert_eq!(scene.greys(&[0, 10]), [0.0, 90.0]);
+        for lost in [&[0, 10, 11][..], &[0, 50]] {
+            let lost = scene.find(lost, PoseProfile::onnx(), &mut |_| Ok(()));
+            assert!(matches!(lost, Err(PipelineError::PoseEnds { found: 10, .. })));
+        }
     }
 }

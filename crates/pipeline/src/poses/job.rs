@@ -7,14 +7,17 @@ use image::RgbImage;
 use media::output::PendingFolder;
 use media::video::{self, FrameMode, FrameRate, ReadOptions, ShortClip};
 use offload::Phase;
-use pose::{PoseClip, PoseFrames, QualityReport};
+use pose::keypoints::COCO_BODY_POINTS;
+use pose::{PoseClip, QualityReport};
 use serde::{Deserialize, Serialize};
 
 use super::extract::{OpenNetworks, PoseFinder, Wanted};
 use super::{PoseModelFiles, PoseModelPlaces, PoseSettings};
-use crate::motion::{complete_times, read_keypoints};
+use crate::error::MOST_POSE_FRAMES;
+use crate::motion::{complete_times, driving_frames, keypoint_times, read_keypoints, video_note};
 use crate::preview::{self, Preview};
 use crate::progress::Progress;
+use crate::resolve::{check_not_inside, ordinary};
 use crate::{Motion, Observer, PipelineError, RequestError};
 
 /// How poses are found: what does not change them.
@@ -41,6 +44,8 @@ pub struct PoseRequest {
     pub max_frames: Option<usize>,
     /// Seed of the negative poses.
     pub seed: u64,
+    /// Whether a folder that this program wrote may be replaced.
+    pub replace: bool,
     /// The folder to be written: keypoints.json, pose.mp4, neg_pose.mp4, overlay.mp4, sheet.png, report.json.
     pub output: PathBuf,
 }
@@ -49,6 +54,7 @@ pub struct PoseRequest {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PoseOutcome {
     /// The folder that was written.
+    #[serde(serialize_with = "lossy")]
     pub folder: PathBuf,
     /// Its files.
     pub files: Vec<String>,
@@ -82,28 +88,34 @@ pub fn find_poses(
     let mut progress = Progress::new(observer);
     // What is cheap fails first: numbers, inputs, the output's place.
     request.check()?;
-    request.settings.validate()?;
     let drive = request.motion.drive();
     let reference = match &request.reference {
         Some(path) => Some(media::image::read_rgb(path).map_err(PipelineError::Media)?),
         None => None,
     };
-    let folder = PendingFolder::replacing(&request.output, preview::is_ours).map_err(PipelineError::Output)?;
+    let ours: fn(&str) -> bool = if request.replace { preview::is_ours } else { |_| false };
+    let folder = PendingFolder::replacing(&request.output, ours).map_err(PipelineError::Output)?;
 
     let read_options = ReadOptions::default();
     let chosen = Chosen::new(request, &read_options)?;
+    request.settings.check_frames(chosen.indices.len())?;
+    if let Some(picture) = &reference {
+        pose::sizes::canvas_base(pose::Size::new(picture.width(), picture.height()))?;
+    }
     progress.begin(Phase::Pose, chosen.indices.len())?;
     let [mut estimated, mut cached] = [0; 2];
+    if let Some(note) = request.settings.ignored() {
+        progress.note(note);
+    }
     let clip = match (&request.motion, chosen.clip) {
         (Motion::Video { drive }, _) => {
             let files = PoseModelFiles::find(&options.models)?;
             let wanted = Wanted { video: drive, options: &read_options, indices: &chosen.indices };
             let picture = request.reference.as_deref().zip(reference.as_ref());
-            let mut search = Search { files: &files, settings: &request.settings, options, estimated: 0, cached: 0 };
-            let clip = search.clip(&wanted, picture, chosen.fps, &mut progress)?;
-            estimated = search.estimated;
-            cached = search.cached;
-            clip
+            let search = Search { files: &files, settings: &request.settings, options };
+            let found = search.run(&wanted, picture, chosen.fps, &mut progress)?;
+            (estimated, cached) = (found.estimated, found.cached);
+            found.clip
         }
         (_, Some(clip)) => {
             progress.advance(chosen.indices.len())?;
@@ -117,11 +129,12 @@ pub fn find_poses(
         (None, Some(known)) => pose::Size::new(known.width, known.height),
         (None, None) => clip.size(),
     };
-    let frames = PoseFrames::new(clip, size, request.settings.options(request.seed, chosen.fps))?;
+    let source = request.motion.file().or(drive).unwrap_or(Path::new(""));
+    let mut notes: Vec<String> = chosen.note.into_iter().chain(video_note(&request.motion, &clip)?).collect();
+    let (frames, more) = request.settings.poses(clip, size, request.seed, source)?;
     progress.end()?;
-    for warning in &frames.report().warnings {
-        progress.note(preview::advice(warning));
-    }
+    notes.extend(more);
+    notes.into_iter().for_each(|note| progress.note(note));
 
     let name = drive.or(request.motion.file()).and_then(Path::file_name).unwrap_or_default().to_string_lossy();
     let report = frames.report();
@@ -129,7 +142,7 @@ pub fn find_poses(
         frames: &frames,
         video: drive,
         options: &read_options,
-        indices: &chosen.indices,
+        driving: &chosen.driving,
         fps: chosen.fps,
         reference: reference.as_ref(),
         title: title(&name, report, chosen.fps),
@@ -153,7 +166,7 @@ pub fn find_poses(
 fn write_all(preview: &Preview, folder: &PendingFolder, progress: &mut Progress) -> Result<Vec<String>, PipelineError> {
     let at = |name: &str| folder.path().join(name);
     progress.begin(Phase::Preview, 3 * preview.len() + 1)?;
-    preview.report_files(folder.path())?;
+    preview.report_files(folder.path(), &|| progress.check())?;
     progress.advance(1)?;
     let mut done = || progress.advance(1);
     preview.overlay(&at(preview::OVERLAY), &mut done)?;
@@ -165,47 +178,68 @@ fn write_all(preview: &Preview, folder: &PendingFolder, progress: &mut Progress)
     Ok(names.map(str::to_owned).to_vec())
 }
 
+/// A path as text, whatever bytes its name has.
+pub(crate) fn lossy<S: serde::Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
+}
+
 /// The line above a contact sheet.
 pub(crate) fn title(name: &str, report: &QualityReport, fps: f64) -> String {
     let percent = 100.0 * report.detection_rate;
     format!("{name}: {} frames at {fps:.2} fps, person found in {percent:.0} %", report.frames)
 }
 
-/// Which driving frames are looked at.
+/// Which frames of the motion are taken.
 struct Chosen {
+    /// Frames of the video, or entries of the keypoint file.
     indices: Vec<usize>,
+    /// The video's frame of each.
+    driving: Vec<usize>,
     fps: f64,
     /// The keypoints of just these frames, if they came from a file.
     clip: Option<PoseClip>,
+    /// What one might not expect.
+    note: Option<String>,
 }
 
 impl Chosen {
     fn new(request: &PoseRequest, options: &ReadOptions) -> Result<Self, PipelineError> {
-        let (times, own_fps, clip) = match &request.motion {
+        let (path, times, own_fps, clip) = match &request.motion {
             Motion::Keypoints { file, drive } => {
                 let clip = read_keypoints(file, drive.as_deref(), request.fps.unwrap_or(16.0))?;
-                ((0..clip.frames.len()).map(|i| i as f64 / clip.fps).collect::<Vec<_>>(), clip.fps, Some(clip))
+                (file, keypoint_times(&clip), clip.fps, Some(clip))
             }
             Motion::Video { drive } => {
                 let times = complete_times(drive, options)?;
                 let info = video::probe(drive).map_err(PipelineError::Media)?;
-                (times, if info.avg_fps > 0.0 { info.avg_fps } else { 16.0 }, None)
+                (drive, times, if info.avg_fps > 0.0 { info.avg_fps } else { 16.0 }, None)
             }
             Motion::Drawn { .. } => return Err(RequestError::PosesNeedMotion.into()),
         };
-        let fps = request.fps.unwrap_or(own_fps);
-        let most = request.max_frames.unwrap_or(usize::MAX);
-        let indices = match request.fps {
-            None => (0..times.len().min(most)).collect(),
-            Some(fps) => {
-                let count = video::available_frames(&times, fps, FrameMode::KeepTime).min(most);
-                video::resample_indices(&times, fps, count, FrameMode::KeepTime, ShortClip::Error)
-                    .map_err(PipelineError::Media)?
-            }
-        };
+        // Frames that do not come evenly would play at a wrong pace one by one.
+        let late = |(i, time): (usize, &f64)| (time - i as f64 / own_fps).abs() > 1.5 / own_fps;
+        let uneven = request.fps.is_none() && times.iter().enumerate().any(late);
+        let note =
+            uneven.then(|| format!("the video's frame rate varies; it is sampled evenly at {own_fps:.2} fps (--fps)"));
+        let wanted = request.fps.or(uneven.then_some(own_fps));
+        let fps = wanted.unwrap_or(own_fps);
         FrameRate::from_f64(fps).map_err(PipelineError::Media)?;
+        let available = match wanted {
+            None => times.len(),
+            Some(fps) => video::available_frames(&times, fps, FrameMode::KeepTime),
+        };
+        let count = request.max_frames.unwrap_or(usize::MAX).min(available);
+        if count > MOST_POSE_FRAMES {
+            return Err(RequestError::TooManyFrames { path: path.clone(), found: count }.into());
+        }
+        let indices = match wanted {
+            None => (0..count).collect(),
+            Some(fps) => video::resample_indices(&times, fps, count, FrameMode::KeepTime, ShortClip::Error)
+                .map_err(PipelineError::Media)?,
+        };
+        let driving = driving_frames(&request.motion, &indices, own_fps)?;
         let clip = clip.map(|clip| clip.select(&indices, fps)).transpose()?;
-        Ok(Self { indices, fps, clip })
+        Ok(Self { indices, driving, fps, clip, note })
     }
 }
 
@@ -213,28 +247,48 @@ impl PoseRequest {
     /// A request for every frame with the usual settings.
     pub fn new(motion: Motion, output: impl Into<PathBuf>) -> Self {
         let settings = PoseSettings::default();
-        Self { motion, reference: None, settings, fps: None, max_frames: None, seed: 0, output: output.into() }
+        Self {
+            motion,
+            reference: None,
+            settings,
+            fps: None,
+            max_frames: None,
+            seed: 0,
+            replace: false,
+            output: output.into(),
+        }
     }
 
-    fn check(&self) -> Result<(), RequestError> {
+    fn check(&self) -> Result<(), PipelineError> {
         if matches!(self.motion, Motion::Drawn { .. }) {
-            return Err(RequestError::PosesNeedMotion);
+            return Err(RequestError::PosesNeedMotion.into());
         }
         if let Some(found) = self.fps.filter(|fps| !(1.0..=240.0).contains(fps)) {
-            return Err(RequestError::Fps { found });
+            return Err(RequestError::Fps { found }.into());
         }
         if self.max_frames == Some(0) {
-            return Err(RequestError::NoFramesWanted);
+            return Err(RequestError::NoFramesWanted.into());
         }
+        self.settings.validate()?;
+        let inputs = [self.motion.file(), self.motion.drive(), self.reference.as_deref()];
+        for input in inputs.into_iter().flatten() {
+            ordinary(input).map_err(PipelineError::Media)?;
+        }
+        check_not_inside(&self.output, inputs.into_iter().flatten())?;
         Ok(())
     }
 }
 
-/// One search for people, by the networks in `files` and what is known from before.
+/// A search for people, by the networks in `files` and what is known from before.
 pub(crate) struct Search<'a> {
     pub files: &'a PoseModelFiles,
     pub settings: &'a PoseSettings,
     pub options: &'a FinderOptions,
+}
+
+/// What a search gave.
+pub(crate) struct Searched {
+    pub clip: PoseClip,
     /// Frames that networks looked at.
     pub estimated: usize,
     /// Frames that were known from an earlier run.
@@ -244,13 +298,13 @@ pub(crate) struct Search<'a> {
 impl Search<'_> {
     /// The keypoints of a video's wanted frames at `fps`, and of the reference picture. Progress advances by a unit for
     /// each wanted frame.
-    pub fn clip(
-        &mut self,
+    pub fn run(
+        &self,
         wanted: &Wanted,
         reference: Option<(&Path, &RgbImage)>,
         fps: f64,
         progress: &mut Progress,
-    ) -> Result<PoseClip, PipelineError> {
+    ) -> Result<Searched, PipelineError> {
         let open: &OpenNetworks = &super::networks::open;
         let profile = self.settings.recipe.profile();
         let mut finder = PoseFinder::new(self.files, profile, self.options.cache.clone(), open);
@@ -267,7 +321,9 @@ impl Search<'_> {
             None => None,
         };
         let mut found = finder.video(wanted, &mut |done| progress.set(done))?;
-        (self.estimated, self.cached) = (found.estimated, found.cached);
+        for remark in finder.remarks() {
+            progress.note(remark);
+        }
         for frame in &mut found.frames {
             self.keep_people(&mut frame.people);
         }
@@ -276,7 +332,8 @@ impl Search<'_> {
             return Err(PipelineError::NobodyFound { what: "video", path, frames });
         }
         let [width, height] = found.size;
-        Ok(PoseClip { width, height, fps, frames: found.frames, reference })
+        let clip = PoseClip { width, height, fps, frames: found.frames, reference };
+        Ok(Searched { clip, estimated: found.estimated, cached: found.cached })
     }
 
     /// Upstream's detector takes the whole picture for a person when it finds none, and the estimator then dreams one up;
@@ -284,12 +341,10 @@ impl Search<'_> {
     fn keep_people(&self, people: &mut Vec<pose::WholeBody>) {
         if !self.settings.upstream_parity {
             let threshold = self.settings.threshold();
-            people.retain(|p| p.scores[..BODY_POINTS].iter().filter(|s| **s > threshold).count() >= LEAST_JOINTS);
+            people.retain(|p| p.scores[..COCO_BODY_POINTS].iter().filter(|s| **s > threshold).count() >= LEAST_JOINTS);
         }
     }
 }
 
-/// Body keypoints in COCO's order.
-const BODY_POINTS: usize = 17;
 /// Body keypoints that make a person: head and shoulders of a half-hidden one.
 const LEAST_JOINTS: usize = 5;

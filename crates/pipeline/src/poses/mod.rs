@@ -10,5 +10,5 @@ mod settings;
 pub(crate) use extract::Wanted;
 pub use files::{PoseModelFiles, PoseModelPlaces};
 pub use job::{FinderOptions, PoseOutcome, PoseRequest, find_poses};
-pub(crate) use job::{Search, title};
+pub(crate) use job::{Search, lossy, title};
 pub use settings::{PoseRecipe, PoseSettings};

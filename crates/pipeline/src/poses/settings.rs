@@ -1,9 +1,13 @@
 //! What can be asked of poses, the same for a run and for finding poses alone.
 
-use pose::{AlignFrame, PersonChoice, PoseOptions, PoseProfile};
+use std::path::Path;
+
+use pose::keypoints::COCO_BODY_POINTS;
+use pose::{AlignFrame, PersonChoice, PoseClip, PoseFrames, PoseOptions, PoseProfile, Size};
 use serde::{Deserialize, Serialize};
 
-use crate::RequestError;
+use crate::preview::advice;
+use crate::{PipelineError, RequestError};
 
 /// Which of the two ways in circulation finds the keypoints; see [`PoseProfile`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,7 +79,60 @@ impl PoseSettings {
         };
         check("smooth", self.smooth, 0.0, 1.0)?;
         check("max_gap", self.max_gap_s, 0.0, 10.0)?;
-        check("score_threshold", self.threshold(), 0.0, 10.0)
+        check("score_threshold", self.threshold(), 0.0, 2.0)
+    }
+
+    /// Checks what depends on the number of frames.
+    ///
+    /// # Errors
+    /// The align frame is beyond the clip.
+    pub(crate) fn check_frames(&self, frames: usize) -> Result<(), RequestError> {
+        match self.align_frame {
+            AlignFrame::Index(found) if found >= frames => Err(RequestError::AlignFrame { found, frames }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The settings that parity with upstream leaves out although they were changed, as a note.
+    pub(crate) fn ignored(&self) -> Option<String> {
+        let usual = Self::default();
+        let changed = [
+            ("person", self.person != usual.person),
+            ("smooth", self.smooth != usual.smooth),
+            ("max-gap", self.max_gap_s != usual.max_gap_s),
+            ("score-threshold", self.score_threshold != usual.score_threshold),
+            ("mirror", self.mirror != usual.mirror),
+        ];
+        let names: Vec<&str> = changed.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name).collect();
+        let ignored = self.upstream_parity && !names.is_empty();
+        ignored.then(|| format!("upstream parity knows no {}: it counts for nothing here", names.join(", ")))
+    }
+
+    /// The poses of a clip from `path`, and what is to be said of them.
+    pub(crate) fn poses(
+        &self,
+        clip: PoseClip,
+        picture: Size,
+        seed: u64,
+        path: &Path,
+    ) -> Result<(PoseFrames, Vec<String>), PipelineError> {
+        let people = || clip.frames.iter().flat_map(|frame| &frame.people);
+        let best = people().flat_map(|person| &person.scores[..COCO_BODY_POINTS]).copied().fold(0.0, f64::max);
+        let (threshold, anybody) = (self.threshold(), people().next().is_some());
+        if anybody && best <= threshold && !self.upstream_parity {
+            return Err(PipelineError::NothingSeen { path: path.to_owned(), threshold, best });
+        }
+        let options = self.options(seed, clip.fps);
+        let asked = options.align_frame.index(clip.frames.len(), clip.fps);
+        let frames = PoseFrames::new(clip, picture, options)?;
+        let mut notes: Vec<String> = frames.report().warnings.iter().map(advice).collect();
+        let measured = frames.report().align_frame;
+        if asked.is_some_and(|asked| asked != measured) && frames.report().aligned {
+            notes.push(format!(
+                "the align frame does not show the person well enough; frame {measured} is measured instead"
+            ));
+        }
+        Ok((frames, notes))
     }
 
     /// The score from which on a keypoint counts as seen.
@@ -117,6 +174,15 @@ mod tests {
             let text = wrong.validate().unwrap_err().to_string();
             assert!(text.starts_with(name), "{text}");
         }
+    }
+
+    #[test]
+    fn parity_says_what_it_leaves_out() {
+        let usual = PoseSettings { upstream_parity: true, ..PoseSettings::default() };
+        assert_eq!(usual.ignored(), None);
+        let note = PoseSettings { mirror: true, smooth: 0.2, ..usual }.ignored().unwrap();
+        assert!(note.contains("smooth, mirror") && !note.contains("person"), "{note}");
+        assert_eq!(PoseSettings { mirror: true, ..PoseSettings::default() }.ignored(), None);
     }
 
     #[test]

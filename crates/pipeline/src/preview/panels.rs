@@ -10,6 +10,8 @@ use super::canvas::{Canvas, Colour, DARK, GREEN, GREY, LARGE_TEXT, RED, SMALL_TE
 const PANEL_HEIGHT: u32 = 480;
 /// Width of all panels together.
 const MAX_WIDTH: u32 = 1920;
+/// Longer and thinner pictures are squeezed.
+const MAX_ASPECT: f64 = 5.0;
 /// Pixels between panels.
 const GAP: u32 = 4;
 /// Height of the line above the panels.
@@ -68,7 +70,7 @@ pub(crate) struct Panels {
 impl Panels {
     /// For driving frames and pose canvases of the given `[width, height]`.
     pub fn new(driving: [u32; 2], canvas: [u32; 2], reference: Option<&RgbImage>) -> Self {
-        let aspect = |[w, h]: [u32; 2]| f64::from(w) / f64::from(h.max(1));
+        let aspect = |[w, h]: [u32; 2]| (f64::from(w) / f64::from(h.max(1))).clamp(1.0 / MAX_ASPECT, MAX_ASPECT);
         let widths = aspect(driving) + 2.0 * aspect(canvas);
         let room = f64::from(MAX_WIDTH - 2 * GAP);
         let height = f64::from(PANEL_HEIGHT).min(room / widths).max(64.0);
@@ -76,6 +78,11 @@ impl Panels {
         let canvas = panel(canvas);
         let reference = reference.map(|picture| dimmed(&resize::area_opencv(picture, canvas), REFERENCE_PERCENT));
         Self { driving: panel(driving), canvas, reference }
+    }
+
+    /// What a driving frame that is not at hand is shown as.
+    pub fn black(&self) -> RgbImage {
+        RgbImage::new(self.driving.width as u32, self.driving.height as u32)
     }
 
     /// Width and height of the frames, even numbers.
@@ -176,7 +183,8 @@ pub(super) mod tests {
         {
             let panels = Panels::new(driving, canvas, None);
             let (width, height) = panels.size();
-            assert!(width % 2 == 0 && height % 2 == 0 && height <= PANEL_HEIGHT + HEADER, "{width}x{height}");
+            assert!(width % 2 == 0 && height % 2 == 0, "{width}x{height}");
+            assert!(width <= MAX_WIDTH + 8 && height <= PANEL_HEIGHT + HEADER, "{width}x{height}");
             let picture = panels.frame(&RgbImage::new(driving[0], driving[1]), 3, 0.5, &shown(Status::Held));
             assert_eq!(picture.dimensions(), (width, height));
         }

@@ -117,7 +117,7 @@ fn draw_strip(canvas: &mut Canvas, course: &Course, marks: &[usize], (x, y): (i3
     for (i, (status, score)) in course.frames.iter().enumerate() {
         let (from, to) = (column(i), column(i + 1).max(column(i) + 1));
         let full = f64::from(STRIP_HEIGHT);
-        let bar = if *status == Status::Nobody { full } else { (score.clamp(0.0, 1.0) * full).max(2.0) } as u32;
+        let bar = if *status == Status::Found { (score.clamp(0.0, 1.0) * full).max(2.0) } else { full } as u32;
         canvas.fill((x + from, y + (STRIP_HEIGHT - bar) as i32), ((to - from).unsigned_abs(), bar), status.colour());
     }
     let bottom = y + STRIP_HEIGHT as i32;

@@ -7,8 +7,10 @@ use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use image::{ImageEncoder, RgbImage};
 use media::MediaError;
 use media::output::PendingFile;
-use media::video::{AudioSource, FrameRate, ReadOptions, VideoReader, VideoWriter, WriterOptions};
-use pose::{Palette, PoseClip, PoseFrames, Warning, draw_poses};
+use media::video::{AudioSource, Frame, FrameRate, ReadOptions, VideoReader, VideoWriter, WriterOptions};
+use pose::keypoints::COCO_BODY_POINTS;
+use pose::openpose::SCORE_THRESHOLD;
+use pose::{Palette, PoseClip, PoseFrames, Warning, WholeBody, draw_poses};
 
 use super::{Cell, Course, Panels, Shown, Status, sheet, sheet_indices};
 use crate::PipelineError;
@@ -26,14 +28,17 @@ pub(crate) fn is_ours(name: &str) -> bool {
     [KEYPOINTS, POSES, NEG_POSES, OVERLAY, SHEET, REPORT].contains(&name)
 }
 
+/// An error when the work shall stop.
+type Check<'a> = &'a dyn Fn() -> Result<(), PipelineError>;
+
 /// Everything that previews are made of.
 pub(crate) struct Preview<'a> {
     pub frames: &'a PoseFrames,
-    /// The driving video; black pictures stand in for one that is not at hand.
+    /// The driving video, if it is at hand.
     pub video: Option<&'a Path>,
     pub options: &'a ReadOptions,
-    /// The driving frame of each pose, not falling.
-    pub indices: &'a [usize],
+    /// The driving video's frame of each pose, not falling.
+    pub driving: &'a [usize],
     pub fps: f64,
     pub reference: Option<&'a RgbImage>,
     pub title: String,
@@ -42,7 +47,7 @@ pub(crate) struct Preview<'a> {
 impl Preview<'_> {
     /// Units of work of [`overlay`](Self::overlay) and [`poses`](Self::poses).
     pub fn len(&self) -> usize {
-        self.indices.len()
+        self.driving.len()
     }
 
     fn panels(&self) -> Panels {
@@ -69,32 +74,44 @@ impl Preview<'_> {
         }
     }
 
-    /// Calls `take` with the chosen poses' numbers (rising) and their driving frames.
+    /// Calls `take` with the chosen poses' numbers (rising) and their driving frames; black pictures of the panels' size
+    /// stand in for a video that is not at hand. `check` is asked at every frame that is decoded on the way.
     fn each_frame(
         &self,
         chosen: &[usize],
+        panels: &Panels,
+        check: Check,
         take: &mut dyn FnMut(usize, &RgbImage) -> Result<(), PipelineError>,
     ) -> Result<(), PipelineError> {
-        let size = self.frames.clip().size();
-        let black = RgbImage::new(size.width, size.height);
         let Some(video) = self.video else {
+            let black = panels.black();
             return chosen.iter().try_for_each(|i| take(*i, &black));
         };
-        let reader = VideoReader::open_with(video, self.options).map_err(PipelineError::Media)?;
-        let wanted = chosen.iter().map(|i| self.indices[*i]).collect();
-        for (i, frame) in chosen.iter().zip(reader.frames_at(wanted)) {
-            take(*i, &frame.map_err(PipelineError::Media)?)?;
+        let mut reader = VideoReader::open_with(video, self.options).map_err(PipelineError::Media)?;
+        let mut current = None;
+        for i in chosen {
+            while current.as_ref().is_none_or(|frame: &Frame| frame.index < self.driving[*i]) {
+                check()?;
+                match reader.next_frame().map_err(PipelineError::Media)? {
+                    Some(frame) => current = Some(frame),
+                    // The last one stands in for what containers promise too much.
+                    None => break,
+                }
+            }
+            if let Some(frame) = &current {
+                take(*i, &frame.image)?;
+            }
         }
         Ok(())
     }
 
-    fn sheet(&self) -> Result<RgbImage, PipelineError> {
+    fn sheet(&self, check: Check) -> Result<RgbImage, PipelineError> {
         let panels = self.panels();
         let mut cells = Vec::new();
-        self.each_frame(&sheet_indices(self.len()), &mut |i, frame| {
+        self.each_frame(&sheet_indices(self.len()), &panels, check, &mut |i, frame| {
             let shown = self.shown(i);
             cells.push(Cell {
-                index: self.indices[i],
+                index: i,
                 time_s: i as f64 / self.fps,
                 found: panels.found(frame, &shown),
                 fitted: panels.fitted(&shown),
@@ -112,10 +129,10 @@ impl Preview<'_> {
     }
 
     /// Keypoints, report and contact sheet.
-    pub fn report_files(&self, folder: &Path) -> Result<(), PipelineError> {
+    pub fn report_files(&self, folder: &Path, check: Check) -> Result<(), PipelineError> {
         pose::json::write(&folder.join(KEYPOINTS), self.frames.clip())?;
         write_json(&folder.join(REPORT), self.frames.report())?;
-        write_png(&folder.join(SHEET), &self.sheet()?)
+        write_png(&folder.join(SHEET), &self.sheet(check)?)
     }
 
     /// The overlay video, with the driving video's sound.
@@ -131,8 +148,8 @@ impl Preview<'_> {
         options.audio = self.video.filter(|v| v.is_file()).map(|v| AudioSource { path: v.to_owned(), start_s: 0.0 });
         let mut writer = VideoWriter::create(path, &options).map_err(PipelineError::Output)?;
         let all: Vec<usize> = (0..self.len()).collect();
-        self.each_frame(&all, &mut |i, frame| {
-            let picture = panels.frame(frame, self.indices[i], i as f64 / self.fps, &self.shown(i));
+        self.each_frame(&all, &panels, &|| Ok(()), &mut |i, frame| {
+            let picture = panels.frame(frame, i, i as f64 / self.fps, &self.shown(i));
             writer.write(&picture).map_err(PipelineError::Output)?;
             done()
         })?;
@@ -183,18 +200,19 @@ pub(crate) fn advice(warning: &Warning) -> String {
     format!("{warning} ({flag})")
 }
 
-/// Left, top, width and height of everybody in a frame, in fractions of it, around the body's keypoints.
+/// Left, top, width and height of everybody in a frame, in fractions of it, around the body's keypoints that are seen.
 fn boxes(clip: &PoseClip, index: usize) -> Vec<[f64; 4]> {
     let (width, height) = (f64::from(clip.width), f64::from(clip.height));
-    let around = |person: &pose::WholeBody| {
-        let body = &person.points[..pose::keypoints::COCO_BODY_POINTS];
+    let around = |person: &WholeBody| {
+        let seen: Vec<[f64; 2]> =
+            (0..COCO_BODY_POINTS).filter(|i| person.is_seen(*i, SCORE_THRESHOLD)).map(|i| person.points[i]).collect();
         let [x, y] = [0, 1].map(|axis| {
-            let values = || body.iter().map(|p| p[axis]);
+            let values = || seen.iter().map(|p| p[axis]);
             (values().fold(f64::INFINITY, f64::min), values().fold(f64::NEG_INFINITY, f64::max))
         });
-        [x.0 / width, y.0 / height, (x.1 - x.0) / width, (y.1 - y.0) / height]
+        (!seen.is_empty()).then(|| [x.0 / width, y.0 / height, (x.1 - x.0) / width, (y.1 - y.0) / height])
     };
-    clip.frames.get(index).map(|frame| frame.people.iter().map(around).collect()).unwrap_or_default()
+    clip.frames.get(index).map(|frame| frame.people.iter().filter_map(around).collect()).unwrap_or_default()
 }
 
 /// Writes a PNG that appears only when complete.

@@ -22,6 +22,9 @@ const LEAST_SIGHTINGS: usize = 3;
 /// With [`PersonChoice::All`], this many people are drawn at most, the largest.
 pub const MAX_ROLES: usize = 16;
 
+/// Most frames for which somebody may be lost and still be known again, however many frames a second there are.
+const MOST_LOST: f64 = 120.0;
+
 /// How people are known again from frame to frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Identity {
@@ -59,7 +62,7 @@ pub struct Cast {
 /// [`PoseError::NoPerson`] if no shot has the person.
 pub fn cast(clip: &PoseClip, choice: PersonChoice, identity: Identity, score_threshold: f64) -> Result<Cast> {
     // A second: a turn behind somebody else, or the detector's weak moment.
-    let max_gap = clip.fps.round().max(1.0) as usize;
+    let max_gap = clip.fps.round().clamp(1.0, MOST_LOST) as usize;
     let tracked = track(clip, TrackOptions { max_gap, score_threshold });
     let in_order = [list_order(clip)];
     let shots: &[Shot] = match identity {
@@ -135,9 +138,8 @@ pub fn choose_in_picture(
     let choice = if let PersonChoice::Index(_) = choice { PersonChoice::Index(index) } else { choice };
     let candidates: Vec<Candidate> =
         people.iter().map(|person| Candidate::of_person(person, score_threshold)).collect();
-    let person = if let PersonChoice::Index(index) = choice { index } else { 0 };
-    let chosen =
-        choice.pick(&candidates, width.into()).ok_or(PoseError::NoReferencePerson { person, found: people.len() })?;
+    let missing = PoseError::NoReferencePerson { person: choice, found: people.len() };
+    let chosen = choice.pick(&candidates, width.into()).ok_or(missing)?;
     if choice != PersonChoice::All {
         return Ok(vec![chosen]);
     }

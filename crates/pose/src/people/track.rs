@@ -15,6 +15,8 @@ use crate::keypoints::{COCO_BODY_POINTS, FrameKeypoints, PoseClip, WholeBody};
 
 /// People of a frame that are looked at, best first: a crowd is not followed one by one.
 pub const MAX_PEOPLE: usize = 64;
+/// Known people who are looked for at a time, those seen last first: strangers who come and go must not add up.
+const MAX_KNOWN: usize = 128;
 
 /// COCO's standard deviations by keypoint, as parts of the person's size.
 const SIGMAS: [f64; COCO_BODY_POINTS] = [
@@ -109,8 +111,13 @@ impl Tracker {
             let mut pairs = numbers(a).zip(numbers(b)).map(|(a, b)| a.total_cmp(&b));
             pairs.find(|order| order.is_ne()).unwrap_or(std::cmp::Ordering::Equal)
         });
-        let active: Vec<usize> =
-            (0..self.known.len()).filter(|&t| self.known[t].gap(index) <= options.max_gap + 1).collect();
+        let known = 0..self.known.len();
+        let mut active: Vec<usize> = known.filter(|&t| self.known[t].gap(index) <= options.max_gap + 1).collect();
+        if active.len() > MAX_KNOWN {
+            active.sort_by_key(|&t| self.known[t].gap(index));
+            active.truncate(MAX_KNOWN);
+            active.sort_unstable();
+        }
         let similarity =
             |t: usize, person: &WholeBody| self.known[t].similarity(person, index, options.score_threshold);
         let mut matched = assign(&active, &people, similarity);

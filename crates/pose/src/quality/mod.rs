@@ -105,7 +105,7 @@ pub struct QualityReport {
     pub switches: usize,
     /// Mean score of the body's keypoints where the person was found.
     pub mean_score: f64,
-    /// Jitter of the keypoints as found, and as drawn: the standard deviation of what no smooth motion explains, in
+    /// Jitter of the keypoints as found, and as drawn, of clips of at least [`JITTER_FPS`]: the standard deviation of what no smooth motion explains, in
     /// pixels of a person 1000 pixels tall (see [`jitter`]). `None` for too short a clip.
     pub jitter_px: [Option<f64>; 2],
     /// Keypoints, counted in every frame, that were hidden and have been interpolated.
@@ -139,6 +139,9 @@ pub struct QualityReport {
     /// The gist of it for the user, in the order of weight.
     pub warnings: Vec<Warning>,
 }
+
+/// Frames a second below which a dance cannot be told from jitter.
+pub const JITTER_FPS: f64 = 10.0;
 
 /// Jitter of a body's keypoints: the standard deviation of noise that is independent from frame to frame, in thousandths of
 /// the person's height. `None` if no keypoint is seen in five consecutive frames of a shot.

@@ -121,7 +121,7 @@ pub struct ShowArgs {
 /// Arguments of `inspect`.
 #[derive(Debug, Args)]
 pub struct InspectArgs {
-    /// A .safetensors or .pth file, a shard index, or a folder with one
+    /// A .safetensors, .pth or .onnx file, a shard index, or a folder with one
     pub file: PathBuf,
     /// As JSON
     #[arg(long)]
@@ -163,7 +163,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "DIR|VIDEO", help_heading = "Inputs", conflicts_with = "keypoints")]
     pub pose: Option<PathBuf>,
     /// Their perturbed twins, for pose guidance
-    #[arg(long, value_name = "DIR|VIDEO", help_heading = "Inputs", requires = "pose")]
+    #[arg(long, value_name = "DIR|VIDEO", help_heading = "Inputs", requires = "pose", conflicts_with = "keypoints")]
     pub neg_pose: Option<PathBuf>,
     /// Keypoints of the driving video (docs/keypoints.md)
     #[arg(long, value_name = "JSON", help_heading = "Inputs")]

@@ -34,6 +34,9 @@ fn find(args: &PoseArgs, terminal: Terminal) -> Result<(), Failure> {
     let given = Values { pose: args.values.clone(), seed: args.seed, ..Values::default() };
     let values = Config::load(&given, terminal)?.values;
     let request = request(args, &values)?;
+    if let (Some(sentence), Motion::Keypoints { .. }) = (args.values.unused(false), &request.motion) {
+        terminal.warning(&sentence);
+    }
     let options = values.pose.finder(values.model_folder());
 
     let mut observer = Progress::new(stop.token().clone(), args.json, terminal);
@@ -70,6 +73,7 @@ fn request(args: &PoseArgs, values: &Values) -> Result<PoseRequest, Failure> {
     request.settings = values.pose.settings();
     request.fps = args.fps;
     request.max_frames = args.max_frames;
+    request.replace = args.force;
     request.seed = values.seed.unwrap_or(request.seed);
     Ok(request)
 }

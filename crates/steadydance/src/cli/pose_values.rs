@@ -17,19 +17,20 @@ const POSE_MODEL: &str = "dwpose";
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, Args)]
 #[serde(rename_all = "kebab-case")]
 pub struct PoseValues {
-    /// Who drives: largest, center, left, right, all, or a number counted from 0; decided for the whole clip
+    /// Who drives: largest, center, left, right, all, or a number counted from 0; decided for the whole clip [default: largest]
     #[arg(long, value_name = "WHO", help_heading = "Poses")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub person: Option<PersonChoice>,
-    /// Driving frame that is measured against the reference: a number, or auto for the most alike
-    #[arg(long, value_name = "N|auto", help_heading = "Poses")]
+    /// Frame that is measured against the reference: a number as on the contact sheet, a time such as 1.5s, or auto for the
+    /// most alike [default: 0]
+    #[arg(long, value_name = "N|TIME|auto", help_heading = "Poses")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub align_frame: Option<AlignFrame>,
-    /// Smoothing of the motion, 0 (none) to 1
+    /// Smoothing of the motion, 0 (none) to 1; 0.5 is usual [default: 0]
     #[arg(long, value_name = "X", help_heading = "Poses", allow_negative_numbers = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub smooth: Option<f64>,
-    /// Longest gap in the motion that is filled by interpolation, in seconds
+    /// Longest gap in the motion that is filled by interpolation, in seconds [default: 0.5]
     #[arg(long, value_name = "SECONDS", help_heading = "Poses", allow_negative_numbers = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_gap: Option<f64>,
@@ -48,6 +49,7 @@ pub struct PoseValues {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upstream_parity: Option<bool>,
     /// How people are found in a plain video: official (as SteadyDancer) or onnx (plain recipe, half the work)
+    /// [default: official]
     #[arg(long, value_name = "HOW", help_heading = "Poses", value_parser = named::<PoseRecipe>)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pose_profile: Option<PoseRecipe>,
@@ -83,6 +85,30 @@ impl PoseValues {
         }
     }
 
+    /// Flags among these that count for nothing with keypoints, or (`drawn`) with poses that are drawn already; as a
+    /// sentence.
+    pub fn unused(&self, drawn: bool) -> Option<String> {
+        let finding = [
+            ("--pose-profile", self.pose_profile.is_some()),
+            ("--detector", self.detector.is_some()),
+            ("--estimator", self.estimator.is_some()),
+            ("--pose-cache", self.pose_cache.is_some()),
+        ];
+        let fitting = [
+            ("--person", self.person.is_some()),
+            ("--align-frame", self.align_frame.is_some()),
+            ("--smooth", self.smooth.is_some()),
+            ("--max-gap", self.max_gap.is_some()),
+            ("--score-threshold", self.score_threshold.is_some()),
+            ("--mirror", self.mirror.is_some()),
+            ("--upstream-parity", self.upstream_parity.is_some()),
+        ];
+        let flags = finding.into_iter().chain(fitting.into_iter().filter(|_| drawn));
+        let given: Vec<&str> = flags.filter(|(_, given)| *given).map(|(flag, _)| flag).collect();
+        let why = if drawn { "drawn poses are taken as they are" } else { "keypoints are known already" };
+        (!given.is_empty()).then(|| format!("{why}: {} is not used", given.join(", ")))
+    }
+
     /// As the engine takes them.
     pub fn settings(&self) -> PoseSettings {
         let usual = PoseSettings::default();
@@ -112,5 +138,18 @@ impl PoseValues {
             },
             cache: cache.filter(|_| self.pose_cache.unwrap_or(true)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_that_count_for_nothing_are_named() {
+        let given = PoseValues { mirror: Some(true), detector: Some("d".into()), ..PoseValues::default() };
+        assert_eq!(given.unused(false).unwrap(), "keypoints are known already: --detector is not used");
+        assert!(given.unused(true).unwrap().contains("--detector, --mirror is"));
+        assert_eq!(PoseValues::default().unused(true), None);
     }
 }

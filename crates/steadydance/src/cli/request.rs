@@ -34,6 +34,7 @@ pub struct Job {
     pub options: EngineOptions,
     /// Numbers of the clip.
     settings: Settings,
+    terminal: Terminal,
 }
 
 impl Job {
@@ -52,7 +53,7 @@ impl Job {
             poses: values.pose.finder(values.model_folder()),
         };
         let settings = settings(&values)?;
-        Ok(Self { values, model, options, settings })
+        Ok(Self { values, model, options, settings, terminal })
     }
 
     /// Where the model's files are.
@@ -115,6 +116,14 @@ impl Job {
                 "no motion; give --keypoints JSON, or drawn poses with --pose and --neg-pose, or --drive VIDEO",
             ));
         };
+        let unused = match &motion {
+            Motion::Drawn { .. } => args.values.values.pose.unused(true),
+            Motion::Keypoints { .. } => args.values.values.pose.unused(false),
+            _ => None,
+        };
+        if let Some(sentence) = unused {
+            self.terminal.warning(&sentence);
+        }
         let mut request = self.build(reference, motion);
         request.latents.clone_from(&args.latents);
         request.debug_dir.clone_from(&args.debug_dir);
@@ -148,11 +157,12 @@ impl Job {
 /// A known model has to be pulled first.
 pub fn not_here(known: &KnownModel, cache: &hub::Cache) -> Failure {
     Failure::model(format!(
-        "{} ({}) is not complete in {}; get it with `steadydance models pull {}`, or give a folder with --model PATH",
+        "{} ({}) is not complete in {}; get it with `steadydance models pull {}`{}",
         known.name,
         known.repository,
         cache.root().display(),
-        known.name
+        known.name,
+        if known.animates() { ", or give a folder with --model PATH" } else { "" }
     ))
 }
 
