@@ -33,22 +33,28 @@ class _Torso:
         deep = body["depth"]
         chest, waist, hips = body["chest_girth"], min(body["waist_girth"], body["hip_girth"] * 1.12), max(body["hip_girth"], p.hip + 0.75 * body["leg_girth"][0])
         neck = body["neck_girth"]
+        # Sleeves end in balls about the shoulders: the shoulder line is as high above the joints.
+        top = self.top = (1.05 * body["arm_girth"][0] + 0.006) / self.length
         # Depth below the neck in torso lengths, half width, half depth.
         plan = np.array([
-            (-0.075, neck * 1.02, neck * 1.0), (-0.045, neck * 1.35, neck * 1.2), (-0.02, p.shoulder * 0.58, chest * deep * 0.62), (0.02, p.shoulder * 0.88, chest * deep * 0.78),
-            (0.09, p.shoulder * 1.0, chest * deep * 0.92), (0.20, chest * 1.0, chest * deep), (0.34, chest * 0.95, chest * deep * 0.98), (0.52, (chest * 0.4 + waist * 0.6), waist * 0.80),
+            (-top - 0.10, neck * 1.0, neck * 1.0), (-top - 0.05, neck * 1.22, neck * 1.15), (-top, neck * 1.2 + p.shoulder * 0.22, chest * deep * 0.55),
+            (-0.55 * top, p.shoulder * 0.84, chest * deep * 0.74), (0.0, p.shoulder * 1.0, chest * deep * 0.88), (0.20, chest * 1.0, chest * deep), (0.34, chest * 0.95, chest * deep * 0.98), (0.52, (chest * 0.4 + waist * 0.6), waist * 0.80),
             (0.66, waist, waist * 0.78), (0.80, (waist + hips) / 2, hips * 0.74), (0.93, hips, hips * 0.80), (1.02, hips, hips * 0.80), (1.02 + 0.55 * self.low / self.length, hips * 0.93, hips * 0.72),
             (1.02 + self.low / self.length, hips * 0.6, hips * 0.45), (1.05 + 1.1 * self.low / self.length, hips * 0.2, hips * 0.2),
         ])
         self.plan = plan
 
-    def rings(self, depths, grow=0.0, count=_AROUND):
-        """Rings at depths (torso lengths below the neck), `grow` wider than the body."""
+    def rings(self, depths, grow=0.0):
+        """Rings at depths (torso lengths below the neck; [R], or [R, _AROUND] to vary around), `grow` wider than the body."""
         depths = np.asarray(depths, dtype=np.float64)
+        if depths.ndim == 1:
+            depths = np.repeat(depths[:, None], _AROUND, 1)
         wide = np.interp(depths, self.plan[:, 0], self.plan[:, 1]) + grow
         deep = np.interp(depths, self.plan[:, 0], self.plan[:, 2]) + grow
-        centres, frames = self.spine(depths)
-        return loft(centres, frames, wide, deep, count, 2.3)
+        centres, frames = (a.reshape(depths.shape + a.shape[1:]) for a in self.spine(depths.ravel()))
+        s, c = around(_AROUND)
+        norm = (np.abs(s) ** 2.3 + np.abs(c) ** 2.3) ** (1 / 2.3)
+        return centres + (wide * s / norm)[..., None] * frames[..., 0] + (deep * c / norm)[..., None] * frames[..., 2]
 
     def spine(self, depths):
         j, t = self.j, self.t
@@ -103,8 +109,14 @@ def _dots(mesh, look, tone, grid, every=(3, 4), size=0.016, skip=lambda r, s: Fa
 
 def _trunk(mesh, look, tone, torso):
     outfit = look["outfit"]
-    depth = np.concatenate([np.linspace(-0.075, 0.08, 6), np.linspace(0.12, 1.0, 21), torso.plan[-4:, 0]])
-    base = torso.rings(depth)
+    s, c = around(_AROUND)
+    # Skin at the collar; its edge dips in front.
+    dip = (0.13 if look["sleeve"] == 0 else 0.06) + torso.top
+    collar = -torso.top - 0.01 + dip * np.clip(1 - (s / 0.75) ** 2, 0, 1) * (c > 0)
+    nape = np.linspace(-torso.top - 0.1, collar, 4)
+    mesh.grid(torso.rings(nape), tone["skin"])
+    depth = np.concatenate([np.linspace(-torso.top, 0.08, 6), np.linspace(0.12, 1.0, 21), torso.plan[-4:, 0]])
+    base = torso.rings(np.maximum(depth[:, None], collar))
     middle = (depth[1:] + depth[:-1]) / 2
     # Trousers, shorts or bare hips at the bottom; the top's shirt above; skin at the collar.
     under = tone["bottom"] if outfit != "dress" else tone["top"]
@@ -114,9 +126,6 @@ def _trunk(mesh, look, tone, torso):
         shirt[:] = tone["inner"]
     waist = 0.84 if outfit in ("shirt and skirt", "overalls") else 0.94
     colours[middle < waist] = shirt[middle < waist]
-    s, c = around(_AROUND)
-    collar = np.where(c > 0.2, 0.035 + (0.05 if look["sleeve"] == 0 else 0.0), -0.02)
-    colours[middle[:, None] < collar[None]] = tone["skin"]
     if outfit == "overalls":
         front = (np.abs(s) < 0.62)[None] & (c > 0)[None] & (middle > 0.34)[:, None]
         straps = (np.abs(np.abs(s) - 0.42) < 0.13)[None] & (middle > 0.0)[:, None] & (middle <= 0.5)[:, None]
@@ -138,7 +147,7 @@ def _trunk(mesh, look, tone, torso):
 def _jacket(mesh, look, tone, torso):
     """An outer layer over the shirt; a coat is open in front."""
     coat = look["outfit"].startswith("coat")
-    depth = np.concatenate([np.linspace(-0.03, 0.08, 4), np.linspace(0.12, 0.86 if coat else 1.08, 20)])
+    depth = np.concatenate([np.linspace(-torso.top, 0.08, 6), np.linspace(0.12, 0.86 if coat else 1.08, 20)])
     grid = torso.rings(depth, 0.010)
     colours = np.broadcast_to(tone["top"], (len(depth) - 1, _AROUND, 3)).copy()
     if not coat:
@@ -150,14 +159,12 @@ def _jacket(mesh, look, tone, torso):
         mesh.grid(np.concatenate([pocket[:, -4:], pocket[:, :5]], 1), tone["top"] * 0.86, bias=0.006, closed=False)
         # The hood lies on the back.
         j, t = torso.j, torso.t
-        hood = loft(*_stack(j.neck[t] + j.chest_frame[t] @ np.array([0, 0.012, -0.035]), j.chest_frame[t], [0.035, 0.02, -0.01, -0.035]), np.array([0.045, 0.07, 0.072, 0.04]), np.array([0.03, 0.045, 0.046, 0.03]), 16)
+        hood = loft(*_stack(j.neck[t] + j.chest_frame[t] @ np.array([0, 0.03, -0.035]), j.chest_frame[t], [0.035, 0.02, -0.01, -0.035]), np.array([0.045, 0.07, 0.072, 0.04]), np.array([0.03, 0.045, 0.046, 0.03]), 16)
         mesh.grid(hood, tone["top"] * 0.9)
         return
-    edge = 3
-    mesh.grid(np.concatenate([grid[:, edge:], grid[:, :0]], 1)[:, : _AROUND - 2 * edge + 1], colours[:, : _AROUND - 2 * edge], bias=0.004, double=True, closed=False)
-    lapel = np.concatenate([grid[:10, edge : edge + 2]], 1)
-    other = grid[:10, -edge - 1 : _AROUND - edge + 1]
-    for strip in (lapel, other):
+    edge = 2
+    mesh.grid(grid[:, edge : _AROUND - edge + 1], colours[:, edge : _AROUND - edge], bias=0.004, double=True, closed=False)
+    for strip in (grid[:12, edge : edge + 2], grid[:12, _AROUND - edge - 1 : _AROUND - edge + 1]):
         mesh.grid(strip, tone["trim"], bias=0.010, double=True, closed=False)
 
 
@@ -188,22 +195,22 @@ def _skirt(mesh, look, tone, torso):
     # Cloth hangs down rather than along the body.
     down = -(0.35 * pelvis[:, 1] + 0.65 * np.array([0, 1.0, 0]))
     down /= np.linalg.norm(down)
+    # Points along both legs as far as the hem reaches, and how far below the hips each is.
+    along = np.linspace(0.1, min(hem, 1.9), 14)
+    spots = []
+    for i in (0, 1):
+        bone = j.knee[i][t] - j.hip[i][t], j.ankle[i][t] - j.knee[i][t]
+        spots.append(j.hip[i][t] + np.minimum(along, 1)[:, None] * bone[0] + np.maximum(along - 1, 0)[:, None] * bone[1])
+    spots = np.concatenate(spots) - j.pelvis[t]
+    thick = np.tile(np.interp(along, [0, 1, 2], [girth[0], 0.45 * girth[0] + 0.55 * girth[1], girth[1]]), 2) * 1.1 + 0.010
+    drops = spots @ down - thick
     for k in range(1, rows):
         q = k / (rows - 1)
         below = q * (full + drop) - drop
         centre = j.pelvis[t] + down * below
         flare = (1.15 if coat else look["flare"]) - 1
-        need = np.full(_AROUND, 0.0)
-        for i in (0, 1):
-            if below <= 0:
-                continue
-            thigh = min(below / p.leg[0], 1.0)
-            spot = j.hip[i][t] + (j.knee[i][t] - j.hip[i][t]) * thigh
-            if below > p.leg[0]:
-                spot = spot + (j.ankle[i][t] - j.knee[i][t]) * min((below - p.leg[0]) / p.leg[1], 1.0)
-            away = spot - centre
-            flat = turned.T @ away
-            need = np.maximum(need, way @ flat + girth[0] * (1.05 - 0.3 * min(below / p.leg[0], 1.0)) + 0.012)
+        over = drops <= below
+        need = (way @ ((spots[over] - down * below) @ turned).T + thick[over]).max(1) if over.any() else np.zeros(_AROUND)
         wide = hips * (1.0 + flare * q) + 0.010
         deep = hips * 0.82 * (1.0 + flare * q) + 0.010
         reach = 1 / np.sqrt((s / wide) ** 2 + (c / deep) ** 2)
@@ -222,7 +229,7 @@ def _skirt(mesh, look, tone, torso):
         _dots(mesh, look, tone, grid[1:], size=0.018)
     colours[-1] = tone["trim"] if not coat else tone["top"] * 0.85
     if coat:
-        edge = 3
+        edge = 2
         mesh.grid(grid[:, edge : _AROUND - edge + 1], colours[:, edge : _AROUND - edge], bias=0.004, double=True, closed=False)
     else:
         mesh.grid(grid, colours, bias=0.002, double=True)
@@ -245,10 +252,13 @@ def _legs(mesh, look, tone, j, t):
             mesh.grid(limb(kn, end, shin, (knee * 1.06, girth[1] * 1.22), 5, 14, (True, False)), cloth)
             mesh.grid(limb(end - (ankle - kn) * 0.05, end + (ankle - kn) * 0.01, shin, (girth[1] * 1.27, girth[1] * 1.27), 2, 14, (False, False)), cloth * 0.82, bias=0.003)
         else:
-            mesh.grid(limb(hip, kn, thigh, (girth[0] * 0.97, knee), 5, 14), tone["skin"])
-            if outfit == "shirt and shorts":
+            shorts = outfit == "shirt and shorts"
+            # Under shorts the skin begins half way down, so that it never shows through them.
+            start = hip + (kn - hip) * (0.5 if shorts else 0.0)
+            mesh.grid(limb(start, kn, thigh, ((girth[0] + knee) / 2 if shorts else girth[0] * 0.97, knee), 5, 14, (not shorts, True)), tone["skin"])
+            if shorts:
                 far = hip + (kn - hip) * 0.72
-                mesh.grid(limb(hip, far, thigh, (girth[0] * 1.04, knee * 1.34), 5, 14, (True, False)), tone["bottom"], double=True)
+                mesh.grid(limb(hip, far, thigh, (girth[0] * 1.06, knee * 1.36), 5, 14, (True, False)), tone["bottom"], bias=0.008, double=True)
         if not long or look["shoes"] == "boots":
             mesh.grid(limb(kn, ankle, shin, (knee, girth[1]), 6, 14, bulge=0.16), tone["skin"] if not long else tone["bottom"])
         if not long and look["shoes"] == "sneakers":
@@ -262,10 +272,10 @@ def _shoe(mesh, look, tone, j, t, i, s):
     foot, sole = p.foot, p.ankle
     # Rings from the heel to the toes: place along, height of the middle, half width, half height.
     plan = np.array([
-        (-0.30, -0.56, 0.06, 0.20), (-0.27, -0.50, 0.15, 0.42), (-0.16, -0.40, 0.19, 0.58), (0.0, -0.36, 0.205, 0.62), (0.2, -0.45, 0.21, 0.52), (0.42, -0.58, 0.235, 0.40),
-        (0.62, -0.64, 0.235, 0.34), (0.76, -0.67, 0.18, 0.28), (0.82, -0.70, 0.08, 0.16),
+        (-0.305, -0.57, 0.005, 0.01), (-0.30, -0.56, 0.06, 0.20), (-0.27, -0.50, 0.15, 0.42), (-0.16, -0.40, 0.19, 0.58), (0.0, -0.36, 0.205, 0.62), (0.2, -0.45, 0.21, 0.52), (0.42, -0.58, 0.235, 0.40),
+        (0.62, -0.64, 0.235, 0.34), (0.76, -0.67, 0.18, 0.28), (0.82, -0.70, 0.08, 0.16), (0.835, -0.71, 0.005, 0.01),
     ])
-    inward = np.array([0.0, 0.0, 0.0, 0.0, 0.01, 0.03, 0.035, 0.02, 0.01]) * s * foot
+    inward = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.01, 0.03, 0.035, 0.02, 0.01, 0.01]) * s * foot
     # Blown up a little: puppets have sturdy feet.
     centres = ankle + np.stack([inward, plan[:, 1] * sole, plan[:, 0] * foot], 1) @ frame.T
     axes = np.stack([frame[:, 0], -frame[:, 2], frame[:, 1]], 1)
@@ -277,13 +287,13 @@ def _shoe(mesh, look, tone, j, t, i, s):
     if look["shoes"] == "sneakers":
         colours[:, (cs + np.roll(cs, -1)) / 2 < -0.45] = (246, 246, 242)
         colours[-2:] = (246, 246, 242)
-        colours[3:5, cs > 0.85] = tone["trim"]
+        colours[4:6, cs > 0.85] = tone["trim"]
     else:
         colours[:, (cs + np.roll(cs, -1)) / 2 < -0.6] = tone["shoe"] * 0.55
     mesh.grid(grid, colours)
     if look["shoes"] == "boots":
         kn = j.knee[i][t]
-        mesh.grid(limb(kn + (ankle - kn) * 0.58, ankle, j.shin_frame[i][t], (girth * 1.45, girth * 1.3), 4, 14, (False, True)), tone["shoe"], double=True)
+        mesh.grid(limb(kn + (ankle - kn) * 0.58, ankle, j.shin_frame[i][t], (girth * 1.5, girth * 1.34), 5, 14, (False, True)), tone["shoe"], bias=0.008, double=True)
 
 
 def _arms(mesh, look, tone, j, t):
@@ -303,7 +313,7 @@ def _arms(mesh, look, tone, j, t):
             width = upper * puffy + (elbow - upper) * min(sleeve, 1.0) * puffy
             rings = 8
             grid = limb(shoulder, end, arm, (upper * puffy, width if sleeve >= 1 else width * 1.12), rings, 12, (True, sleeve >= 1))
-            mesh.grid(grid, cloth(len(grid) - 1), double=sleeve < 1)
+            mesh.grid(grid, cloth(len(grid) - 1), bias=0.006 if sleeve < 1 else 0.0, double=sleeve < 1)
             if sleeve < 1:
                 mesh.grid(limb(end - (end - shoulder) * 0.1, end, arm, (width * 1.14, width * 1.15), 2, 12, (False, False)), tone["trim"] if look["pattern"] == "plain" else tone["top"] * 0.85, bias=0.004)
         elif outfit in ("dress", "shirt and trousers", "shirt and shorts", "shirt and skirt", "overalls"):
@@ -338,7 +348,7 @@ def _head(mesh, look, tone, j, t, state):
     top = skull - frame[:, 1] * ry_ * 0.6
     mesh.grid(limb(top, j.neck[t] - 0.01 * j.chest_frame[t][:, 1], _toward(j.neck[t] - top, frame), (girth, girth * 1.08), 4, 12, (False, False)), tone["skin"] * 0.9)
     state = {"mouth": 0.0, "smile": 0.4, "blink": 0.0, "brow": 0.0} | state
-    mesh.grid(ellipsoid(skull, frame, p.head, np.pi - 0.02, 28, 16, taper=p.chin), tone["skin"])
+    mesh.grid(ellipsoid(skull, frame, p.head, np.pi - 0.02, 36, 20, taper=p.chin), tone["skin"])
     for s in (1, -1):
         ear = skull + frame @ np.array([s * rx_ * 1.0, -0.10 * ry_, -0.05 * rz_])
         mesh.grid(ellipsoid(ear, frame, (rx_ * 0.13, ry_ * 0.19, rz_ * 0.13), np.pi - 0.05, 10, 6), tone["skin"] * 0.97)

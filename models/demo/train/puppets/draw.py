@@ -85,10 +85,10 @@ def _shade(mesh, camera, look):
         inside = normal[:, 2] < 0
         normal = np.where(inside[:, None], -normal, normal)
         lit = normal @ light
-        shade = 1.06 - contrast + contrast * (0.5 + 0.5 * lit) ** 1.3 * 1.25 - 0.10 * (1 - normal[:, 2]) ** 2 - 0.22 * inside
+        shade = 1.03 - contrast + contrast * (0.5 + 0.5 * lit) ** 1.3 - 0.10 * (1 - normal[:, 2]) ** 2 - 0.22 * inside
         shade = np.where(flat, 1.0, shade)[:, None]
         tone = colours * shade
-        tone += np.where(flat, 0.0, 18 * np.clip(lit - 0.82, 0, 1) / 0.18)[:, None]
+        tone += np.where(flat, 0.0, 10 * np.clip(lit - 0.82, 0, 1) / 0.18)[:, None]
         all_colours.append(np.clip(tone * tint, 0, 255))
         all_points.append(np.stack([camera.floor[0] + camera.scale * view[..., 0], camera.floor[1] - camera.scale * view[..., 1]], -1))
         all_depth.append(view[..., 2].mean(1) + bias)

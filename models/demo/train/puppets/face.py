@@ -25,7 +25,7 @@ def normals(joints, t, uv):
     return local @ joints.head_frame[t].T
 
 
-EYE = (0.36, 0.08)  # of the puppet's left eye
+EYE = (0.36, 0.06)  # of the puppet's left eye
 EAR = (1.0, 0.10)
 
 
@@ -39,28 +39,26 @@ def landmarks(mouth, smile, blink, brow):
     p[17:22], p[22:27] = np.stack([-x, y], 1), np.stack([x[::-1], y[::-1]], 1)
     p[27:31] = np.stack([np.zeros(4), np.linspace(0.02, 0.28, 4)], 1)
     p[31:36] = np.stack([np.linspace(-0.12, 0.12, 5), 0.34 + 0.03 * np.sin(np.linspace(0, np.pi, 5))], 1)
-    open_ = 0.155 * (1 - 0.92 * blink)
+    open_ = 0.18 * (1 - 0.92 * blink)
     ring = np.radians([180, 120, 60, 0, -60, -120])
-    eye = np.stack([0.135 * np.cos(ring), -open_ * np.sin(ring)], 1)
+    eye = np.stack([0.15 * np.cos(ring), -open_ * np.sin(ring)], 1)
     p[36:42], p[42:48] = eye + (-EYE[0], EYE[1]), eye + EYE
     outer, inner = np.radians(180 - 30.0 * np.arange(12)), np.radians(180 - 45.0 * np.arange(8))
-    for rows, angle, wide, tall in ((slice(48, 60), outer, 0.27, 0.045 + 0.15 * mouth), (slice(60, 68), inner, 0.22, 0.006 + 0.13 * mouth)):
+    for rows, angle, wide, tall in ((slice(48, 60), outer, 0.30, 0.040 + 0.15 * mouth), (slice(60, 68), inner, 0.25, 0.006 + 0.13 * mouth)):
         u = wide * (1 - 0.25 * mouth + 0.06 * smile) * np.cos(angle)
-        p[rows] = np.stack([u, 0.58 - tall * np.sin(angle) - 1.1 * smile * u**2 + 0.04 * smile], 1)
+        p[rows] = np.stack([u, 0.57 - tall * np.sin(angle) - 1.7 * smile * u**2 + 0.06 * smile], 1)
     return p
 
 
 def features(look_colours, points, joints, t, state):
-    """The painted features as (points [1, K, 3], colour, depth bias) in painting order."""
+    """The painted features as (points [1, K, 3], colour, depth bias, outward direction) in painting order."""
     skin, hair, iris = look_colours
     out = []
     bias = 0.02
 
     def add(uv, colour, step, lift=0.004):
-        # A feature that looks away is left out; one at the rim is foreshortened by itself.
         facing = normals(joints, t, uv).mean(0)
-        if facing[2] > 0.02 or True:
-            out.append((surface(joints, t, uv, lift)[None], np.asarray(colour, float), bias + 0.002 * step, facing))
+        out.append((surface(joints, t, uv, lift)[None], np.asarray(colour, float), bias + 0.002 * step, facing))
 
     def ring(u, v, a, b, n=14):
         angle = np.linspace(0, 2 * np.pi, n, endpoint=False)
@@ -78,13 +76,13 @@ def features(look_colours, points, joints, t, state):
     shut = state["blink"]
     for first, side in ((36, -1), (42, 1)):
         middle = points[first : first + 6].mean(0)
-        tall = 0.155 * (1 - 0.92 * shut)
+        tall = 0.18 * (1 - 0.92 * shut)
         if shut < 0.75:
-            add(ring(*middle, 0.145, tall * 1.06), (250, 250, 248), 1)
-            add(ring(middle[0] - 0.012 * side, middle[1] + 0.008, 0.095, min(tall * 0.92, 0.118)), iris, 2)
-            add(ring(middle[0] - 0.012 * side, middle[1] + 0.008, 0.055, min(tall * 0.7, 0.072)), (22, 18, 24), 3)
+            add(ring(*middle, 0.16, tall * 1.04), (250, 250, 248), 1)
+            add(ring(middle[0] - 0.012 * side, middle[1] + 0.008, 0.105, min(tall * 0.92, 0.13)), iris, 2)
+            add(ring(middle[0] - 0.012 * side, middle[1] + 0.008, 0.062, min(tall * 0.7, 0.08)), (22, 18, 24), 3)
             add(ring(middle[0] + 0.025, middle[1] - 0.04, 0.028, min(0.032, tall * 0.3), 8), (255, 255, 255), 4)
-        lid = ring(*middle, 0.155, tall * 1.1, 16)
+        lid = ring(*middle, 0.17, tall * 1.1, 16)
         add(stroke(lid[8:], 0.026), hair * 0.35 + 12, 5)
     for rows in (slice(17, 22), slice(22, 27)):
         add(stroke(points[rows], 0.034), hair * 0.62, 5)

@@ -59,7 +59,7 @@ def sample_look(seed):
         "tint": [float(c) for c in 1 + rng.normal(0, 0.025, 3)],
         "ink": float(rng.uniform(0.35, 0.8)),
     }
-    look["jitter"] = {name: [float(c) for c in rng.normal(0, 5, 3)] for name in ("top", "bottom", "shoe", "trim", "hat_colour", "inner", "skin", "hair")}
+    look["jitter"] = {name: [float(c) for c in rng.normal(0, 2 if name == "skin" else 4, 3)] for name in ("top", "bottom", "shoe", "trim", "hat_colour", "inner", "skin", "hair")}
     look["backdrop"] = sample_backdrop(rng)
     return look
 
@@ -72,7 +72,7 @@ def _body(rng, build):
     rest = 1 - head
     legs = {"child-like": (0.50, 0.55), "average": (0.545, 0.59), "long-limbed": (0.59, 0.63), "stocky": (0.50, 0.55), "big-headed": (0.48, 0.56)}
     leg = rest * u(*legs[build])
-    neck = rest * u(0.035, 0.06)
+    neck = rest * u(0.058, 0.078)
     torso = rest - leg - neck
     ankle = 0.048 * u(0.85, 1.15)
     slim = {"child-like": 1.05, "average": 1.0, "long-limbed": 0.82, "stocky": 1.32, "big-headed": 1.08}[build] * u(0.9, 1.12)
@@ -81,11 +81,11 @@ def _body(rng, build):
     wide = u(0.72, 0.84)
     split = u(0.50, 0.53)
     return {
-        "head": [head / 2 * wide, head / 2, head / 2 * u(0.82, 0.9)], "chin": u(0.12, 0.34), "neck": neck,
+        "head": [head / 2 * wide, head / 2, head / 2 * u(0.82, 0.9)], "chin": u(-0.04, 0.16), "neck": neck,
         "chest": torso * 0.62, "belly": torso * 0.38, "shoulder": shoulder, "hip": 0.060 * slim**0.5 * u(0.9, 1.15),
         "arm": [arm * split, arm * (1 - split)], "hand": 0.098 * u(0.92, 1.1) * (0.92 if head > 0.2 else 1.0),
         "leg": [(leg - ankle) * 0.51, (leg - ankle) * 0.49], "ankle": ankle, "foot": 0.135 * u(0.9, 1.12),
-        "arm_girth": [0.031 * slim * u(0.9, 1.1), 0.021 * slim**0.7], "leg_girth": [0.050 * slim * u(0.92, 1.08), 0.027 * slim**0.7],
+        "arm_girth": [0.029 * slim * u(0.9, 1.1), 0.021 * slim**0.7], "leg_girth": [0.050 * slim * u(0.92, 1.08), 0.027 * slim**0.7],
         "neck_girth": 0.030 * slim**0.7, "chest_girth": shoulder * u(0.86, 0.98), "waist_girth": 0.078 * slim * u(0.88, 1.12),
         "hip_girth": 0.098 * slim * u(0.95, 1.1), "depth": u(0.60, 0.72),
     }
