@@ -88,7 +88,7 @@ def features(look_colours, points, joints, t, state):
         add(stroke(points[rows], 0.034), hair * 0.62, 5)
     nose = np.array([[-0.085, 0.31], [-0.05, 0.36], [0, 0.375], [0.05, 0.36], [0.085, 0.31]])
     add(stroke(nose, 0.024), skin * 0.72, 3)
-    add(points[48:60], np.array((176, 62, 66)) * 0.7 + skin * 0.25, 4)
+    add(points[48:60], np.array((186, 52, 62)) * 0.82 + skin * 0.15, 4)
     if state["mouth"] > 0.12:
         add(points[60:68], (92, 26, 34), 5)
         teeth = points[60:65].copy()
