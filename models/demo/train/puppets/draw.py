@@ -7,6 +7,7 @@ import numpy as np
 
 from .backdrop import draw_backdrop
 from .body import build
+from .mesh import disc
 from .skeleton import rx
 
 _SHIFT = 4  # fractional bits of OpenCV's points
@@ -30,14 +31,17 @@ class Camera:
         return xy, view[..., 2]
 
 
-def draw(look, joints, t, camera, size, backdrop, face=None, markers=None, grid=3):
+def draw(look, joints, t, camera, size, backdrop, face=None, markers=(), grid=3):
     """A picture of pose `t` of `joints` before `backdrop` (RGB uint8 [H, W, 3]); (picture, figure mask [H, W] in 0..255).
 
-    `face` has mouth, smile, blink and brow; `markers` maps world points to colours that are drawn over everything as small discs.
-    `grid` is the supersampling in each direction.
+    `face` has mouth, smile, blink and brow; `markers` are (world point, colour) of small discs that nothing hides. `grid` is the
+    supersampling in each direction.
     """
     width, height = size
     mesh = build(look, joints, t, face or {})
+    right, up, _ = camera.turn() * (3.5 / camera.scale)
+    for point, tone in markers:
+        mesh.faces(disc(np.asarray(point), right, up, 16), tone, bias=9.0, double=True, flat=True)
     points, depth, colours = _shade(mesh, camera, look)
     every = np.concatenate([p.reshape(-1, 2) for p in points])
     margin = 3
@@ -51,12 +55,6 @@ def draw(look, joints, t, camera, size, backdrop, face=None, markers=None, grid=
         out = colour + patch * (1 - cover[..., None] * np.float32(1 / 255))
         image[y0:y1, x0:x1] = np.minimum(out + 0.5, 255).astype(np.uint8)
         mask[y0:y1, x0:x1] = np.minimum(cover + 0.5, 255).astype(np.uint8)
-    for point, tone in (markers or {}).items():
-        xy, _ = camera.project(np.array(point))
-        spot = np.rint((xy * grid - 0.5) * (1 << _SHIFT)).astype(int)
-        big = cv2.resize(image, (width * grid, height * grid), interpolation=cv2.INTER_NEAREST)
-        cv2.circle(big, tuple(int(v) for v in spot), 2 * grid << _SHIFT, tone, -1, shift=_SHIFT)
-        image = cv2.resize(big, (width, height), interpolation=cv2.INTER_AREA)
     return image, mask
 
 
@@ -100,7 +98,7 @@ def _paint(points, depth, colours, box, scale, look, grid):
     x0, y0, x1, y1 = box
     canvas = np.zeros(((y1 - y0) * grid, (x1 - x0) * grid, 4), np.uint8)
     order = np.argsort(np.concatenate(depth), kind="stable").tolist()
-    near = np.clip(np.rint(128 + 170 * (np.concatenate(depth) - 0.0)), 1, 255)
+    near = np.clip(np.rint(128 + 170 * np.concatenate(depth)), 1, 255)
     fixed = [np.rint(((p - (x0, y0)) * grid - 0.5) * (1 << _SHIFT)).astype(np.int32) for p in points]
     shapes = [face for group in fixed for face in group]
     tones = np.concatenate([np.concatenate(colours), near[:, None]], 1).tolist()

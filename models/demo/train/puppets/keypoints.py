@@ -68,7 +68,7 @@ def _covered(joints, camera, look, xy, near):
     body, p = look["body"], joints.proportions
     arm, leg = body["arm_girth"], body["leg_girth"]
     parts = [
-        (joints.pelvis, joints.neck, 0.5 * (body["waist_girth"] + body["chest_girth"]) * 0.85, set(range(0)), 0.10),
+        (joints.pelvis, joints.neck, 0.5 * (body["waist_girth"] + body["chest_girth"]) * 0.85, set(), 0.10),
         (joints.skull - 0.2 * p.head[1] * joints.head_frame[:, :, 1], joints.skull + 0.2 * p.head[1] * joints.head_frame[:, :, 1], 0.92 * p.head[0], set(range(5)) | set(range(23, 91)), 0.06),
     ]
     for i in (0, 1):

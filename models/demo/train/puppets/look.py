@@ -38,8 +38,13 @@ def sample_look(seed):
     look["hair"] = pick(HAIRS, [0.2, 0.17, 0.17, 0.13, 0.14, 0.05, 0.06, 0.04, 0.04])
     look["hair_style"] = pick(HAIR_STYLES, [0.18, 0.14, 0.15, 0.11, 0.1, 0.09, 0.09, 0.1, 0.04])
     look["outfit"] = pick(OUTFITS, [0.22, 0.13, 0.15, 0.2, 0.11, 0.1, 0.09])
-    colours = list(rng.choice(list(COLOURS), 6, replace=False))
-    look["top"], look["bottom"], look["shoe"], look["trim"], look["hat_colour"], look["inner"] = map(str, colours)
+    # Clothes are told apart from the skin and from one another.
+    taken = [SKINS[look["skin"]]]
+    for piece in ("top", "bottom", "inner", "trim", "shoe", "hat_colour"):
+        apart = [name for name, tone in COLOURS.items() if min(np.linalg.norm(np.subtract(tone, other)) for other in taken) > 62]
+        look[piece] = pick(apart or COLOURS)
+        if piece in ("top", "bottom"):
+            taken.append(COLOURS[look[piece]])
     look["pattern"] = pick(PATTERNS, [0.44, 0.2, 0.08, 0.12, 0.16])
     look["sleeve"] = float(rng.choice([0.0, 0.42, 1.0, 2.0], p=[0.16, 0.36, 0.1, 0.38]))  # in bones from the shoulder
     if look["outfit"] in ("coat and trousers", "hoodie and trousers"):

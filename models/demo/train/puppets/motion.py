@@ -51,7 +51,6 @@ def rest_pose(seed, proportions):
     rng = np.random.default_rng([int(seed), 0x2E57])
     dance = _Dance(int(seed), proportions, 0.5)
     motion = dance.at(np.zeros(1))
-    motion.channels[:, INDEX["yaw"]] += 0.0
     motion.channels[:, INDEX["smile"]] = rng.uniform(0.2, 1)
     kind = rng.choice(["hang", "hips", "hello", "flex", "apart"], p=[0.5, 0.12, 0.12, 0.06, 0.2])
     if kind == "apart":
@@ -245,7 +244,7 @@ class _Dance:
                 steps += [(start + k * beat / 2, 0.42 * beat, (foot + k) % 2, 0.035) for k in range(2 * count)]
                 foot += 2 * count
             elif move == "step":
-                side = float(rng.choice([-1, 1])) * rng.uniform(0.10, 0.2)
+                side = float(rng.choice([-1, 1])) * rng.uniform(0.07, 0.14)
                 for k in range(count):
                     if k % 2 == 0:
                         self.travel.append((start + k * beat, beat, side * (1 if k % 4 == 0 else -1)))

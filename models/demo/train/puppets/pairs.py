@@ -86,8 +86,7 @@ def sample_pair(seed, split="train", size=(208, 288), frames=33, fps=16.0, drivi
     pitch = float(rng.uniform(2, 10))
 
     driven = solve(body, dance.channels, dance.pelvis)
-    reach = [driven]
-    driving = Actor(other, driven, _faces(dance.channels), _frame_up(rng, reach, driving_size, pitch, other), driving_size)
+    driving = Actor(other, driven, _faces(dance.channels), _frame_up(rng, driven, driving_size, pitch, other), driving_size)
     standing = solve(own, rest.channels, rest.pelvis)
     neck = _neck(driving.joints, driving.camera) / driving_size[1]
 
@@ -95,7 +94,7 @@ def sample_pair(seed, split="train", size=(208, 288), frames=33, fps=16.0, drivi
     settled = rest.channels * (1 - share) + dance.channels * share
     best = None
     for _ in range(12):
-        camera = _frame_up(rng, [standing], size, pitch, look)
+        camera = _frame_up(rng, standing, size, pitch, look)
         start = _neck(standing, camera)[0]
         target = start + (neck - neck[0]) * size[1]
         strict = _place(own, dance.channels, dance.pelvis[:, 2], camera, target)
@@ -150,7 +149,7 @@ def _outside(joints, camera, size, look):
     return float(out.mean() + out_low.mean())
 
 
-def _frame_up(rng, clips, size, pitch, look):
+def _frame_up(rng, joints, size, pitch, look):
     """A camera that shows the puppet as people film: mostly whole, sometimes from the shins up, not quite in the middle."""
     width, height = size
     best = None
@@ -159,7 +158,7 @@ def _frame_up(rng, clips, size, pitch, look):
         share = rng.uniform(0.92, 1.1) if close else rng.uniform(0.56, 0.86) * (1 - 0.02 * attempt)
         base = rng.uniform(1.02, 1.12) if close else rng.uniform(0.88, 0.96)
         camera = Camera((width * rng.normal(0.5, 0.035), height * base), height * share, pitch)
-        lost = max(_outside(j, camera, size, look) for j in clips)
+        lost = _outside(joints, camera, size, look)
         if best is None or lost < best[0]:
             best = (lost, camera)
         if lost == 0:

@@ -8,11 +8,11 @@ import numpy as np
 from .keypoints import BONES, HANDS
 from .pairs import SPLITS, sample_pair
 
-_TIMES = (0.0, 0.3, 0.55, 0.8, 1.0)
+_TIMES = (0.3, 0.55, 0.8, 1.0)
 _GAP = 4
 
 
-def overlay(image, points, scale=1.0):
+def overlay(image, points):
     """A picture with the skeleton of keypoints [133, 3] drawn over it; hidden joints are left out."""
     big = cv2.resize(image, None, fx=2, fy=2, interpolation=cv2.INTER_LINEAR)
     place = lambda p: tuple(int(v) for v in np.rint((p[:2] * 2 - 0.5) * 16))
@@ -33,31 +33,18 @@ def overlay(image, points, scale=1.0):
 
 
 def row(pair):
-    """Reference, driving frames, truth frames, and the same with the skeleton of the condition: [H, W, 3]."""
+    """Reference, four driving frames, four truth frames of which two show the condition's skeleton: [H, W, 3]."""
     last = len(pair.driving.joints.neck) - 1
-    times = [int(round(share * last)) for share in _TIMES]
+    times = [round(share * last) for share in _TIMES]
     pose, height = pair.pose.keypoints(), pair.reference.size[1]
-    cells = [pair.reference.frame(0)[0]]
-    for t in times[1:]:
+    driving, truth = [], []
+    for t in times:
         image = pair.driving.frame(t)[0]
-        cells.append(cv2.resize(image, (round(image.shape[1] * height / image.shape[0]), height), interpolation=cv2.INTER_AREA))
-        truth = pair.truth.frame(t)[0]
-        cells.append(overlay(truth, pose[t]) if t == times[-1] or t == times[2] else truth)
-    cells = [cells[0], *cells[1::2], *cells[2::2]]
-    # Driving clips differ in width: each gets the middle of it.
-    width = pair.reference.size[0]
-    return np.concatenate([np.pad(_fit(c, width), ((0, _GAP), (0, _GAP), (0, 0)), constant_values=255) for c in cells], 1)
-
-
-def _fit(image, width):
-    if image.shape[1] > width:
-        image = cv2.resize(image, (width, round(image.shape[0] * width / image.shape[1])), interpolation=cv2.INTER_AREA)
-    return image
-
-
-def sheet(rows):
-    """Rows under one another, cells that are less high than their row are centred on white."""
-    return np.concatenate(rows, 0)
+        driving.append(cv2.resize(image, (round(image.shape[1] * height / image.shape[0]), height), interpolation=cv2.INTER_AREA))
+        image = pair.truth.frame(t)[0]
+        truth.append(overlay(image, pose[t]) if t in times[1::2] else image)
+    cells = [pair.reference.frame(0)[0], *driving, *truth]
+    return np.concatenate([np.pad(c, ((0, _GAP), (0, _GAP), (0, 0)), constant_values=255) for c in cells], 1)
 
 
 def main():
