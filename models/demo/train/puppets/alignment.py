@@ -19,7 +19,10 @@ def align(driving, driving_size, reference, reference_size):
     scale = lambda *pairs: float(np.mean([distance(ref, a, b) / distance(first, a, b) for a, b in pairs]))
     head = np.linalg.norm(ref[0] - neck_of(ref)) / np.linalg.norm(first[0] - neck_of(first))
     trunk = np.linalg.norm(middle(ref) - neck_of(ref)) / np.linalg.norm(middle(first) - neck_of(first))
-    face = [(distance(ref, 3 + i, 1 + i) + distance(ref, 1 + i, 0)) / (distance(first, 3 + i, 1 + i) + distance(first, 1 + i, 0)) for i in (0, 1)]
+    face = [
+        (distance(ref, 3 + i, 1 + i) + distance(ref, 1 + i, 0)) / (distance(first, 3 + i, 1 + i) + distance(first, 1 + i, 0))
+        for i in (0, 1)
+    ]
     shoulder, upper, fore = scale((5, 6)), scale((6, 8), (5, 7)), scale((8, 10), (7, 9))
     thigh, shin = scale((12, 14), (11, 13)), scale((14, 16), (13, 15))
     neck = neck_of(j)

@@ -5,10 +5,25 @@ import numpy as np
 
 # Wall and sky tones that clothes stand out from, with the names that prompts use.
 WALLS = {
-    "cream": (240, 228, 204), "pale blue": (190, 214, 232), "mint": (194, 226, 208), "peach": (246, 212, 188), "lilac": (212, 202, 232),
-    "grey": (176, 180, 186), "yellow": (244, 222, 148), "rose": (236, 192, 198), "dark blue": (58, 72, 110), "plum": (92, 66, 96), "sage": (160, 180, 150),
+    "cream": (240, 228, 204),
+    "pale blue": (190, 214, 232),
+    "mint": (194, 226, 208),
+    "peach": (246, 212, 188),
+    "lilac": (212, 202, 232),
+    "grey": (176, 180, 186),
+    "yellow": (244, 222, 148),
+    "rose": (236, 192, 198),
+    "dark blue": (58, 72, 110),
+    "plum": (92, 66, 96),
+    "sage": (160, 180, 150),
 }
-FLOORS = {"wooden": (182, 138, 96), "grey": (150, 150, 152), "dark": (88, 78, 80), "beige": (214, 196, 168), "blue": (120, 146, 178)}
+FLOORS = {
+    "wooden": (182, 138, 96),
+    "grey": (150, 150, 152),
+    "dark": (88, 78, 80),
+    "beige": (214, 196, 168),
+    "blue": (120, 146, 178),
+}
 KINDS = ("room", "studio", "brick wall", "tiled hall", "park", "beach", "stage", "wallpaper", "city at night", "mountains")
 
 
@@ -17,12 +32,25 @@ def sample_backdrop(rng):
     kind = str(rng.choice(KINDS))
     wall, floor = str(rng.choice(list(WALLS))), str(rng.choice(list(FLOORS)))
     words = {
-        "room": f"in a room with a {wall} wall and a {floor} floor", "studio": f"in a {wall} studio", "brick wall": f"in front of a {wall} brick wall",
-        "tiled hall": f"in a {wall} hall with a tiled floor", "park": "in a green park under a blue sky", "beach": "on a beach by the sea",
-        "stage": f"on a stage with a {wall} curtain", "wallpaper": f"in front of striped {wall} wallpaper on a {floor} floor",
-        "city at night": "in a city at night", "mountains": "in front of mountains",
+        "room": f"in a room with a {wall} wall and a {floor} floor",
+        "studio": f"in a {wall} studio",
+        "brick wall": f"in front of a {wall} brick wall",
+        "tiled hall": f"in a {wall} hall with a tiled floor",
+        "park": "in a green park under a blue sky",
+        "beach": "on a beach by the sea",
+        "stage": f"on a stage with a {wall} curtain",
+        "wallpaper": f"in front of striped {wall} wallpaper on a {floor} floor",
+        "city at night": "in a city at night",
+        "mountains": "in front of mountains",
     }[kind]
-    return {"kind": kind, "wall": wall, "floor": floor, "words": words, "seed": int(rng.integers(1 << 31)), "vignette": float(rng.uniform(0, 0.25))}
+    return {
+        "kind": kind,
+        "wall": wall,
+        "floor": floor,
+        "words": words,
+        "seed": int(rng.integers(1 << 31)),
+        "vignette": float(rng.uniform(0, 0.25)),
+    }
 
 
 def draw_backdrop(spec, size, horizon, tint=(1, 1, 1)):
@@ -30,7 +58,9 @@ def draw_backdrop(spec, size, horizon, tint=(1, 1, 1)):
     width, height = size
     rng = np.random.default_rng([spec["seed"], 0xBAC])
     grid = 2
-    canvas = _PAINTERS[spec["kind"]](rng, spec, width * grid, height * grid, float(np.clip(horizon, 0.3 * height, 0.93 * height)) * grid)
+    canvas = _PAINTERS[spec["kind"]](
+        rng, spec, width * grid, height * grid, float(np.clip(horizon, 0.3 * height, 0.93 * height)) * grid
+    )
     image = cv2.resize(np.ascontiguousarray(canvas.astype(np.float32)), (width, height), interpolation=cv2.INTER_AREA)
     y, x = np.mgrid[0:height, 0:width]
     r = np.hypot((x + 0.5) / width - 0.5, (y + 0.5) / height - 0.5)
@@ -86,13 +116,22 @@ def _room(rng, spec, w, h, horizon):
     image[int(horizon - 0.022 * h) : int(horizon)] = skirting
     image[int(horizon) - 2 : int(horizon)] = wall * 0.7
     for _ in range(int(rng.integers(1, 4))):
-        x, y, a, b = rng.uniform(0.05, 0.8) * w, rng.uniform(0.06, 0.35) * h, rng.uniform(0.12, 0.28) * w, rng.uniform(0.1, 0.2) * h
+        x, y, a, b = (
+            rng.uniform(0.05, 0.8) * w,
+            rng.uniform(0.06, 0.35) * h,
+            rng.uniform(0.12, 0.28) * w,
+            rng.uniform(0.1, 0.2) * h,
+        )
         frame = wall * rng.uniform(0.5, 0.75)
         _poly(image, [(x, y), (x + a, y), (x + a, y + b), (x, y + b)], frame)
         m = 0.012 * w
         inside = rng.uniform(90, 240, 3)
         _poly(image, [(x + m, y + m), (x + a - m, y + m), (x + a - m, y + b - m), (x + m, y + b - m)], inside)
-        _poly(image, [(x + m, y + b - m), (x + a * rng.uniform(0.3, 0.7), y + b * rng.uniform(0.3, 0.6)), (x + a - m, y + b - m)], inside * 0.75)
+        _poly(
+            image,
+            [(x + m, y + b - m), (x + a * rng.uniform(0.3, 0.7), y + b * rng.uniform(0.3, 0.6)), (x + a - m, y + b - m)],
+            inside * 0.75,
+        )
     if rng.random() < 0.6:
         rug = rng.uniform(90, 230, 3)
         middle = horizon + (h - horizon) * 0.55
@@ -146,13 +185,24 @@ def _park(rng, spec, w, h, horizon):
     for _ in range(3):
         x, y = rng.uniform(0, w), rng.uniform(0.05, 0.25) * h
         for _ in range(4):
-            _disc(image, x + rng.normal(0, 0.06) * w, y + rng.normal(0, 0.01) * h, rng.uniform(0.05, 0.1) * w, rng.uniform(0.015, 0.03) * h, (246, 248, 250))
+            _disc(
+                image,
+                x + rng.normal(0, 0.06) * w,
+                y + rng.normal(0, 0.01) * h,
+                rng.uniform(0.05, 0.1) * w,
+                rng.uniform(0.015, 0.03) * h,
+                (246, 248, 250),
+            )
     hill = np.linspace(0, w, 30)
     crest = horizon - h * (0.08 + 0.04 * np.sin(hill / w * rng.uniform(4, 8) + rng.uniform(0, 6)))
     _poly(image, [(0, horizon), *zip(hill, crest), (w, horizon)], (122, 176, 112))
     for x in rng.uniform(0, w, 5):
         s = rng.uniform(0.10, 0.2) * h
-        _poly(image, [(x - 0.03 * s, horizon), (x + 0.03 * s, horizon), (x + 0.03 * s, horizon - s), (x - 0.03 * s, horizon - s)], (110, 80, 60))
+        _poly(
+            image,
+            [(x - 0.03 * s, horizon), (x + 0.03 * s, horizon), (x + 0.03 * s, horizon - s), (x - 0.03 * s, horizon - s)],
+            (110, 80, 60),
+        )
         green = np.array((70, 134, 76)) * rng.uniform(0.85, 1.15)
         for dx, dy, r in ((0, -1.1, 0.36), (-0.22, -0.9, 0.28), (0.22, -0.9, 0.28)):
             _disc(image, x + dx * s, horizon + dy * s, r * s, r * s, green * (1.06 - 0.1 * abs(dx)))
@@ -212,7 +262,11 @@ def _city(rng, spec, w, h, horizon):
         for wy in np.arange(horizon - bh + 0.03 * h, horizon - 0.05 * h, 0.045 * h):
             for wx in np.arange(x + 0.02 * w, x + bw - 0.03 * w, 0.04 * w):
                 if rng.random() < 0.5:
-                    _poly(image, [(wx, wy), (wx + 0.02 * w, wy), (wx + 0.02 * w, wy + 0.02 * h), (wx, wy + 0.02 * h)], (236, 206, 130))
+                    _poly(
+                        image,
+                        [(wx, wy), (wx + 0.02 * w, wy), (wx + 0.02 * w, wy + 0.02 * h), (wx, wy + 0.02 * h)],
+                        (236, 206, 130),
+                    )
         x += bw
     k = int(horizon)
     image[k : k + int(0.02 * h)] = (150, 150, 156)

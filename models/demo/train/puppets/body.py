@@ -1,11 +1,11 @@
-"""A puppet's surfaces in one pose: flesh, clothes that follow it, shoes, head, hair and hat."""
+"""A puppet's surfaces in one pose: flesh, clothes that follow it, shoes; the head is in head.py."""
 
 import numpy as np
 
-from .face import EYE, features, landmarks, surface
+from .head import build_head
 from .look import colour
-from .mesh import Mesh, around, disc, ellipsoid, fingers, limb, loft
-from .skeleton import SIDES, ry
+from .mesh import Mesh, around, disc, fingers, limb, loft
+from .skeleton import SIDES
 
 _AROUND = 28
 
@@ -18,7 +18,7 @@ def build(look, j, t, face):
     _legs(mesh, look, tone, j, t)
     _trunk(mesh, look, tone, torso)
     _arms(mesh, look, tone, j, t)
-    _head(mesh, look, tone, j, t, face)
+    build_head(mesh, look, tone, j, t, face)
     return mesh
 
 
@@ -31,17 +31,34 @@ class _Torso:
         self.low = 0.75 * p.hip  # below the hip joints
         self.j, self.t, self.p = j, t, p
         deep = body["depth"]
-        chest, waist, hips = body["chest_girth"], min(body["waist_girth"], body["hip_girth"] * 1.12), max(body["hip_girth"], p.hip + 0.75 * body["leg_girth"][0])
+        chest, waist, hips = (
+            body["chest_girth"],
+            min(body["waist_girth"], body["hip_girth"] * 1.12),
+            max(body["hip_girth"], p.hip + 0.75 * body["leg_girth"][0]),
+        )
         neck = body["neck_girth"]
         # Sleeves end in balls about the shoulders: the shoulder line is as high above the joints.
         top = self.top = (1.05 * body["arm_girth"][0] + 0.006) / self.length
         # Depth below the neck in torso lengths, half width, half depth.
-        plan = np.array([
-            (-top - 0.10, neck * 1.0, neck * 1.0), (-top - 0.05, neck * 1.22, neck * 1.15), (-top, neck * 1.2 + p.shoulder * 0.22, chest * deep * 0.55),
-            (-0.55 * top, p.shoulder * 0.84, chest * deep * 0.74), (0.0, p.shoulder * 1.0, chest * deep * 0.88), (0.20, chest * 1.0, chest * deep), (0.34, chest * 0.95, chest * deep * 0.98), (0.52, (chest * 0.4 + waist * 0.6), waist * 0.80),
-            (0.66, waist, waist * 0.78), (0.80, (waist + hips) / 2, hips * 0.74), (0.93, hips, hips * 0.80), (1.02, hips, hips * 0.80), (1.02 + 0.55 * self.low / self.length, hips * 0.93, hips * 0.72),
-            (1.02 + self.low / self.length, hips * 0.6, hips * 0.45), (1.05 + 1.1 * self.low / self.length, hips * 0.2, hips * 0.2),
-        ])
+        plan = np.array(
+            [
+                (-top - 0.10, neck * 1.0, neck * 1.0),
+                (-top - 0.05, neck * 1.22, neck * 1.15),
+                (-top, neck * 1.2 + p.shoulder * 0.22, chest * deep * 0.55),
+                (-0.55 * top, p.shoulder * 0.84, chest * deep * 0.74),
+                (0.0, p.shoulder * 1.0, chest * deep * 0.88),
+                (0.20, chest * 1.0, chest * deep),
+                (0.34, chest * 0.95, chest * deep * 0.98),
+                (0.52, (chest * 0.4 + waist * 0.6), waist * 0.80),
+                (0.66, waist, waist * 0.78),
+                (0.80, (waist + hips) / 2, hips * 0.74),
+                (0.93, hips, hips * 0.80),
+                (1.02, hips, hips * 0.80),
+                (1.02 + 0.55 * self.low / self.length, hips * 0.93, hips * 0.72),
+                (1.02 + self.low / self.length, hips * 0.6, hips * 0.45),
+                (1.05 + 1.1 * self.low / self.length, hips * 0.2, hips * 0.2),
+            ]
+        )
         self.plan = plan
 
     def rings(self, depths, grow=0.0):
@@ -159,7 +176,12 @@ def _jacket(mesh, look, tone, torso):
         mesh.grid(np.concatenate([pocket[:, -4:], pocket[:, :5]], 1), tone["top"] * 0.86, bias=0.006, closed=False)
         # The hood lies on the back.
         j, t = torso.j, torso.t
-        hood = loft(*_stack(j.neck[t] + j.chest_frame[t] @ np.array([0, 0.03, -0.035]), j.chest_frame[t], [0.035, 0.02, -0.01, -0.035]), np.array([0.045, 0.07, 0.072, 0.04]), np.array([0.03, 0.045, 0.046, 0.03]), 16)
+        hood = loft(
+            *_stack(j.neck[t] + j.chest_frame[t] @ np.array([0, 0.03, -0.035]), j.chest_frame[t], [0.035, 0.02, -0.01, -0.035]),
+            np.array([0.045, 0.07, 0.072, 0.04]),
+            np.array([0.03, 0.045, 0.046, 0.03]),
+            16,
+        )
         mesh.grid(hood, tone["top"] * 0.9)
         return
     edge = 2
@@ -250,19 +272,42 @@ def _legs(mesh, look, tone, j, t):
             cuff = 0.94 if look["shoes"] != "boots" else 0.72
             end = kn + (ankle - kn) * cuff
             mesh.grid(limb(kn, end, shin, (knee * 1.06, girth[1] * 1.22), 5, 14, (True, False)), cloth)
-            mesh.grid(limb(end - (ankle - kn) * 0.05, end + (ankle - kn) * 0.01, shin, (girth[1] * 1.27, girth[1] * 1.27), 2, 14, (False, False)), cloth * 0.82, bias=0.003)
+            mesh.grid(
+                limb(
+                    end - (ankle - kn) * 0.05,
+                    end + (ankle - kn) * 0.01,
+                    shin,
+                    (girth[1] * 1.27, girth[1] * 1.27),
+                    2,
+                    14,
+                    (False, False),
+                ),
+                cloth * 0.82,
+                bias=0.003,
+            )
         else:
             shorts = outfit == "shirt and shorts"
             # Under shorts the skin begins half way down, so that it never shows through them.
             start = hip + (kn - hip) * (0.5 if shorts else 0.0)
-            mesh.grid(limb(start, kn, thigh, ((girth[0] + knee) / 2 if shorts else girth[0] * 0.97, knee), 5, 14, (not shorts, True)), tone["skin"])
+            mesh.grid(
+                limb(start, kn, thigh, ((girth[0] + knee) / 2 if shorts else girth[0] * 0.97, knee), 5, 14, (not shorts, True)),
+                tone["skin"],
+            )
             if shorts:
                 far = hip + (kn - hip) * 0.72
-                mesh.grid(limb(hip, far, thigh, (girth[0] * 1.06, knee * 1.36), 5, 14, (True, False)), tone["bottom"], bias=0.008, double=True)
+                mesh.grid(
+                    limb(hip, far, thigh, (girth[0] * 1.06, knee * 1.36), 5, 14, (True, False)),
+                    tone["bottom"],
+                    bias=0.008,
+                    double=True,
+                )
         if not long or look["shoes"] == "boots":
             mesh.grid(limb(kn, ankle, shin, (knee, girth[1]), 6, 14, bulge=0.16), tone["skin"] if not long else tone["bottom"])
         if not long and look["shoes"] == "sneakers":
-            mesh.grid(limb(kn + (ankle - kn) * 0.76, ankle, shin, (girth[1] * 1.18, girth[1] * 1.1), 4, 14, (False, True)), (240, 240, 238))
+            mesh.grid(
+                limb(kn + (ankle - kn) * 0.76, ankle, shin, (girth[1] * 1.18, girth[1] * 1.1), 4, 14, (False, True)),
+                (240, 240, 238),
+            )
         _shoe(mesh, look, tone, j, t, i, s)
 
 
@@ -271,10 +316,21 @@ def _shoe(mesh, look, tone, j, t, i, s):
     girth = look["body"]["leg_girth"][1]
     foot, sole = p.foot, p.ankle
     # Rings from the heel to the toes: place along, height of the middle, half width, half height.
-    plan = np.array([
-        (-0.305, -0.57, 0.005, 0.01), (-0.30, -0.56, 0.06, 0.20), (-0.27, -0.50, 0.15, 0.42), (-0.16, -0.40, 0.19, 0.58), (0.0, -0.36, 0.205, 0.62), (0.2, -0.45, 0.21, 0.52), (0.42, -0.58, 0.235, 0.40),
-        (0.62, -0.64, 0.235, 0.34), (0.76, -0.67, 0.18, 0.28), (0.82, -0.70, 0.08, 0.16), (0.835, -0.71, 0.005, 0.01),
-    ])
+    plan = np.array(
+        [
+            (-0.305, -0.57, 0.005, 0.01),
+            (-0.30, -0.56, 0.06, 0.20),
+            (-0.27, -0.50, 0.15, 0.42),
+            (-0.16, -0.40, 0.19, 0.58),
+            (0.0, -0.36, 0.205, 0.62),
+            (0.2, -0.45, 0.21, 0.52),
+            (0.42, -0.58, 0.235, 0.40),
+            (0.62, -0.64, 0.235, 0.34),
+            (0.76, -0.67, 0.18, 0.28),
+            (0.82, -0.70, 0.08, 0.16),
+            (0.835, -0.71, 0.005, 0.01),
+        ]
+    )
     inward = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.01, 0.03, 0.035, 0.02, 0.01, 0.01]) * s * foot
     # Blown up a little: puppets have sturdy feet.
     centres = ankle + np.stack([inward, plan[:, 1] * sole, plan[:, 0] * foot], 1) @ frame.T
@@ -293,7 +349,12 @@ def _shoe(mesh, look, tone, j, t, i, s):
     mesh.grid(grid, colours)
     if look["shoes"] == "boots":
         kn = j.knee[i][t]
-        mesh.grid(limb(kn + (ankle - kn) * 0.58, ankle, j.shin_frame[i][t], (girth * 1.5, girth * 1.34), 5, 14, (False, True)), tone["shoe"], bias=0.008, double=True)
+        mesh.grid(
+            limb(kn + (ankle - kn) * 0.58, ankle, j.shin_frame[i][t], (girth * 1.5, girth * 1.34), 5, 14, (False, True)),
+            tone["shoe"],
+            bias=0.008,
+            double=True,
+        )
 
 
 def _arms(mesh, look, tone, j, t):
@@ -307,22 +368,48 @@ def _arms(mesh, look, tone, j, t):
         wrist = hand[0]
         cloth = lambda rings: _pattern(look, tone, rings, 12) if outfit != "coat and trousers" else tone["top"]
         if sleeve < 1:
-            mesh.grid(limb(shoulder, el, arm, (upper, elbow), 5, 12), tone["skin"])
+            # Under a sleeve the skin begins half way, so that it never shows through.
+            half = sleeve / 2
+            mesh.grid(
+                limb(
+                    shoulder + (el - shoulder) * half,
+                    el,
+                    arm,
+                    (upper + (elbow - upper) * half, elbow),
+                    5,
+                    12,
+                    (sleeve == 0, True),
+                ),
+                tone["skin"],
+            )
         if sleeve > 0:
             end = shoulder + (el - shoulder) * min(sleeve, 1.0)
             width = upper * puffy + (elbow - upper) * min(sleeve, 1.0) * puffy
             rings = 8
-            grid = limb(shoulder, end, arm, (upper * puffy, width if sleeve >= 1 else width * 1.12), rings, 12, (True, sleeve >= 1))
+            grid = limb(
+                shoulder, end, arm, (upper * puffy, width if sleeve >= 1 else width * 1.12), rings, 12, (True, sleeve >= 1)
+            )
             mesh.grid(grid, cloth(len(grid) - 1), bias=0.006 if sleeve < 1 else 0.0, double=sleeve < 1)
             if sleeve < 1:
-                mesh.grid(limb(end - (end - shoulder) * 0.1, end, arm, (width * 1.14, width * 1.15), 2, 12, (False, False)), tone["trim"] if look["pattern"] == "plain" else tone["top"] * 0.85, bias=0.004)
+                mesh.grid(
+                    limb(end - (end - shoulder) * 0.1, end, arm, (width * 1.14, width * 1.15), 2, 12, (False, False)),
+                    tone["trim"] if look["pattern"] == "plain" else tone["top"] * 0.85,
+                    bias=0.004,
+                )
         elif outfit in ("dress", "shirt and trousers", "shirt and shorts", "shirt and skirt", "overalls"):
-            mesh.grid(limb(shoulder, shoulder + (el - shoulder) * 0.06, arm, (upper * 1.06, upper * 1.08), 2, 12, (True, False)), tone["top"])
+            mesh.grid(
+                limb(shoulder, shoulder + (el - shoulder) * 0.06, arm, (upper * 1.06, upper * 1.08), 2, 12, (True, False)),
+                tone["top"],
+            )
         if sleeve >= 2:
             end = el + (wrist - el) * 0.93
             grid = limb(el, end, low, (elbow * puffy, fore * 1.3 * puffy), 9, 12, (True, False))
             mesh.grid(grid, cloth(len(grid) - 1), double=True)
-            mesh.grid(limb(end - (wrist - el) * 0.10, end, low, (fore * 1.36 * puffy, fore * 1.36 * puffy), 2, 12, (False, False)), tone["trim"], bias=0.003)
+            mesh.grid(
+                limb(end - (wrist - el) * 0.10, end, low, (fore * 1.36 * puffy, fore * 1.36 * puffy), 2, 12, (False, False)),
+                tone["trim"],
+                bias=0.003,
+            )
             mesh.grid(limb(end - (wrist - el) * 0.1, wrist, low, (fore, fore), 2, 10), tone["skin"])
         else:
             mesh.grid(limb(el, wrist, low, (elbow, fore), 6, 12, bulge=0.10), tone["skin"])
@@ -339,147 +426,3 @@ def _hand(mesh, look, tone, length, hand, frame, girth, s):
     tips = hand[1:].reshape(5, 4, 3)
     radius = 0.082 * length
     mesh.grid(fingers(tips, frame, radius), tone["skin"])
-
-
-def _head(mesh, look, tone, j, t, state):
-    p, frame, skull = j.proportions, j.head_frame[t], j.skull[t]
-    rx_, ry_, rz_ = p.head
-    girth = look["body"]["neck_girth"]
-    top = skull - frame[:, 1] * ry_ * 0.6
-    mesh.grid(limb(top, j.neck[t] - 0.01 * j.chest_frame[t][:, 1], _toward(j.neck[t] - top, frame), (girth, girth * 1.08), 4, 12, (False, False)), tone["skin"] * 0.9)
-    state = {"mouth": 0.0, "smile": 0.4, "blink": 0.0, "brow": 0.0} | state
-    mesh.grid(ellipsoid(skull, frame, p.head, np.pi - 0.02, 36, 20, taper=p.chin), tone["skin"])
-    for s in (1, -1):
-        ear = skull + frame @ np.array([s * rx_ * 1.0, -0.10 * ry_, -0.05 * rz_])
-        mesh.grid(ellipsoid(ear, frame, (rx_ * 0.13, ry_ * 0.19, rz_ * 0.13), np.pi - 0.05, 10, 6), tone["skin"] * 0.97)
-    nose = surface(j, t, [(0, 0.26)])[0]
-    mesh.grid(ellipsoid(nose, frame, (rx_ * 0.10, ry_ * 0.10, rz_ * 0.16), np.pi - 0.05, 10, 6), tone["skin"] * 1.01, bias=0.004)
-    for points, shade, bias, facing in features((tone["skin"], tone["hair"], np.array(look["eye"], float)), landmarks(state["mouth"], state["smile"], state["blink"], state["brow"]), j, t, state):
-        if facing[2] > 0.05:
-            mesh.faces(points, shade, bias, double=True, flat=True)
-    if look["beard"]:
-        rows = ellipsoid(skull, frame, np.array(p.head) * 1.03, np.radians(168), 12, 6, np.radians(118), p.chin, -1.45, 1.45, False)
-        mesh.grid(rows, tone["hair"], bias=-0.004, closed=False)
-    _hair(mesh, look, tone, j, t)
-    _hat(mesh, look, tone, j, t)
-    if look["glasses"]:
-        for s in (1, -1):
-            ring = np.linspace(0, 2 * np.pi, 17)
-            outer = np.stack([s * EYE[0] + 0.235 * np.cos(ring), EYE[1] + 0.21 * np.sin(ring)], 1)
-            inner = np.stack([s * EYE[0] + 0.19 * np.cos(ring), EYE[1] + 0.165 * np.sin(ring)], 1)
-            a, b = surface(j, t, outer, 0.03), surface(j, t, inner, 0.03)
-            rim = np.stack([a[:-1], a[1:], b[1:], b[:-1]], 1)
-            if frame[2, 2] > -0.1:
-                mesh.faces(rim, (40, 38, 46), 0.03, double=True, flat=True)
-
-
-def _toward(down, frame):
-    """A frame whose -y is `down` and whose front stays near the given frame's."""
-    y = -down / max(np.linalg.norm(down), 1e-9)
-    z = frame[:, 2] - (frame[:, 2] @ y) * y
-    z /= np.linalg.norm(z)
-    return np.stack([np.cross(y, z), y, z], 1)
-
-
-def _hair(mesh, look, tone, j, t):
-    style = look["hair_style"]
-    if style == "bald":
-        return
-    p, frame, skull = j.proportions, j.head_frame[t], j.skull[t]
-    head = np.array(p.head)
-    hair = tone["hair"]
-    count = 32
-    s, c = around(count)
-    angle = np.abs(np.arctan2(s, c))  # 0 in front, pi at the back
-    # The hairline: high on the forehead, down at the temples, to the nape behind.
-    line = np.interp(np.degrees(angle), [0, 30, 55, 75, 95, 130, 180], [50, 52, 60, 86, 98, 122, 128])
-    parting = 5 * np.sin(3 * np.arctan2(s, c) + look["seed"] % 5)
-    lower = np.radians(line + np.where(angle < 1.0, parting, 0))
-    grow = {"afro": 1.0, "short": 1.09, "spiky": 1.07}.get(style, 1.10)
-    cap = ellipsoid(skull + frame @ np.array([0, 0.02 * head[1], -0.03 * head[2]]), frame, head * grow, lower, count, 9)
-    shade = 1 + 0.05 * np.where(np.arange(count) % 4 < 2, 1, -1)[None, :, None]
-    mesh.grid(cap, hair * np.broadcast_to(shade, (8, count, 1)), bias=0.004, double=True)
-    back = lambda x, y, z: skull + frame @ (np.array([x, y, z]) * head)
-    if style == "afro":
-        big = ellipsoid(back(0, 0.30, -0.22), frame, head * (1.42, 1.22, 1.25), np.interp(np.degrees(angle), [0, 50, 80, 180], [62, 80, 118, 150]) * np.pi / 180, count, 9)
-        mesh.grid(big, hair, bias=-0.01, double=True)
-    if style in ("bob", "long"):
-        _curtain(mesh, look, hair, j, t, 0.95 if style == "bob" else 2.1)
-    if style == "spiky":
-        for k in range(14):
-            a, b = k * 2.4, np.radians(12 + 4.6 * k)
-            way = np.array([np.sin(b) * np.sin(a), np.cos(b), np.sin(b) * np.cos(a)])
-            if way[2] > 0.55:
-                continue
-            tip, base = back(*(way * 1.45)), back(*(way * 0.98))
-            axis = _toward(tip - base, frame if abs(way[2]) < 0.9 else frame[:, [2, 0, 1]])
-            mesh.grid(limb(base, tip, axis, (0.36 * head[0], 0.03 * head[0]), 3, 8, (False, False)), hair, bias=0.002)
-    if style == "bun":
-        mesh.grid(ellipsoid(back(0, 1.0, -0.55), frame, head * (0.42, 0.38, 0.42), np.pi - 0.05, 16, 8), hair * 0.94)
-    for s_ in {"ponytail": (0,), "pigtails": (1, -1)}.get(style, ()):
-        start = back(1.08 * s_, 0.25, -0.25) if s_ else back(0, 0.45, -1.12)
-        mesh.grid(ellipsoid(start, frame, head * 0.17, np.pi - 0.05, 10, 6), tone["trim"], bias=0.004)
-        world = 0.35 * frame[:, 1] + 0.65 * np.array([0, 1.0, 0])
-        outward = frame @ np.array([0.55 * s_, 0, -0.55 if not s_ else -0.1])
-        q = np.linspace(0, 1, 8)[:, None]
-        path = start + head[1] * (outward * (q - 0.5 * q * q) * 1.3 - world * 1.75 * q**1.4)
-        width = head[0] * np.interp(q[:, 0], [0, 0.15, 0.5, 0.85, 1], [0.14, 0.28, 0.33, 0.22, 0.05])
-        frames = np.stack([_toward(d, frame if abs(d[0]) + abs(d[1]) > 1e-9 else frame) for d in np.gradient(path, axis=0)])
-        mesh.grid(loft(path, frames, width, width, 12), hair)
-
-
-def _curtain(mesh, look, hair, j, t, reach):
-    """Hair that falls from the sides and the back of the head; it hangs down whichever way the head tilts."""
-    p, frame, skull = j.proportions, j.head_frame[t], j.skull[t]
-    head = np.array(p.head)
-    opening = np.radians(62)
-    count, rows = 22, 7
-    s, c = around(count, opening, 2 * np.pi - opening, False)
-    angle = np.abs(np.arctan2(s, c))
-    local = np.stack([1.10 * head[0] * s, np.full(count + 1, 0.12 * head[1]), 1.10 * head[2] * c - 0.03 * head[2]], 1)
-    start = skull + local @ frame.T
-    outward = (local * (1, 0, 1)) @ frame.T
-    outward /= np.linalg.norm(outward, axis=1, keepdims=True)
-    hang = 0.55 * frame[:, 1] + 0.45 * np.array([0, 1.0, 0])
-    hang /= np.linalg.norm(hang)
-    length = head[1] * reach * np.interp(np.degrees(angle), [62, 90, 180], [0.92, 1.0, 1.06])
-    q = np.linspace(0, 1, rows)[:, None, None]
-    bulge = head[0] * (0.10 * np.sin(np.pi * np.minimum(q * 1.1, 1)) - (0.20 if reach < 1.5 else 0.05) * q**3)
-    grid = start[None] + outward[None] * bulge - hang * q * length[None, :, None]
-    shade = 1 + 0.06 * np.where(np.arange(count) % 3 == 0, -1, 0.4)[None, :, None]
-    mesh.grid(grid, hair * np.broadcast_to(shade, (rows - 1, count, 1)), double=True, closed=False)
-
-
-def _hat(mesh, look, tone, j, t):
-    kind = look["hat"]
-    if kind == "none":
-        return
-    p, frame, skull = j.proportions, j.head_frame[t], j.skull[t]
-    head, paint = np.array(p.head), tone["hat_colour"]
-    count = 28
-    s, c = around(count)
-    base = skull + frame @ np.array([0, 0.04 * head[1], -0.02 * head[2]])
-
-    def ring(height, wide, deep=None):
-        local = np.stack([wide * head[0] * s, np.full(count, height * head[1]), (deep or wide) * head[2] * c], 1)
-        return skull + local @ frame.T
-
-    if kind in ("cap", "beanie"):
-        lower = np.radians(66 if kind == "cap" else 68)
-        mesh.grid(ellipsoid(base, frame, head * (1.17, 1.15 if kind == "cap" else 1.2, 1.17), lower, count, 8), paint, bias=0.012)
-        if kind == "beanie":
-            mesh.grid(np.stack([ring(0.62, 1.12), ring(0.36, 1.17)]), paint * 0.82, bias=0.016)
-            mesh.grid(ellipsoid(skull + frame @ np.array([0, 1.3 * head[1], 0]), frame, head * 0.2, np.pi - 0.05, 12, 6), tone["trim"])
-        else:
-            a = np.linspace(-1.15, 1.15, 13)
-            inner = np.stack([1.10 * head[0] * np.sin(a), np.full(13, 0.46 * head[1]), 1.08 * head[2] * np.cos(a)], 1)
-            outer = np.stack([1.12 * head[0] * np.sin(a), np.full(13, 0.40 * head[1]), head[2] * (1.05 * np.cos(a) + 0.62 * np.cos(a * 1.3) ** 2)], 1)
-            mesh.grid(skull + np.stack([inner, outer]) @ frame.T, paint * 0.85, bias=0.02, double=True, closed=False)
-    elif kind == "top hat":
-        mesh.grid(np.stack([ring(1.75, 0.02), ring(1.75, 0.84), ring(1.3, 0.80), ring(0.9, 0.80), ring(0.72, 0.84)]), paint, bias=0.012)
-        mesh.grid(np.stack([ring(0.92, 0.82), ring(0.72, 0.86)]), tone["trim"], bias=0.018)
-        mesh.grid(np.stack([ring(0.70, 0.8), ring(0.70, 1.35)]), paint * 0.9, bias=0.012, double=True)
-    else:
-        mesh.grid(np.stack([ring(1.22, 0.02), ring(1.18, 0.6), ring(0.9, 0.98), ring(0.58, 1.10)]), paint, bias=0.012)
-        mesh.grid(np.stack([ring(0.72, 1.06), ring(0.56, 1.12)]), tone["trim"], bias=0.018)
-        mesh.grid(np.stack([ring(0.56, 1.05), ring(0.44, 1.75)]), paint * 0.94, bias=0.012, double=True)

@@ -60,7 +60,9 @@ def draw(look, joints, t, camera, size, backdrop, face=None, markers=(), grid=3)
 
 def stage(look, camera, size):
     """The backdrop of a look for a camera: the floor begins a little behind the puppet."""
-    return draw_backdrop(look["backdrop"], size, camera.floor[1] - (0.07 + 0.012 * camera.pitch) * camera.scale, look["light"]["tint"])
+    return draw_backdrop(
+        look["backdrop"], size, camera.floor[1] - (0.07 + 0.012 * camera.pitch) * camera.scale, look["light"]["tint"]
+    )
 
 
 def _shade(mesh, camera, look):
@@ -75,7 +77,11 @@ def _shade(mesh, camera, look):
         colours, bias, double, flat = (np.concatenate([p[k] for p in parts]) for k in (1, 2, 3, 4))
         view = corners @ turn.T
         k = view.shape[1]
-        a, b = (view[:, 2] - view[:, 0], view[:, 3] - view[:, 1]) if k == 4 else (view[:, k // 3] - view[:, 0], view[:, 2 * k // 3] - view[:, 0])
+        a, b = (
+            (view[:, 2] - view[:, 0], view[:, 3] - view[:, 1])
+            if k == 4
+            else (view[:, k // 3] - view[:, 0], view[:, 2 * k // 3] - view[:, 0])
+        )
         normal = np.cross(b, a)
         size = np.sqrt((normal * normal).sum(1))
         keep = ((normal[:, 2] > 0) | double) & (size > 1e-12)
@@ -88,7 +94,9 @@ def _shade(mesh, camera, look):
         tone = colours * shade
         tone += np.where(flat, 0.0, 10 * np.clip(lit - 0.82, 0, 1) / 0.18)[:, None]
         all_colours.append(np.clip(tone * tint, 0, 255))
-        all_points.append(np.stack([camera.floor[0] + camera.scale * view[..., 0], camera.floor[1] - camera.scale * view[..., 1]], -1))
+        all_points.append(
+            np.stack([camera.floor[0] + camera.scale * view[..., 0], camera.floor[1] - camera.scale * view[..., 1]], -1)
+        )
         all_depth.append(view[..., 2].mean(1) + bias)
     return all_points, all_depth, all_colours
 

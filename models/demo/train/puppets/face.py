@@ -44,7 +44,10 @@ def landmarks(mouth, smile, blink, brow):
     eye = np.stack([0.15 * np.cos(ring), -open_ * np.sin(ring)], 1)
     p[36:42], p[42:48] = eye + (-EYE[0], EYE[1]), eye + EYE
     outer, inner = np.radians(180 - 30.0 * np.arange(12)), np.radians(180 - 45.0 * np.arange(8))
-    for rows, angle, wide, tall in ((slice(48, 60), outer, 0.30, 0.040 + 0.15 * mouth), (slice(60, 68), inner, 0.25, 0.006 + 0.13 * mouth)):
+    for rows, angle, wide, tall in (
+        (slice(48, 60), outer, 0.30, 0.040 + 0.15 * mouth),
+        (slice(60, 68), inner, 0.25, 0.006 + 0.13 * mouth),
+    ):
         u = wide * (1 - 0.25 * mouth + 0.06 * smile) * np.cos(angle)
         p[rows] = np.stack([u, 0.57 - tall * np.sin(angle) - 1.7 * smile * u**2 + 0.06 * smile], 1)
     return p

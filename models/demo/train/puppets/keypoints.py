@@ -11,7 +11,24 @@ SEEN, HIDDEN = 0.95, 0.15  # scores; a joint is drawn above 0.35
 FACE = slice(23, 91)
 HANDS = (slice(91, 112), slice(112, 133))
 # Bones of the body for pictures and tests, as pairs of keypoints.
-BONES = ((5, 6), (5, 7), (7, 9), (6, 8), (8, 10), (5, 11), (6, 12), (11, 12), (11, 13), (13, 15), (12, 14), (14, 16), (0, 1), (0, 2), (1, 3), (2, 4))
+BONES = (
+    (5, 6),
+    (5, 7),
+    (7, 9),
+    (6, 8),
+    (8, 10),
+    (5, 11),
+    (6, 12),
+    (11, 12),
+    (11, 13),
+    (13, 15),
+    (12, 14),
+    (14, 16),
+    (0, 1),
+    (0, 2),
+    (1, 3),
+    (2, 4),
+)
 
 
 def points(joints, faces):
@@ -69,7 +86,13 @@ def _covered(joints, camera, look, xy, near):
     arm, leg = body["arm_girth"], body["leg_girth"]
     parts = [
         (joints.pelvis, joints.neck, 0.5 * (body["waist_girth"] + body["chest_girth"]) * 0.85, set(), 0.10),
-        (joints.skull - 0.2 * p.head[1] * joints.head_frame[:, :, 1], joints.skull + 0.2 * p.head[1] * joints.head_frame[:, :, 1], 0.92 * p.head[0], set(range(5)) | set(range(23, 91)), 0.06),
+        (
+            joints.skull - 0.2 * p.head[1] * joints.head_frame[:, :, 1],
+            joints.skull + 0.2 * p.head[1] * joints.head_frame[:, :, 1],
+            0.92 * p.head[0],
+            set(range(5)) | set(range(23, 91)),
+            0.06,
+        ),
     ]
     for i in (0, 1):
         hand = set(range(91 + 21 * i, 112 + 21 * i))
@@ -79,7 +102,13 @@ def _covered(joints, camera, look, xy, near):
             (joints.elbow[i], joints.hand[i][:, 0], 0.5 * (arm[0] + arm[1]), {7 + i, 9 + i, 91 + 21 * i}, 0.04),
             (joints.hand[i][:, 0], knuckle, 0.24 * p.hand, {9 + i} | hand, 0.03),
             (joints.hip[i], joints.knee[i], 0.8 * leg[0], {11 + i, 13 + i, 12 - i}, 0.05),
-            (joints.knee[i], joints.ankle[i], 0.6 * (leg[0] + leg[1]) * 0.8, {13 + i, 15 + i} | set(range(17 + 3 * i, 20 + 3 * i)), 0.04),
+            (
+                joints.knee[i],
+                joints.ankle[i],
+                0.6 * (leg[0] + leg[1]) * 0.8,
+                {13 + i, 15 + i} | set(range(17 + 3 * i, 20 + 3 * i)),
+                0.04,
+            ),
         ]
     out = np.zeros(near.shape)
     for start, end, radius, own, margin in parts:
@@ -102,7 +131,9 @@ def write_json(path, frames, size, fps, reference=None, reference_size=None):
     head = {"format": "steadydance-keypoints", "version": 1, "width": int(size[0]), "height": int(size[1]), "fps": float(fps)}
     lines = [f"{json.dumps(key)}: {compact(value)}" for key, value in head.items()]
     if reference is not None:
-        lines.append(f'"reference": {compact({"width": int(reference_size[0]), "height": int(reference_size[1]), "people": [person(reference)]})}')
+        lines.append(
+            f'"reference": {compact({"width": int(reference_size[0]), "height": int(reference_size[1]), "people": [person(reference)]})}'
+        )
     rows = ",\n".join(compact({"people": [person(k)]}) for k in frames)
     with open(path, "w", encoding="utf-8") as file:
         file.write("{\n" + ",\n".join(lines) + ',\n"frames": [\n' + rows + "\n]\n}\n")

@@ -7,21 +7,53 @@ from .skeleton import Proportions
 
 # Names that a prompt may use, and what they look like (sRGB).
 COLOURS = {
-    "red": (206, 48, 52), "orange": (238, 130, 44), "yellow": (246, 204, 66), "lime": (160, 205, 70), "green": (58, 146, 84),
-    "teal": (34, 148, 148), "sky blue": (112, 182, 232), "blue": (52, 96, 190), "navy": (38, 50, 96), "purple": (122, 72, 172),
-    "pink": (240, 136, 176), "magenta": (200, 48, 132), "brown": (124, 82, 54), "beige": (222, 200, 164), "white": (244, 244, 240),
-    "grey": (140, 144, 150), "black": (44, 44, 52),
+    "red": (206, 48, 52),
+    "orange": (238, 130, 44),
+    "yellow": (246, 204, 66),
+    "lime": (160, 205, 70),
+    "green": (58, 146, 84),
+    "teal": (34, 148, 148),
+    "sky blue": (112, 182, 232),
+    "blue": (52, 96, 190),
+    "navy": (38, 50, 96),
+    "purple": (122, 72, 172),
+    "pink": (240, 136, 176),
+    "magenta": (200, 48, 132),
+    "brown": (124, 82, 54),
+    "beige": (222, 200, 164),
+    "white": (244, 244, 240),
+    "grey": (140, 144, 150),
+    "black": (44, 44, 52),
 }
 SKINS = {
-    "fair": (250, 218, 196), "light": (240, 196, 164), "olive": (214, 166, 124), "tan": (190, 136, 94), "brown": (142, 94, 64),
+    "fair": (250, 218, 196),
+    "light": (240, 196, 164),
+    "olive": (214, 166, 124),
+    "tan": (190, 136, 94),
+    "brown": (142, 94, 64),
     "dark": (98, 64, 48),
 }
 HAIRS = {
-    "black": (40, 34, 38), "dark brown": (74, 50, 38), "brown": (122, 82, 50), "ginger": (206, 104, 44), "blond": (236, 200, 110),
-    "white": (232, 230, 226), "pink": (238, 128, 170), "blue": (70, 110, 200), "green": (80, 160, 100),
+    "black": (40, 34, 38),
+    "dark brown": (74, 50, 38),
+    "brown": (122, 82, 50),
+    "ginger": (206, 104, 44),
+    "blond": (236, 200, 110),
+    "white": (232, 230, 226),
+    "pink": (238, 128, 170),
+    "blue": (70, 110, 200),
+    "green": (80, 160, 100),
 }
 HAIR_STYLES = ("short", "bob", "long", "ponytail", "pigtails", "bun", "afro", "spiky", "bald")
-OUTFITS = ("shirt and trousers", "shirt and shorts", "shirt and skirt", "dress", "coat and trousers", "hoodie and trousers", "overalls")
+OUTFITS = (
+    "shirt and trousers",
+    "shirt and shorts",
+    "shirt and skirt",
+    "dress",
+    "coat and trousers",
+    "hoodie and trousers",
+    "overalls",
+)
 PATTERNS = ("plain", "striped", "pinstriped", "checked", "dotted")
 SHOES = ("shoes", "sneakers", "boots")
 HATS = ("none", "cap", "beanie", "top hat", "sun hat")
@@ -56,7 +88,9 @@ def sample_look(seed):
     if look["hat"] != "none" and look["hair_style"] in ("afro", "bun", "spiky"):
         look["hat"] = "none"
     look["glasses"] = bool(rng.random() < 0.14)
-    look["beard"] = bool(build in ("average", "stocky", "long-limbed") and look["hair_style"] in ("short", "bald") and rng.random() < 0.3)
+    look["beard"] = bool(
+        build in ("average", "stocky", "long-limbed") and look["hair_style"] in ("short", "bald") and rng.random() < 0.3
+    )
     look["eye"] = [int(c) for c in rng.choice([(70, 46, 34), (60, 100, 160), (70, 120, 80), (40, 36, 44)])]
     look["light"] = {
         "from": [float(rng.uniform(-0.8, 0.8)), float(rng.uniform(0.45, 0.9)), float(rng.uniform(0.5, 0.9))],
@@ -64,7 +98,10 @@ def sample_look(seed):
         "tint": [float(c) for c in 1 + rng.normal(0, 0.025, 3)],
         "ink": float(rng.uniform(0.35, 0.8)),
     }
-    look["jitter"] = {name: [float(c) for c in rng.normal(0, 2 if name == "skin" else 4, 3)] for name in ("top", "bottom", "shoe", "trim", "hat_colour", "inner", "skin", "hair")}
+    look["jitter"] = {
+        name: [float(c) for c in rng.normal(0, 2 if name == "skin" else 4, 3)]
+        for name in ("top", "bottom", "shoe", "trim", "hat_colour", "inner", "skin", "hair")
+    }
     look["backdrop"] = sample_backdrop(rng)
     return look
 
@@ -72,10 +109,22 @@ def sample_look(seed):
 def _body(rng, build):
     """Lengths relative to one another, then scaled to a standing height of 1, and girths (half widths)."""
     u = lambda low, high: float(rng.uniform(low, high))
-    share = {"child-like": (0.195, 0.25), "average": (0.13, 0.165), "long-limbed": (0.115, 0.14), "stocky": (0.14, 0.18), "big-headed": (0.25, 0.33)}
+    share = {
+        "child-like": (0.195, 0.25),
+        "average": (0.13, 0.165),
+        "long-limbed": (0.115, 0.14),
+        "stocky": (0.14, 0.18),
+        "big-headed": (0.25, 0.33),
+    }
     head = u(*share[build])  # height of the head
     rest = 1 - head
-    legs = {"child-like": (0.50, 0.55), "average": (0.545, 0.59), "long-limbed": (0.59, 0.63), "stocky": (0.50, 0.55), "big-headed": (0.48, 0.56)}
+    legs = {
+        "child-like": (0.50, 0.55),
+        "average": (0.545, 0.59),
+        "long-limbed": (0.59, 0.63),
+        "stocky": (0.50, 0.55),
+        "big-headed": (0.48, 0.56),
+    }
     leg = rest * u(*legs[build])
     neck = rest * u(0.058, 0.078)
     torso = rest - leg - neck
@@ -86,13 +135,25 @@ def _body(rng, build):
     wide = u(0.72, 0.84)
     split = u(0.50, 0.53)
     return {
-        "head": [head / 2 * wide, head / 2, head / 2 * u(0.82, 0.9)], "chin": u(-0.04, 0.16), "neck": neck,
-        "chest": torso * 0.62, "belly": torso * 0.38, "shoulder": shoulder, "hip": 0.060 * slim**0.5 * u(0.9, 1.15),
-        "arm": [arm * split, arm * (1 - split)], "hand": 0.098 * u(0.92, 1.1) * (0.92 if head > 0.2 else 1.0),
-        "leg": [(leg - ankle) * 0.51, (leg - ankle) * 0.49], "ankle": ankle, "foot": 0.135 * u(0.9, 1.12),
-        "arm_girth": [0.029 * slim * u(0.9, 1.1), 0.021 * slim**0.7], "leg_girth": [0.050 * slim * u(0.92, 1.08), 0.027 * slim**0.7],
-        "neck_girth": 0.030 * slim**0.7, "chest_girth": shoulder * u(0.86, 0.98), "waist_girth": 0.078 * slim * u(0.88, 1.12),
-        "hip_girth": 0.098 * slim * u(0.95, 1.1), "depth": u(0.60, 0.72),
+        "head": [head / 2 * wide, head / 2, head / 2 * u(0.82, 0.9)],
+        "chin": u(-0.04, 0.16),
+        "neck": neck,
+        "chest": torso * 0.62,
+        "belly": torso * 0.38,
+        "shoulder": shoulder,
+        "hip": 0.060 * slim**0.5 * u(0.9, 1.15),
+        "arm": [arm * split, arm * (1 - split)],
+        "hand": 0.098 * u(0.92, 1.1) * (0.92 if head > 0.2 else 1.0),
+        "leg": [(leg - ankle) * 0.51, (leg - ankle) * 0.49],
+        "ankle": ankle,
+        "foot": 0.135 * u(0.9, 1.12),
+        "arm_girth": [0.029 * slim * u(0.9, 1.1), 0.021 * slim**0.7],
+        "leg_girth": [0.050 * slim * u(0.92, 1.08), 0.027 * slim**0.7],
+        "neck_girth": 0.030 * slim**0.7,
+        "chest_girth": shoulder * u(0.86, 0.98),
+        "waist_girth": 0.078 * slim * u(0.88, 1.12),
+        "hip_girth": 0.098 * slim * u(0.95, 1.1),
+        "depth": u(0.60, 0.72),
     }
 
 
@@ -129,7 +190,12 @@ def _article(tone, noun):
 def prompt(look, move):
     """An English description of a look in its backdrop doing `move`; every word of it can be checked in the picture."""
     hair = "a bald head" if look["hair_style"] == "bald" else f"{look['hair']} {look['hair_style']} hair"
-    hair = {"ponytail": f"a {look['hair']} ponytail", "pigtails": f"{look['hair']} pigtails", "bun": f"{look['hair']} hair in a bun", "afro": f"a {look['hair']} afro"}.get(look["hair_style"], hair)
+    hair = {
+        "ponytail": f"a {look['hair']} ponytail",
+        "pigtails": f"{look['hair']} pigtails",
+        "bun": f"{look['hair']} hair in a bun",
+        "afro": f"a {look['hair']} afro",
+    }.get(look["hair_style"], hair)
     beard = f" and a {look['hair']} beard" if look["beard"] else ""
     extra = ["" if look["hat"] == "none" else f", a {look['hat_colour']} {look['hat']}", ", glasses" if look["glasses"] else ""]
     article = "An" if look["build"][0] in "aeiou" else "A"

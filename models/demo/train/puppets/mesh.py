@@ -18,7 +18,9 @@ class Mesh:
         points = np.asarray(points, dtype=np.float64)
         n = len(points)
         colours = np.broadcast_to(np.asarray(colour, dtype=np.float64), (n, 3))
-        self.groups.setdefault(points.shape[1], []).append((points, colours, np.full(n, bias), np.full(n, double), np.full(n, flat)))
+        self.groups.setdefault(points.shape[1], []).append(
+            (points, colours, np.full(n, bias), np.full(n, double), np.full(n, flat))
+        )
 
     def grid(self, points, colour, bias=0.0, double=False, closed=True):
         """Adds the surface through a grid; `colour` is one RGB or one per face [..., R-1, S, 3]."""
@@ -48,7 +50,7 @@ def loft(centres, frames, wide, deep, count=20, square=2.0):
     return np.asarray(centres)[:, None, :] + left + front
 
 
-_CAP = np.radians([12, 50])
+_CAP = np.radians([1, 32, 62])
 
 
 def limb(start, end, frame, radii, rings=4, count=12, caps=(True, True), bulge=0.0):

@@ -9,17 +9,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from . import moves
+from .moves import sine
 from .skeleton import CHANNELS, FINGERS, INDEX, SIDES, leg_channels, rx, ry, rz, soft_limit, solve
 
 # What a prompt calls the moves.
 LEG_MOVES = {
-    "sway": "swaying from side to side", "step": "stepping from side to side", "march": "marching on the spot", "turn": "turning around",
-    "jump": "jumping", "crouch": "crouching down and up", "kick": "kicking", "walk": "walking sideways", "twist": "twisting the hips",
-}
-ARM_MOVES = {
-    "swing": "swinging the arms", "pump": "pumping the fists", "wave": "waving both arms like a wave", "reach": "reaching up", "hello": "waving a hand",
-    "clap": "clapping", "hips": "hands on the hips", "point": "pointing to the sky", "flex": "flexing the arms", "robot": "doing the robot",
-    "circle": "circling the arms", "roll": "rolling the forearms", "hang": "letting the arms hang",
+    "sway": "swaying from side to side",
+    "step": "stepping from side to side",
+    "march": "marching on the spot",
+    "turn": "turning around",
+    "jump": "jumping",
+    "crouch": "crouching down and up",
+    "kick": "kicking",
+    "walk": "walking sideways",
+    "twist": "twisting the hips",
 }
 HEAD_MOVES = ("nod", "tilt", "look", "shake")
 
@@ -37,7 +41,7 @@ class Motion:
     def words(self):
         """The moves as a prompt names them."""
         legs = [LEG_MOVES[m] for m in dict.fromkeys(self.legs)]
-        arms = [ARM_MOVES[m] for m in dict.fromkeys(self.arms) if m != "hang"]
+        arms = [moves.WORDS[m] for m in dict.fromkeys(self.arms) if m != "hang"]
         return " and ".join(filter(None, [", then ".join(legs), ", then ".join(arms)]))
 
 
@@ -54,12 +58,17 @@ def rest_pose(seed, proportions):
     motion.channels[:, INDEX["smile"]] = rng.uniform(0.2, 1)
     kind = rng.choice(["hang", "hips", "hello", "flex", "apart"], p=[0.5, 0.12, 0.12, 0.06, 0.2])
     if kind == "apart":
-        pose = {"arm_abd": rng.uniform(20, 70), "arm_flex": rng.uniform(0, 15), "elbow": rng.uniform(5, 30), "arm_twist": rng.uniform(0, 30)}
+        pose = {
+            "arm_abd": rng.uniform(20, 70),
+            "arm_flex": rng.uniform(0, 15),
+            "elbow": rng.uniform(5, 30),
+            "arm_twist": rng.uniform(0, 30),
+        }
         for side, _ in SIDES:
             for name, value in pose.items():
                 motion.channels[:, INDEX[f"{side}_{name}"]] = value
     elif kind != "hang":
-        arms = _ARMS[str(kind)](rng, np.zeros(1))
+        arms = moves.MOVES[str(kind)](rng, np.zeros(1))
         for name, value in arms.items():
             motion.channels[:, INDEX[name]] = value
     motion.channels = soft_limit(motion.channels)
@@ -70,120 +79,6 @@ def smooth(x):
     """0 below 0, 1 above 1, with speed and acceleration zero at both."""
     x = np.clip(x, 0, 1)
     return x**3 * (10 - 15 * x + 6 * x**2)
-
-
-def _both(**channels):
-    return {f"{side}_{name}": value for name, value in channels.items() for side, _ in SIDES}
-
-
-def _sin(beat, rate, phase=0.0):
-    return np.sin(np.pi * (beat * rate + phase))
-
-
-def _jitter(rng, centre, share=0.18):
-    return centre * (1 + share * float(rng.uniform(-1, 1)))
-
-
-def _hang(rng, b):
-    return _both(arm_abd=_jitter(rng, 10), arm_flex=_jitter(rng, 4) + 2 * _sin(b, 1), elbow=_jitter(rng, 14), prone=15.0)
-
-
-def _swing(rng, b):
-    reach, bend = _jitter(rng, 34), _jitter(rng, 40)
-    return {
-        side + "_" + name: value
-        for side, s in SIDES
-        for name, value in {
-            "arm_flex": 12 + s * reach * _sin(b, 1), "arm_abd": 14.0, "elbow": bend + s * 18 * _sin(b, 1, -0.15), "prone": 20.0, "arm_twist": -10.0,
-        }.items()
-    }
-
-
-def _pump(rng, b):
-    lift = _jitter(rng, 38)
-    out = {}
-    for side, s in SIDES:
-        out |= {f"{side}_arm_flex": 40 + s * lift * _sin(b, 1), f"{side}_arm_abd": 24.0, f"{side}_elbow": 100 - s * 14 * _sin(b, 1), f"{side}_arm_twist": -4.0}
-        out |= {f"{side}_curl_{f}": 80.0 for f in FINGERS}
-    return out
-
-
-def _wave(rng, b):
-    size, delay = _jitter(rng, 24), 0.28
-    out = {}
-    for side, s in SIDES:
-        # The wave runs from the right hand to the left one.
-        at = lambda place: _sin(b, 1, -delay * s * place)
-        out |= {f"{side}_arm_abd": 82 + size * at(1), f"{side}_arm_twist": 84.0, f"{side}_elbow": 34 + 30 * at(2), f"{side}_wrist_flex": -30 * at(3), f"{side}_prone": 60.0, f"{side}_shrug": 8 + 8 * at(0.5)}
-    return out
-
-
-def _reach(rng, b):
-    out = {}
-    for side, s in SIDES:
-        out |= {f"{side}_arm_abd": 152 + s * 14 * _sin(b, 1), f"{side}_arm_flex": 4.0, f"{side}_elbow": 26 - s * 18 * _sin(b, 1), f"{side}_arm_twist": 40.0, f"{side}_shrug": 14 + s * 6 * _sin(b, 1), f"{side}_spread": 0.7}
-    return out
-
-
-def _hello(rng, b):
-    side, other = ("left", "right") if rng.random() < 0.5 else ("right", "left")
-    rest = _hang(rng, b)
-    lift, size = _jitter(rng, 88), _jitter(rng, 22)
-    rest |= {f"{side}_arm_abd": lift + 5 * _sin(b, 1), f"{side}_arm_twist": 88.0, f"{side}_elbow": 78 + size * _sin(b, 2), f"{side}_arm_flex": 2.0, f"{side}_prone": 64.0, f"{side}_wrist_dev": 8 * _sin(b, 2, -0.3), f"{side}_spread": 0.8}
-    rest |= {f"{other}_arm_abd": 14 + 4 * _sin(b, 1)}
-    return rest
-
-
-def _clap(rng, b):
-    open_ = (0.5 - 0.5 * np.cos(2 * np.pi * b)) ** 0.8
-    up = _jitter(rng, 50)
-    return _both(arm_flex=up, arm_abd=2 + 26 * open_, arm_twist=-40 + 34 * open_, elbow=74 - 10 * open_, prone=-4.0, spread=0.2)
-
-
-def _hips(rng, b):
-    return _both(arm_abd=46 + 3 * _sin(b, 1), arm_flex=-14.0, arm_twist=-60.0, elbow=98.0, prone=40.0, wrist_flex=-12.0)
-
-
-def _point(rng, b):
-    side, other = ("left", "right") if rng.random() < 0.5 else ("right", "left")
-    up = 0.5 - 0.5 * np.cos(np.pi * b)
-    out = {f"{side}_arm_abd": 8 + 130 * up, f"{side}_arm_flex": 34 * (1 - up), f"{side}_elbow": 26 - 18 * up, f"{side}_arm_twist": 30 * up}
-    out |= {f"{side}_curl_{f}": 78.0 for f in FINGERS if f != "index"}
-    out |= {name.replace("left", other): value for name, value in _hips(rng, b).items() if name.startswith("left")}
-    return out
-
-
-def _flex(rng, b):
-    out = {}
-    for side, s in SIDES:
-        out |= {f"{side}_arm_abd": 84 + 6 * _sin(b, 1), f"{side}_arm_twist": 86.0, f"{side}_elbow": 96 + s * 26 * _sin(b, 1), f"{side}_prone": -50.0}
-        out |= {f"{side}_curl_{f}": 82.0 for f in FINGERS}
-    return out
-
-
-def _robot(rng, b):
-    out = {}
-    for side, s in SIDES:
-        toggle = np.tanh(2.0 * _sin(b, 0.5, 0.25 * (1 - s))) / np.tanh(2.0)
-        out |= {f"{side}_arm_abd": 82.0, f"{side}_arm_twist": 10 + 74 * toggle, f"{side}_elbow": 88.0, f"{side}_prone": 0.0, f"{side}_spread": 0.0}
-    return out
-
-
-def _circle(rng, b):
-    rate = 0.75
-    return _both(arm_abd=86 + 62 * _sin(b, rate), arm_flex=8 + 30 * np.cos(np.pi * rate * b), elbow=22 + 10 * _sin(b, rate), arm_twist=30.0, spread=0.6)
-
-
-def _roll(rng, b):
-    out = {}
-    for side, s in SIDES:
-        phase = 0.0 if s > 0 else 1.0
-        out |= {f"{side}_arm_flex": 44 + 13 * _sin(b, 2, phase), f"{side}_elbow": 92 + 14 * np.cos(np.pi * (2 * b + phase)), f"{side}_arm_abd": 18.0, f"{side}_arm_twist": -52.0}
-        out |= {f"{side}_curl_{f}": 74.0 for f in FINGERS}
-    return out
-
-
-_ARMS = {"swing": _swing, "pump": _pump, "wave": _wave, "reach": _reach, "hello": _hello, "clap": _clap, "hips": _hips, "point": _point, "flex": _flex, "robot": _robot, "circle": _circle, "roll": _roll, "hang": _hang}
 
 
 class _Dance:
@@ -220,7 +115,7 @@ class _Dance:
             self.leg_parts.append((t, t + length, move))
             t += length
         t = 0.0
-        names = [name for name in _ARMS if name != "hang"]
+        names = [name for name in moves.MOVES if name != "hang"]
         while t < seconds + self.beat:
             length = self.beat * int(rng.choice([4, 4, 6, 8]))
             name = "hang" if rng.random() < 0.05 else str(rng.choice(names))
@@ -268,7 +163,9 @@ class _Dance:
                 self.dips += [(start + 2 * k * beat, 2 * beat, rng.uniform(0.08, 0.2)) for k in range(count // 2)]
             elif move == "kick":
                 way = float(rng.choice([0, 1]))
-                self.kicks += [(start + 2 * k * beat, 1.5 * beat, (foot + k) % 2, rng.uniform(0.12, 0.26), way) for k in range(count // 2)]
+                self.kicks += [
+                    (start + 2 * k * beat, 1.5 * beat, (foot + k) % 2, rng.uniform(0.12, 0.26), way) for k in range(count // 2)
+                ]
         self.steps = [sorted((s for s in steps if s[2] == i), key=lambda s: s[0]) for i in (0, 1)]
 
     def body(self, t):
@@ -315,7 +212,16 @@ class _Dance:
         self._head_and_face(c, t, b, awake)
         self._legs(c, t, b, energy)
         drift = np.random.default_rng(self.noise_seed)
-        for name, size in {"spine_yaw": 4, "spine_roll": 3, "head_yaw": 6, "head_roll": 3, "left_elbow": 4, "right_elbow": 4, "left_arm_abd": 3, "right_arm_abd": 3}.items():
+        for name, size in {
+            "spine_yaw": 4,
+            "spine_roll": 3,
+            "head_yaw": 6,
+            "head_roll": 3,
+            "left_elbow": 4,
+            "right_elbow": 4,
+            "left_arm_abd": 3,
+            "right_arm_abd": 3,
+        }.items():
             for rate in (0.23, 0.41, 0.67):
                 c[name] += size / 2 * awake * np.sin(2 * np.pi * (rate * drift.uniform(0.8, 1.2) * t + drift.uniform()))
         upper = soft_limit(np.stack([c[name] for name in CHANNELS], 1))
@@ -326,32 +232,47 @@ class _Dance:
         return Motion(channels, pelvis, legs, arms)
 
     def _arms(self, c, t, b, awake):
-        arm_names = [f"{side}_{n}" for side, _ in SIDES for n in ("shrug", "arm_flex", "arm_abd", "arm_twist", "elbow", "prone", "wrist_flex", "wrist_dev", "spread", *[f"curl_{f}" for f in FINGERS])]
+        arm_names = [
+            f"{side}_{n}"
+            for side, _ in SIDES
+            for n in (
+                "shrug",
+                "arm_flex",
+                "arm_abd",
+                "arm_twist",
+                "elbow",
+                "prone",
+                "wrist_flex",
+                "wrist_dev",
+                "spread",
+                *[f"curl_{f}" for f in FINGERS],
+            )
+        ]
         weights = self.weights(t, self.arm_parts)
         idle = 1 - sum(weights)
         loose = {name: 18.0 for name in arm_names if "curl" in name} | {name: 0.25 for name in arm_names if "spread" in name}
-        rest = loose | _hang(np.random.default_rng(self.noise_seed), np.zeros_like(t))
-        moves = [loose | _ARMS[name](np.random.default_rng(seed), b) for _, _, name, seed in self.arm_parts]
+        rest = loose | moves.hang(np.random.default_rng(self.noise_seed), np.zeros_like(t))
+        curves = [loose | moves.MOVES[name](np.random.default_rng(seed), b) for _, _, name, seed in self.arm_parts]
         for name in arm_names:
-            c[name] += rest.get(name, 0.0) * idle + sum(m.get(name, 0.0) * w for m, w in zip(moves, weights))
-        opening = awake * 8 * _sin(b, 0.5)
+            c[name] += rest.get(name, 0.0) * idle + sum(m.get(name, 0.0) * w for m, w in zip(curves, weights))
+        opening = awake * 8 * sine(b, 0.5)
         for side, _ in SIDES:
             for k, f in enumerate(FINGERS):
-                c[f"{side}_curl_{f}"] += opening + awake * 5 * _sin(b, 1, 0.15 * k)
+                c[f"{side}_curl_{f}"] += opening + awake * 5 * sine(b, 1, 0.15 * k)
 
     def _head_and_face(self, c, t, b, awake):
         size = self.head_size * awake
         if self.head_move == "nod":
-            c["head_pitch"] += size * (0.4 + 0.8 * _sin(b, 2))
+            c["head_pitch"] += size * (0.4 + 0.8 * sine(b, 2))
         elif self.head_move == "tilt":
-            c["head_roll"] += 1.3 * size * _sin(b, 1)
+            c["head_roll"] += 1.3 * size * sine(b, 1)
         elif self.head_move == "look":
-            c["head_yaw"] += 2.4 * size * _sin(b, 0.5)
+            c["head_yaw"] += 2.4 * size * sine(b, 0.5)
         else:
-            c["head_yaw"] += 1.5 * size * _sin(b, 1)
-        c["mouth"] += awake * (0.3 + 0.3 * _sin(b, 1)) * self.energy
+            c["head_yaw"] += 1.5 * size * sine(b, 1)
+        c["mouth"] += awake * (0.3 + 0.3 * sine(b, 1)) * self.energy
         c["smile"] += 0.2 + 0.8 * self.smile
-        c["brow"] += 0.4 * awake * _sin(b, 1)
+        c["brow"] += 0.4 * awake * sine(b, 1)
         blink = (t * 0.45 + self.phase) % 1
         c["blink"] += np.exp(-(((blink - 0.5) / 0.035) ** 2))
 
@@ -361,13 +282,13 @@ class _Dance:
         for part, w in zip(self.leg_parts, self.weights(t, self.leg_parts)):
             self.shares[part[2]] += w
         still = np.clip(self.shares["jump"] + self.shares["kick"] + self.shares["turn"], 0, 1)
-        swing = _sin(b, 1) * energy
+        swing = sine(b, 1) * energy
         c["roll"] += 4.5 * swing * (1 - still)
         c["spine_roll"] += -7 * swing * (1 - still) + 9 * swing * self.shares["sway"]
-        c["spine_yaw"] += 7 * _sin(b, 1, 0.25) * energy - 24 * swing * self.shares["twist"]
-        c["spine_pitch"] += 3 + 4 * _sin(b, 2, 0.2) * energy
+        c["spine_yaw"] += 7 * sine(b, 1, 0.25) * energy - 24 * swing * self.shares["twist"]
+        c["spine_pitch"] += 3 + 4 * sine(b, 2, 0.2) * energy
         _, yaw = self.body(t)
-        c["yaw"] += yaw + 5 * _sin(b, 1, 0.1) * energy * (1 - still) + 22 * swing * self.shares["twist"]
+        c["yaw"] += yaw + 5 * sine(b, 1, 0.1) * energy * (1 - still) + 22 * swing * self.shares["twist"]
         dip = self._dip(t)
         c["pitch"] += 2 + 90 * dip
         c["spine_pitch"] += 70 * dip
@@ -392,7 +313,7 @@ class _Dance:
             u = np.clip((t - start) / duration, 0, 1)
             hop += height * np.sin(np.pi * u) ** 2
         feet = [self.foot(i, t) for i in (0, 1)]
-        sway = self.sway * (1 + 1.6 * self.shares["sway"]) * _sin(b, 1) * energy * (1 - self.shares["kick"])
+        sway = self.sway * (1 + 1.6 * self.shares["sway"]) * sine(b, 1) * energy * (1 - self.shares["kick"])
         # The weight goes over the foot that stays on the floor.
         raised = [f[1].copy() for f in feet]
         kick = [np.zeros_like(t), np.zeros_like(t)]
@@ -404,9 +325,11 @@ class _Dance:
         shift = np.tanh((raised[1] - raised[0]) / 0.06) * 0.5 * p.hip
         yaw = np.radians(value("yaw"))
         lateral = sway + shift
-        pelvis = np.stack([x + lateral * np.cos(yaw), np.zeros_like(t), -lateral * np.sin(yaw) - 0.4 * self._dip(t) * np.cos(yaw)], 1)
+        pelvis = np.stack(
+            [x + lateral * np.cos(yaw), np.zeros_like(t), -lateral * np.sin(yaw) - 0.4 * self._dip(t) * np.cos(yaw)], 1
+        )
         ankles, frames = [], []
-        for i, (side, s) in enumerate(SIDES):
+        for i, (_, s) in enumerate(SIDES):
             fx, lift, fz, fyaw = feet[i]
             relative = fyaw - value("yaw")
             # A planted foot pivots rather than twisting the hip.
@@ -427,7 +350,9 @@ class _Dance:
             flat = np.minimum(away[:, 0] ** 2 + away[:, 2] ** 2, (0.8 * reach) ** 2)
             tops.append(ankles[i][:, 1] + np.sqrt(reach**2 - flat) - hip[:, 1])
         soft = 0.012
-        low = -soft * np.log(np.exp(-(tops[0] - tops[0].min()) / soft) + np.exp(-(tops[1] - tops[0].min()) / soft)) + tops[0].min()
+        low = (
+            -soft * np.log(np.exp(-(tops[0] - tops[0].min()) / soft) + np.exp(-(tops[1] - tops[0].min()) / soft)) + tops[0].min()
+        )
         bounce = self.bounce * (1 - np.cos(2 * np.pi * b)) * energy
         pelvis[:, 1] = low - bounce - self._dip(t)
         out = upper.copy()

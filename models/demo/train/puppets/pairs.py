@@ -108,7 +108,14 @@ def sample_pair(seed, split="train", size=(208, 288), frames=33, fps=16.0, drivi
     soft = _place(own, settled, depth, camera, target)
     actor = lambda joints, channels: Actor(look, joints, _faces(channels), camera, size)
     return Pair(
-        int(seed), split, fps, prompt(look, dance.words), actor(standing, rest.channels), driving, actor(strict, dance.channels), actor(soft, settled)
+        int(seed),
+        split,
+        fps,
+        prompt(look, dance.words),
+        actor(standing, rest.channels),
+        driving,
+        actor(strict, dance.channels),
+        actor(soft, settled),
     )
 
 

@@ -17,7 +17,9 @@ def overlay(image, points):
     big = cv2.resize(image, None, fx=2, fy=2, interpolation=cv2.INTER_LINEAR)
     place = lambda p: tuple(int(v) for v in np.rint((p[:2] * 2 - 0.5) * 16))
     hues = np.arange(len(BONES)) * 180 // len(BONES)
-    tones = cv2.cvtColor(np.stack([hues, np.full_like(hues, 255), np.full_like(hues, 255)], 1).astype(np.uint8)[None], cv2.COLOR_HSV2RGB)[0]
+    tones = cv2.cvtColor(
+        np.stack([hues, np.full_like(hues, 255), np.full_like(hues, 255)], 1).astype(np.uint8)[None], cv2.COLOR_HSV2RGB
+    )[0]
     for (a, b), tone in zip(BONES, tones.tolist()):
         if min(points[a, 2], points[b, 2]) > 0.35:
             cv2.line(big, place(points[a]), place(points[b]), (20, 20, 20), 5, cv2.LINE_AA, 4)
@@ -48,7 +50,9 @@ def row(pair):
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Contact sheet: reference, four driving frames, four truth frames, two with the skeleton.")
+    parser = argparse.ArgumentParser(
+        description="Contact sheet: reference, four driving frames, four truth frames, two with the skeleton."
+    )
     parser.add_argument("out", metavar="OUT.png")
     parser.add_argument("--pairs", type=int, default=6)
     parser.add_argument("--seed", type=int, default=0, help="of the first pair")
@@ -56,7 +60,10 @@ def main():
     parser.add_argument("--frames", type=int, default=33)
     parser.add_argument("--scale", type=float, default=0.6)
     options = parser.parse_args()
-    rows = [row(sample_pair(options.seed + k, options.split, driving_size=(208, 288), frames=options.frames)) for k in range(options.pairs)]
+    rows = [
+        row(sample_pair(options.seed + k, options.split, driving_size=(208, 288), frames=options.frames))
+        for k in range(options.pairs)
+    ]
     image = np.concatenate(rows, 0)
     image = cv2.resize(image, None, fx=options.scale, fy=options.scale, interpolation=cv2.INTER_AREA)
     if not cv2.imwrite(options.out, image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9]):

@@ -13,27 +13,53 @@ FINGERS = ("thumb", "index", "middle", "ring", "little")
 
 _CENTRE = {
     # Pelvis in the world; yaw turns the body about the vertical and has no limit.
-    "yaw": None, "pitch": (-30, 50), "roll": (-25, 25),
-    "spine_yaw": (-45, 45), "spine_pitch": (-25, 50), "spine_roll": (-30, 30),
-    "head_yaw": (-65, 65), "head_pitch": (-40, 40), "head_roll": (-35, 35),
+    "yaw": None,
+    "pitch": (-30, 50),
+    "roll": (-25, 25),
+    "spine_yaw": (-45, 45),
+    "spine_pitch": (-25, 50),
+    "spine_roll": (-30, 30),
+    "head_yaw": (-65, 65),
+    "head_pitch": (-40, 40),
+    "head_roll": (-35, 35),
     # Shares of fully open, fully smiling, fully shut, fully raised.
-    "mouth": (0, 1), "smile": (-1, 1), "blink": (0, 1), "brow": (-1, 1),
+    "mouth": (0, 1),
+    "smile": (-1, 1),
+    "blink": (0, 1),
+    "brow": (-1, 1),
 }
 _SIDE = {
     "shrug": (-8, 25),
     # The arm hangs at 0: forwards, outwards, and about its own axis (positive turns the forearm outwards).
-    "arm_flex": (-55, 170), "arm_abd": (-35, 172), "arm_twist": (-90, 95),
-    "elbow": (0, 145), "prone": (-85, 85), "wrist_flex": (-70, 70), "wrist_dev": (-25, 25),
-    **{f"curl_{name}": (-8, 88) for name in FINGERS}, "spread": (0, 1),
-    "hip_flex": (-40, 115), "hip_abd": (-35, 65), "hip_twist": (-55, 55), "knee": (0, 150),
-    "ankle_yaw": (-45, 45), "ankle_pitch": (-50, 65), "ankle_roll": (-40, 40),
+    "arm_flex": (-55, 170),
+    "arm_abd": (-35, 172),
+    "arm_twist": (-90, 95),
+    "elbow": (0, 145),
+    "prone": (-85, 85),
+    "wrist_flex": (-70, 70),
+    "wrist_dev": (-25, 25),
+    **{f"curl_{name}": (-8, 88) for name in FINGERS},
+    "spread": (0, 1),
+    "hip_flex": (-40, 115),
+    "hip_abd": (-35, 65),
+    "hip_twist": (-55, 55),
+    "knee": (0, 150),
+    "ankle_yaw": (-45, 45),
+    "ankle_pitch": (-50, 65),
+    "ankle_roll": (-40, 40),
 }
 LIMITS = {**_CENTRE, **{f"{side}_{name}": limit for side, _ in SIDES for name, limit in _SIDE.items()}}
 CHANNELS = tuple(LIMITS)
 INDEX = {name: i for i, name in enumerate(CHANNELS)}
 
 # Where each finger begins on the hand (along, across), its spread in degrees, and its length; in hand lengths.
-_FINGER_PLAN = (((0.16, 0.17), 40, 0.46), ((0.48, 0.19), 7, 0.44), ((0.50, 0.06), 2, 0.50), ((0.48, -0.07), -3, 0.46), ((0.43, -0.19), -9, 0.37))
+_FINGER_PLAN = (
+    ((0.16, 0.17), 40, 0.46),
+    ((0.48, 0.19), 7, 0.44),
+    ((0.50, 0.06), 2, 0.50),
+    ((0.48, -0.07), -3, 0.46),
+    ((0.43, -0.19), -9, 0.37),
+)
 _BONES = (0.45, 0.31, 0.24)
 
 
@@ -139,7 +165,7 @@ def solve(proportions, channels, pelvis):
     skull = throat + r2 @ np.array([0, p.head[1] * 0.92, p.head[2] * 0.12])
     j = Joints(p, pelvis, waist, neck, skull, r0, r1, r2)
     for side, s in SIDES:
-        of = lambda name: channels[:, INDEX[f"{side}_{name}"]]
+        of = lambda name, side=side: channels[:, INDEX[f"{side}_{name}"]]
         shoulder = neck + r1 @ rz(s * of("shrug")) @ np.array([s * p.shoulder, 0, 0])
         arm = r1 @ rx(-of("arm_flex")) @ rz(s * of("arm_abd")) @ ry(s * of("arm_twist"))
         elbow = shoulder + arm @ np.array([0, -p.arm[0], 0])

@@ -59,7 +59,12 @@ class Motions(unittest.TestCase):
         for seed in range(12):
             _, p, _, j = dancer(seed)
             for i in (0, 1):
-                bones = [(j.shoulder[i], j.elbow[i], p.arm[0]), (j.elbow[i], j.hand[i][:, 0], p.arm[1]), (j.hip[i], j.knee[i], p.leg[0]), (j.knee[i], j.ankle[i], p.leg[1])]
+                bones = [
+                    (j.shoulder[i], j.elbow[i], p.arm[0]),
+                    (j.elbow[i], j.hand[i][:, 0], p.arm[1]),
+                    (j.hip[i], j.knee[i], p.leg[0]),
+                    (j.knee[i], j.ankle[i], p.leg[1]),
+                ]
                 bones += [(j.neck, j.shoulder[i], p.shoulder), (j.pelvis, j.hip[i], p.hip), (j.waist, j.neck, p.chest)]
                 for a, b, length in bones:
                     np.testing.assert_allclose(np.linalg.norm(b - a, axis=1), length, atol=1e-9)
@@ -81,7 +86,11 @@ class Motions(unittest.TestCase):
         fastest = {"body": 0.0, "limb": 0.0, "hand": 0.0}
         for seed in range(60):
             _, _, _, j = dancer(seed, 300)
-            groups = {"body": [j.pelvis, j.neck, j.skull], "limb": [*j.elbow, *j.knee, *j.ankle], "hand": [h[:, 12] for h in j.hand]}
+            groups = {
+                "body": [j.pelvis, j.neck, j.skull],
+                "limb": [*j.elbow, *j.knee, *j.ankle],
+                "hand": [h[:, 12] for h in j.hand],
+            }
             for name, tracks in groups.items():
                 speed = max(np.linalg.norm(np.diff(track, axis=0), axis=1).max() / STEP for track in tracks)
                 fastest[name] = max(fastest[name], speed)
@@ -126,7 +135,10 @@ class Pictures(unittest.TestCase):
             world = points(j, _faces(dance.channels))
             flat = keypoints(j, _faces(dance.channels), camera, look)
             backdrop = np.full((size[1], size[0], 3), 90, np.uint8)
-            for t, k in zip((10, 60, 100, 140) * 8, (0, 3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 22, 31, 68, 76, 95, 99, 103, 111, 116, 120, 132)):
+            for t, k in zip(
+                (10, 60, 100, 140) * 8,
+                (0, 3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 22, 31, 68, 76, 95, 99, 103, 111, 116, 120, 132),
+            ):
                 with_, _ = draw(look, j, t, camera, size, backdrop, markers=[(world[t, k], (255, 0, 255))])
                 without, _ = draw(look, j, t, camera, size, backdrop)
                 purple = lambda image: np.minimum(image[..., 0], image[..., 2]).astype(float) - image[..., 1]
@@ -167,7 +179,9 @@ class Pictures(unittest.TestCase):
         self.assertGreater(back[[5, 6, 11, 12]].min(), 0.35)
 
     def test_the_same_seed_draws_the_same_bytes(self):
-        digest = lambda seed: hashlib.sha256(row(sample_pair(seed, "held-out", driving_size=(208, 288), frames=9)).tobytes()).hexdigest()
+        digest = lambda seed: hashlib.sha256(
+            row(sample_pair(seed, "held-out", driving_size=(208, 288), frames=9)).tobytes()
+        ).hexdigest()
         self.assertEqual(digest(4), digest(4))
         self.assertNotEqual(digest(4), digest(5))
 
@@ -218,7 +232,9 @@ class Pairs(unittest.TestCase):
         far = Actor(look, driven, _faces(dance.channels), big, (240, 320))
         start = _neck(driven, small)[0]
         move = (_neck(driven, big) - _neck(driven, big)[0]) / 320 * 288
-        near = Actor(look, _place(body, dance.channels, dance.pelvis[:, 2], small, start + move), _faces(dance.channels), small, (208, 288))
+        near = Actor(
+            look, _place(body, dance.channels, dance.pelvis[:, 2], small, start + move), _faces(dance.channels), small, (208, 288)
+        )
         aligned = align(far.keypoints(), (240, 320), near.keypoints()[0], (208, 288))
         body_rows = [*range(17), *range(HANDS[0].start, HANDS[1].stop)]
         np.testing.assert_allclose(aligned[:, body_rows, :2], near.keypoints()[:, body_rows, :2], atol=1e-6)
