@@ -7,7 +7,9 @@ import numpy as np
 from .face import EAR, EYE, landmarks, normals, surface
 
 COUNT = 133
-SEEN, HIDDEN = 0.95, 0.15  # scores; a joint is drawn above 0.35
+# Scores; a joint is drawn above 0.35. Estimators infer a hidden shoulder or hip from the one that is seen, limbs they lose.
+SEEN, HIDDEN, INFERRED = 0.95, 0.15, 0.45
+TRUNK = (5, 6, 11, 12)
 FACE = slice(23, 91)
 HANDS = (slice(91, 112), slice(112, 133))
 # Bones of the body for pictures and tests, as pairs of keypoints.
@@ -53,7 +55,9 @@ def keypoints(joints, faces, camera, look, size=None):
     """Keypoints [T, 133, 3] as x, y (pixels) and score: low where the own body hides them, or outside of `size` (width, height)."""
     world = points(joints, faces)
     xy, near = camera.project(world)
-    score = SEEN + (HIDDEN - SEEN) * np.maximum(_covered(joints, camera, look, xy, near), _averted(joints, faces, camera))
+    lost = np.full(COUNT, HIDDEN)
+    lost[list(TRUNK)] = INFERRED
+    score = SEEN + (lost - SEEN) * np.maximum(_covered(joints, camera, look, xy, near), _averted(joints, faces, camera))
     if size is not None:
         inside = ((xy >= 0) & (xy <= np.array(size))).all(-1)
         score = np.where(inside, score, np.minimum(score, HIDDEN))

@@ -197,8 +197,10 @@ def prompt(look, move):
         "afro": f"a {look['hair']} afro",
     }.get(look["hair_style"], hair)
     beard = f" and a {look['hair']} beard" if look["beard"] else ""
-    extra = ["" if look["hat"] == "none" else f", a {look['hat_colour']} {look['hat']}", ", glasses" if look["glasses"] else ""]
+    hat = "" if look["hat"] == "none" else f", a {look['hat_colour']} {look['hat']}"
+    glasses = ", glasses" if look["glasses"] else ""
     article = "An" if look["build"][0] in "aeiou" else "A"
-    text = f"{article} {look['build']} puppet with {look['skin']} skin and {hair}{beard}, wearing {clothes(look)}, {look['shoe']} {look['shoes']}{''.join(extra)}"
+    person = f"{article} {look['build']} puppet with {look['skin']} skin and {hair}{beard}"
+    text = f"{person}, wearing {clothes(look)}, {look['shoe']} {look['shoes']}{hat}{glasses}"
     text = text.replace("a orange", "an orange")
     return f"{text}, {move}, {look['backdrop']['words']}."

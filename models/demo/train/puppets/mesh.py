@@ -1,7 +1,7 @@
 """Surfaces of a puppet as small flat faces: tubes, lofts, ellipsoids and discs, gathered for one painting by depth.
 
-A grid of points [..., R, S, 3] has rings from the top of a part downwards and points around each ring from its front to its left, so
-that the faces seen from outside run clockwise in a picture.
+A grid of points [..., R, S, 3] has rings from the top of a part downwards and points around each ring from its front to its
+left, so that the faces seen from outside run clockwise in a picture.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ class Mesh:
         self.groups = {}  # corners of a face -> lists of points, colours, depth biases, two-sidedness, gloss
 
     def faces(self, points, colour, bias=0.0, double=False, flat=False):
-        """Adds faces [N, K, 3]; `colour` is one RGB or [N, 3]. `flat` faces are not shaded, `double` ones are seen from both sides."""
+        """Adds faces [N, K, 3]; `colour` is one RGB or [N, 3]; `flat` ones are not shaded, `double` ones seen from both sides."""
         points = np.asarray(points, dtype=np.float64)
         n = len(points)
         colours = np.broadcast_to(np.asarray(colour, dtype=np.float64), (n, 3))

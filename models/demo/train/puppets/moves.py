@@ -72,7 +72,7 @@ def _wave(rng, b):
     out = {}
     for side, s in SIDES:
         # The wave runs from the right hand to the left one.
-        at = lambda place: sine(b, 1, -delay * s * place)
+        at = lambda place, s=s: sine(b, 1, -delay * s * place)
         out |= {
             f"{side}_arm_abd": 82 + size * at(1),
             f"{side}_arm_twist": 84.0,

@@ -1,8 +1,8 @@
 """Pairs: a reference puppet in a picture, another puppet dancing in a clip, and the truth: the first one dancing that dance.
 
-The truth has the reference's proportions, joint angles of the driving clip, and its neck where SteadyDancer's alignment puts it: as far
-from its place in the reference, in heights of the picture, as the driving neck is from its place in the first frame. The first
-frame of the truth is the reference picture itself; over the next `settle` frames the puppet goes over to the driven pose.
+The truth has the reference's proportions, joint angles of the driving clip, and its neck where SteadyDancer's alignment puts it: as
+far from its place in the reference, in heights of the picture, as the driving neck is from its place in the first frame. The
+first frame of the truth is the reference picture itself; over the next `settle` frames the puppet goes over to the driven pose.
 """
 
 from dataclasses import dataclass

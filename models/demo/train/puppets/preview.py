@@ -1,4 +1,4 @@
-"""Contact sheet of pairs: python -m puppets.preview OUT.png [--pairs N] [--split held-out] [--seed S] [--scale 0.5]"""
+"""Contact sheet of pairs: python -m puppets.preview OUT.png [--pairs N] [--seed S] [--split held-out]"""
 
 import argparse
 
@@ -56,16 +56,21 @@ def main():
     parser.add_argument("out", metavar="OUT.png")
     parser.add_argument("--pairs", type=int, default=6)
     parser.add_argument("--seed", type=int, default=0, help="of the first pair")
+    parser.add_argument("--seeds", type=int, nargs="+", help="of each pair, instead of --seed and --pairs")
     parser.add_argument("--split", choices=SPLITS, default="held-out")
     parser.add_argument("--frames", type=int, default=33)
     parser.add_argument("--scale", type=float, default=0.6)
+    parser.add_argument("--bits", type=int, default=8, choices=range(4, 9), help="of each colour channel, for a small file")
     options = parser.parse_args()
-    rows = [
-        row(sample_pair(options.seed + k, options.split, driving_size=(208, 288), frames=options.frames))
-        for k in range(options.pairs)
-    ]
+    seeds = options.seeds or range(options.seed, options.seed + options.pairs)
+    draw = lambda seed: row(sample_pair(seed, options.split, driving_size=(208, 288), frames=options.frames))
+    rows = [draw(seed) for seed in seeds]
     image = np.concatenate(rows, 0)
     image = cv2.resize(image, None, fx=options.scale, fy=options.scale, interpolation=cv2.INTER_AREA)
+    if options.bits < 8:
+        # Fewer shades compress far better; rounding them to the nearest keeps the mean.
+        step = 256 / 2**options.bits
+        image = np.clip(np.rint(image / step) * step, 0, 255).astype(np.uint8)
     if not cv2.imwrite(options.out, image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9]):
         raise SystemExit(f"{options.out} could not be written: is its folder there?")
 
