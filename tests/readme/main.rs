@@ -34,7 +34,8 @@ fn every_command_runs() {
     for folder in ["examples/media", "models/demo"] {
         let copy = place.path().join(folder);
         std::fs::create_dir_all(&copy).unwrap();
-        for file in std::fs::read_dir(root.join(folder)).unwrap().map(|f| f.unwrap()) {
+        let entries = std::fs::read_dir(root.join(folder)).unwrap().map(|f| f.unwrap());
+        for file in entries.filter(|f| f.path().is_file()) {
             std::fs::copy(file.path(), copy.join(file.file_name())).unwrap();
         }
     }
