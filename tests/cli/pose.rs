@@ -134,6 +134,13 @@ fn a_run_takes_a_plain_video_and_shows_its_poses() {
     run.drain(at..at + 2);
     run.extend(line[1..7].iter().cloned());
     run.extend(["--debug-dir".to_owned(), text(&debug)]);
+    // The plan knows of the networks, and a plan writes nothing.
+    let plan = sandbox.run(&with(run.clone(), &["--dry-run", "--json"])).json();
+    let pose = &plan["stages"]["phases"][0];
+    let stored: u64 = [&line[4], &line[6]].map(|file| fs::metadata(file).unwrap().len()).iter().sum();
+    assert_eq!(pose["phase"], "pose");
+    assert!(pose["weights_bytes"].as_u64().unwrap() >= stored && !debug.exists(), "{pose}");
+
     let outcome = sandbox.run(&run);
     outcome.ok();
     assert!(fs::read(&out).unwrap().len() > 1000);

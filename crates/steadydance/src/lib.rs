@@ -62,6 +62,23 @@
 //! # }
 //! ```
 //!
+//! # Poses of a video
+//! [`find_poses`] looks for people in a video, fits one of them to a picture, and writes keypoints, drawn poses, a
+//! contact sheet and a report. [`Motion::Video`] does the same within a run.
+//! ```no_run
+//! use steadydance::{FinderOptions, Motion, PersonChoice, PoseModelPlaces, PoseRequest, find_poses};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let models = PoseModelPlaces { folders: vec!["dwpose".into()], ..PoseModelPlaces::default() };
+//! let mut request = PoseRequest::new(Motion::Video { drive: "dance.mp4".into() }, "dance-pose");
+//! request.reference = Some("portrait.png".into());
+//! request.settings.person = PersonChoice::Left;
+//! let outcome = find_poses(&request, &FinderOptions { models, cache: None }, &mut ())?;
+//! println!("found in {:.0} % of {} frames", 100.0 * outcome.quality.detection_rate, outcome.frames);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Errors
 //! Everything that can go wrong is a [`PipelineError`]; [`PipelineError::kind`] sorts it for a program's exit code or a
 //! server's status. No message has more than one line.
