@@ -229,7 +229,7 @@ fn length(path: &Path) -> u64 {
     fs::metadata(path).map_or(0, |info| info.len())
 }
 
-fn make_folder(path: &Path) -> Result<(), HubError> {
+pub(super) fn make_folder(path: &Path) -> Result<(), HubError> {
     fs::create_dir_all(path).map_err(io("create", path))
 }
 

@@ -97,6 +97,8 @@ impl Hub {
             if self.settings.offline {
                 return Err(self.offline(w));
             }
+            // A cache that cannot be written makes every answer useless.
+            download::make_folder(self.cache.root())?;
             plan.ask(w, observer)?;
         }
         Ok(plan)

@@ -161,3 +161,13 @@ fn hostile_names_are_refused_before_anything_is_asked() {
     place.server.announce_etag("../../../evil");
     fails(&place, place.settings(), HubErrorKind::Usage, &["evil", "entity tag"]);
 }
+
+#[test]
+fn a_cache_that_cannot_be_is_found_out_before_anything_is_asked() {
+    let place = Place::new();
+    let file = place.root.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let settings = Settings { cache: file.join("hub"), ..place.settings() };
+    fails(&place, settings, HubErrorKind::Other, &["cannot create", "file/hub"]);
+    assert_eq!(place.server.log(), []);
+}
