@@ -334,7 +334,8 @@ fn the_output_is_never_an_input() {
     let picture = sandbox.write("a.png", png(64, 64));
     let video = sandbox.write("motion.gif", gif(9, 64, 64));
     let before = fs::read(&video).unwrap();
-    for output in [video.clone(), sandbox.work("../work/motion.gif")] {
+    fs::create_dir(sandbox.work("folder")).unwrap();
+    for output in [video.clone(), sandbox.work("folder/../motion.gif")] {
         let mut line = tiny_run_of(&fixture("model"), &picture, &video, &output);
         sandbox.run(&line).fails(2, &["motion.gif", "input"]);
         line.push("--force".to_owned());

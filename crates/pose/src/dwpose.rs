@@ -258,16 +258,16 @@ impl<N: PoseNetworks> PoseEstimator for DwPose<N> {
 
     /// # Errors
     /// As [`PoseEstimator::estimate`], for the first frame that fails.
-    fn estimate_batch(&mut self, first: usize, frames: &[RgbImage]) -> Result<Vec<FrameKeypoints>> {
+    fn estimate_batch(&mut self, numbers: &[usize], frames: &[RgbImage]) -> Result<Vec<FrameKeypoints>> {
         let mut batch = Vec::with_capacity(frames.len());
         // Groups, not one parallel loop: a thread that waits inside a network may begin another frame.
-        for group in frames.chunks(self.options.frames_in_flight.get()) {
-            let start = first + batch.len();
-            let find = |(i, frame)| {
-                let role = FrameRole::Driving(start + i);
+        let size = self.options.frames_in_flight.get();
+        for (numbers, group) in numbers.chunks(size).zip(frames.chunks(size)) {
+            let find = |(frame, number): (&RgbImage, &usize)| {
+                let role = FrameRole::Driving(*number);
                 self.find(role, frame).map_err(|source| in_picture(role, source))
             };
-            let found: Vec<Result<_>> = group.par_iter().enumerate().map(find).collect();
+            let found: Vec<Result<_>> = group.par_iter().zip(numbers).map(find).collect();
             for frame in found {
                 let (keypoints, statistics) = frame?;
                 self.count(statistics);

@@ -211,9 +211,6 @@ pub enum PoseError {
         /// People found.
         found: usize,
     },
-    /// Reference keypoints were asked of a file without them.
-    #[error("the keypoint file has no `reference`; add the reference person's keypoints")]
-    NoReference,
     /// A frame index beyond the clip.
     #[error("frame {index} was asked for; the keypoint clip has {frames} frames")]
     FrameIndex {

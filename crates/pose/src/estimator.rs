@@ -1,12 +1,11 @@
-//! Where keypoints come from: a file ([`KeypointEstimator`]) or networks ([`crate::DwPose`]).
+//! What finds people in pictures; [`crate::DwPose`] does.
 
 use std::fmt;
 
 use image::RgbImage;
 
-use crate::keypoints::{FrameKeypoints, PoseClip, ReferenceKeypoints};
-use crate::sizes::Size;
-use crate::{PoseError, Result};
+use crate::Result;
+use crate::keypoints::FrameKeypoints;
 
 /// Which picture an estimator is asked about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,101 +33,21 @@ pub trait PoseEstimator {
     /// The people of one picture.
     ///
     /// # Errors
-    /// [`PoseError::Estimator`] for a failed detector, others as the implementation says.
+    /// [`crate::PoseError::Estimator`] for a failed detector, others as the implementation says.
     fn estimate(&mut self, role: FrameRole, picture: &RgbImage) -> Result<FrameKeypoints>;
 
-    /// The people of consecutive driving frames from `first` on, in order. A detector that gains from batches overrides it.
+    /// The people of driving frames, whose numbers are `numbers` (one for each; they need not be neighbours). A detector
+    /// that gains from batches overrides it.
     ///
     /// # Errors
     /// As [`PoseEstimator::estimate`].
-    fn estimate_batch(&mut self, first: usize, frames: &[RgbImage]) -> Result<Vec<FrameKeypoints>> {
-        let roles = (first..).map(FrameRole::Driving);
-        let pairs = roles.zip(frames);
-        pairs.map(|(role, frame)| self.estimate(role, frame)).collect()
+    fn estimate_batch(&mut self, numbers: &[usize], frames: &[RgbImage]) -> Result<Vec<FrameKeypoints>> {
+        let frames = numbers.iter().zip(frames);
+        frames.map(|(number, frame)| self.estimate(FrameRole::Driving(*number), frame)).collect()
     }
 
     /// What one should know of the pictures seen so far, a line each.
     fn remarks(&self) -> Vec<String> {
         Vec::new()
     }
-}
-
-/// An estimator that looks up a clip read from a keypoint file, resized to the picture at hand.
-#[derive(Clone, Debug)]
-pub struct KeypointEstimator {
-    clip: PoseClip,
-}
-
-impl KeypointEstimator {
-    /// # Errors
-    /// What [`PoseClip::validate`] finds.
-    pub fn new(clip: PoseClip) -> Result<Self> {
-        clip.validate()?;
-        Ok(Self { clip })
-    }
-}
-
-impl PoseEstimator for KeypointEstimator {
-    /// # Errors
-    /// [`PoseError::NoReference`], or [`PoseError::FrameIndex`] for a frame beyond the file's last.
-    fn estimate(&mut self, role: FrameRole, picture: &RgbImage) -> Result<FrameKeypoints> {
-        let clip = &self.clip;
-        let (people, size) = match role {
-            FrameRole::Reference => {
-                let reference = clip.reference.as_ref().ok_or(PoseError::NoReference)?;
-                let size = Size::new(reference.width, reference.height);
-                (&reference.people, size)
-            }
-            FrameRole::Driving(index) => {
-                let frames = clip.frames.len();
-                let frame = clip.frames.get(index).ok_or(PoseError::FrameIndex { index, frames })?;
-                (&frame.people, clip.size())
-            }
-        };
-        let x = f64::from(picture.width()) / f64::from(size.width);
-        let y = f64::from(picture.height()) / f64::from(size.height);
-        let people = people.iter().map(|person| person.scaled(x, y)).collect();
-        Ok(FrameKeypoints { people })
-    }
-}
-
-/// Runs an estimator over the reference picture and the driving frames, one frame in memory at a time.
-///
-/// # Errors
-/// The estimator's, the frame source's (`E`), and [`PoseError::NoFrames`] for an empty video. Frames of differing sizes are
-/// brought to the pixels of the first.
-pub fn estimate_clip<E: From<PoseError>>(
-    estimator: &mut dyn PoseEstimator,
-    reference: &RgbImage,
-    frames: impl IntoIterator<Item = std::result::Result<RgbImage, E>>,
-    fps: f64,
-) -> std::result::Result<PoseClip, E> {
-    let people = estimator.estimate(FrameRole::Reference, reference)?.people;
-    let mut clip = PoseClip {
-        width: 0,
-        height: 0,
-        fps,
-        frames: Vec::new(),
-        reference: Some(ReferenceKeypoints { width: reference.width(), height: reference.height(), people }),
-    };
-    for (index, frame) in frames.into_iter().enumerate() {
-        let frame = frame?;
-        let mut keypoints = estimator.estimate(FrameRole::Driving(index), &frame)?;
-        let (width, height) = frame.dimensions();
-        if index == 0 {
-            (clip.width, clip.height) = (width, height);
-        } else if (width, height) != (clip.width, clip.height) {
-            let x = f64::from(clip.width) / f64::from(width);
-            let y = f64::from(clip.height) / f64::from(height);
-            for person in &mut keypoints.people {
-                *person = person.scaled(x, y);
-            }
-        }
-        clip.frames.push(keypoints);
-    }
-    if clip.frames.is_empty() {
-        return Err(PoseError::NoFrames.into());
-    }
-    clip.validate()?;
-    Ok(clip)
 }

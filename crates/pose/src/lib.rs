@@ -47,7 +47,7 @@ pub use detector::PersonBox;
 pub use draw::{Palette, draw_poses};
 pub use dwpose::{DwPose, DwPoseOptions, DwPoseStatistics, PoseNetworks};
 pub use error::{Network, Place, PoseError};
-pub use estimator::{FrameRole, KeypointEstimator, PoseEstimator, estimate_clip};
+pub use estimator::{FrameRole, PoseEstimator};
 pub use frames::{PoseFrames, PosePair};
 pub use keypoints::{FrameKeypoints, PoseClip, ReferenceKeypoints, WHOLE_BODY_POINTS, WholeBody};
 pub use openpose::{HandPairing, OpenPose};

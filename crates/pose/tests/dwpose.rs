@@ -206,7 +206,8 @@ fn batches_are_bit_identical_to_single_frames() {
             let mut batched = DwPose::new(Painted(profile), options);
             let mut found = Vec::new();
             for part in frames.chunks(parts) {
-                found.extend(batched.estimate_batch(found.len(), part).unwrap());
+                let numbers: Vec<usize> = (found.len()..).take(part.len()).collect();
+                found.extend(batched.estimate_batch(&numbers, part).unwrap());
             }
             assert_eq!(found, expected);
             assert_eq!(batched.statistics(), single.statistics());
@@ -221,8 +222,8 @@ fn a_batch_names_the_frame_that_failed() {
     let onnx = DwPoseOptions::new(PoseProfile::onnx());
     let mut estimator =
         DwPose::new(Painted(onnx.profile), DwPoseOptions { frames_in_flight: 2.try_into().unwrap(), ..onnx });
-    let error = estimator.estimate_batch(30, &frames).unwrap_err();
-    assert!(error.to_string().starts_with("driving frame 34: picture is 0x5"), "{error}");
+    let error = estimator.estimate_batch(&[30, 31, 40, 50, 61, 62], &frames).unwrap_err();
+    assert!(error.to_string().starts_with("driving frame 61: picture is 0x5"), "{error}");
     assert_eq!(estimator.statistics().pictures, 4);
 }
 
@@ -346,7 +347,7 @@ fn faults_of_networks_name_picture_and_network() {
         (Fault::KeypointsInfinite, format!("{keypoints} -inf, {damaged}")),
     ] {
         let mut estimator = DwPose::new(fault, DwPoseOptions::default());
-        let error = estimator.estimate_batch(40, &frames).unwrap_err();
+        let error = estimator.estimate_batch(&(40..40 + frames.len()).collect::<Vec<_>>(), &frames).unwrap_err();
         let PoseError::Picture { picture, source } = error else { panic!("{fault:?}: {error}") };
         assert_eq!(picture, FrameRole::Driving(40), "the first of the frames");
         assert_eq!(source.to_string().lines().next().unwrap(), message, "{fault:?}");

@@ -41,7 +41,7 @@ fn median(mut run: impl FnMut()) -> f64 {
 }
 
 #[test]
-#[ignore = "needs full-size files"]
+#[ignore = "needs full-size files in STEADYDANCE_POSE_NETS; tests/nets.rs holds narrow ones"]
 fn the_detector_at_full_width() {
     let case = case("yolox_l.safetensors");
     for name in ["yolox_l.pth", "yolox_l.onnx"] {
@@ -60,7 +60,7 @@ fn the_detector_at_full_width() {
 }
 
 #[test]
-#[ignore = "needs full-size files"]
+#[ignore = "needs full-size files in STEADYDANCE_POSE_NETS; tests/nets.rs holds narrow ones"]
 fn the_keypoint_network_at_full_width() {
     let case = case("dw-ll_ucoco_384.safetensors");
     // A crop and its mirror image, as the flip test has them.

@@ -5,8 +5,8 @@ use std::sync::LazyLock;
 use image::RgbImage;
 use pose::{
     AlignFrame, AlignedPose, Alignment, Aspects, Augmentation, Augmenter, DegenerateScale, FrameKeypoints, FrameRange,
-    FrameRole, HandPairing, KeypointEstimator, MissingPerson, OpenPose, Palette, PersonChoice, PoseClip, PoseError,
-    PoseEstimator, PoseFrames, PoseOptions, ReferenceKeypoints, ScaleGuard, Size, WholeBody, draw_poses, estimate_clip,
+    HandPairing, MissingPerson, OpenPose, Palette, PersonChoice, PoseClip, PoseError, PoseFrames, PoseOptions,
+    ReferenceKeypoints, ScaleGuard, Size, WholeBody, draw_poses,
 };
 use proptest::prelude::*;
 
@@ -401,25 +401,4 @@ fn frames_can_be_selected() {
     assert!(matches!(CLIP.select(&[5], 15.0), Err(PoseError::FrameIndex { index: 5, .. })));
     assert!(matches!(CLIP.select(&[], 15.0), Err(PoseError::NoFrames)));
     assert!(matches!(CLIP.select(&[0], f64::NAN), Err(PoseError::Fps { .. })));
-}
-
-#[test]
-fn keypoint_files_stand_in_for_a_detector() {
-    let mut estimator = KeypointEstimator::new(CLIP.clone()).unwrap();
-    let picture = RgbImage::new(PICTURE.width, PICTURE.height);
-    let frame = || RgbImage::new(DRIVE.width / 2, DRIVE.height / 4);
-    let people = estimator.estimate(FrameRole::Driving(2), &frame()).unwrap().people;
-    assert_eq!(people, [CLIP.frames[2].people[0].scaled(0.5, 0.25)]);
-    let batch = estimator.estimate_batch(1, &[frame(), frame()]).unwrap();
-    assert_eq!(batch[1].people, people);
-    let error = estimator.estimate(FrameRole::Driving(5), &frame()).unwrap_err();
-    assert!(matches!(error, PoseError::FrameIndex { index: 5, frames: 5 }));
-    let full = (0..5).map(|_| Ok::<_, PoseError>(RgbImage::new(DRIVE.width, DRIVE.height)));
-    assert_eq!(estimate_clip(&mut estimator, &picture, full, 30.0).unwrap(), *CLIP);
-    let none = std::iter::empty::<Result<RgbImage, PoseError>>();
-    assert!(matches!(estimate_clip(&mut estimator, &picture, none, 30.0), Err(PoseError::NoFrames)));
-    let clip = PoseClip { reference: None, ..CLIP.clone() };
-    let mut estimator = KeypointEstimator::new(clip).unwrap();
-    let error = estimator.estimate(FrameRole::Reference, &picture).unwrap_err();
-    assert!(matches!(error, PoseError::NoReference));
 }

@@ -148,8 +148,7 @@ impl<'a> PoseFinder<'a> {
             let networks = self.networks()?;
             let found_frames = decode_ahead(reader, &missing, |first, frames| {
                 let indices = &missing[first..first + frames.len()];
-                // Estimators number frames from a first one on; ours need not be neighbours.
-                let found = networks.estimate_batch(indices[0], &frames)?;
+                let found = networks.estimate_batch(indices, &frames)?;
                 for (index, keypoints) in indices.iter().zip(found) {
                     cache.insert(*index, keypoints);
                 }

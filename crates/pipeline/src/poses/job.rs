@@ -89,6 +89,10 @@ pub fn find_poses(
     // What is cheap fails first: numbers, inputs, the output's place.
     request.check()?;
     let drive = request.motion.drive();
+    let files = match &request.motion {
+        Motion::Video { .. } => Some(PoseModelFiles::find(&options.models)?),
+        _ => None,
+    };
     let reference = match &request.reference {
         Some(path) => Some(media::image::read_rgb(path).map_err(PipelineError::Media)?),
         None => None,
@@ -107,22 +111,21 @@ pub fn find_poses(
     if let Some(note) = request.settings.ignored() {
         progress.note(note);
     }
-    let clip = match (&request.motion, chosen.clip) {
-        (Motion::Video { drive }, _) => {
-            let files = PoseModelFiles::find(&options.models)?;
+    let clip = match (&files, drive, chosen.clip) {
+        (Some(files), Some(drive), _) => {
             let wanted = Wanted { video: drive, options: &read_options, indices: &chosen.indices };
             let picture = request.reference.as_deref().zip(reference.as_ref());
-            let search = Search { files: &files, settings: &request.settings, options };
+            let search = Search { files, settings: &request.settings, options };
             let found = search.run(&wanted, picture, chosen.fps, &mut progress)?;
             (estimated, cached) = (found.estimated, found.cached);
             found.clip
         }
-        (_, Some(clip)) => {
+        (_, _, Some(clip)) => {
             progress.advance(chosen.indices.len())?;
             clip
         }
         // `check` refused it.
-        (_, None) => return Err(RequestError::PosesNeedMotion.into()),
+        (_, _, None) => return Err(RequestError::PosesNeedMotion.into()),
     };
     let size = match (&reference, &clip.reference) {
         (Some(picture), _) => pose::Size::new(picture.width(), picture.height()),

@@ -5,6 +5,6 @@ mod panels;
 mod sheet;
 mod write;
 
-pub(crate) use panels::{Panels, Shown, Status};
+pub(crate) use panels::{Panels, Scene};
 pub(crate) use sheet::{Cell, Course, sheet, sheet_indices};
 pub(crate) use write::*;

@@ -2,7 +2,7 @@
 
 use image::{RgbImage, imageops};
 use media::resize::{self, Size};
-use pose::{AlignedPose, Palette, draw_poses};
+use pose::{AlignedPose, Palette, Shown, draw_poses};
 
 use super::canvas::{Canvas, Colour, DARK, GREEN, GREY, LARGE_TEXT, RED, SMALL_TEXT, WHITE, YELLOW, dimmed, overlay};
 
@@ -19,44 +19,35 @@ const HEADER: u32 = LARGE_TEXT + 8;
 /// Brightness of the reference under its skeleton.
 const REFERENCE_PERCENT: u16 = 70;
 
-/// Where a frame's pose comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Status {
-    Found,
-    Interpolated,
-    Held,
-    Nobody,
+/// The colour of where a pose comes from.
+pub(crate) fn colour(shown: Shown) -> Colour {
+    match shown {
+        Shown::Seen => GREEN,
+        Shown::Interpolated | Shown::Held => YELLOW,
+        Shown::Nothing => RED,
+    }
 }
 
-impl Status {
-    pub fn colour(self) -> Colour {
-        match self {
-            Status::Found => GREEN,
-            Status::Interpolated | Status::Held => YELLOW,
-            Status::Nobody => RED,
-        }
-    }
-
-    pub fn word(self) -> &'static str {
-        match self {
-            Status::Found => "found",
-            Status::Interpolated => "interpolated",
-            Status::Held => "held",
-            Status::Nobody => "nobody",
-        }
+/// The word for it.
+pub(crate) fn word(shown: Shown) -> &'static str {
+    match shown {
+        Shown::Seen => "found",
+        Shown::Interpolated => "interpolated",
+        Shown::Held => "held",
+        Shown::Nothing => "nobody",
     }
 }
 
 /// One frame as the previews show it.
 #[derive(Debug, Clone)]
-pub(crate) struct Shown {
+pub(crate) struct Scene {
     /// The people who drive, in fractions of the driving frame.
     pub found: Vec<AlignedPose>,
     /// The same on the pose canvas.
     pub aligned: Vec<AlignedPose>,
     /// Left, top, width, height of everybody who was found, in fractions of the driving frame.
     pub boxes: Vec<[f64; 4]>,
-    pub status: Status,
+    pub status: Shown,
 }
 
 /// The layout of the panels and what stays the same in all of them.
@@ -92,7 +83,7 @@ impl Panels {
     }
 
     /// The driving frame with what was found in it.
-    pub fn found(&self, frame: &RgbImage, shown: &Shown) -> RgbImage {
+    pub fn found(&self, frame: &RgbImage, shown: &Scene) -> RgbImage {
         let mut canvas = Canvas(shrunk(frame, self.driving));
         let (width, height) = canvas.0.dimensions();
         for b in &shown.boxes {
@@ -105,7 +96,7 @@ impl Panels {
     }
 
     /// The aligned skeleton over the reference, or over black.
-    pub fn fitted(&self, shown: &Shown) -> RgbImage {
+    pub fn fitted(&self, shown: &Scene) -> RgbImage {
         let (width, height) = (self.canvas.width as u32, self.canvas.height as u32);
         let mut picture = self.reference.clone().unwrap_or_else(|| RgbImage::new(width, height));
         overlay(&mut picture, &skeletons(&shown.aligned, width, height));
@@ -113,15 +104,15 @@ impl Panels {
     }
 
     /// All panels with a line of text: found, fitted, and the pose as the network sees it.
-    pub fn frame(&self, frame: &RgbImage, index: usize, time_s: f64, shown: &Shown) -> RgbImage {
+    pub fn frame(&self, frame: &RgbImage, index: usize, time_s: f64, shown: &Scene) -> RgbImage {
         let (width, height) = self.size();
         let mut canvas = Canvas::new(width, height, DARK);
         canvas.text(&format!("frame {index}  {time_s:.2} s"), (8, 4), true, WHITE, false);
         canvas.text(
-            shown.status.word(),
-            (width as i32 - 8 - 10 * shown.status.word().len() as i32, 4),
+            word(shown.status),
+            (width as i32 - 8 - 10 * word(shown.status).len() as i32, 4),
             true,
-            shown.status.colour(),
+            colour(shown.status),
             false,
         );
         let top = HEADER as i32;
@@ -172,8 +163,8 @@ pub(super) mod tests {
         }
     }
 
-    pub fn shown(status: Status) -> Shown {
-        Shown { found: vec![person()], aligned: vec![person()], boxes: vec![[0.1, 0.1, 0.8, 0.8]], status }
+    pub fn shown(status: Shown) -> Scene {
+        Scene { found: vec![person()], aligned: vec![person()], boxes: vec![[0.1, 0.1, 0.8, 0.8]], status }
     }
 
     #[test]
@@ -185,7 +176,7 @@ pub(super) mod tests {
             let (width, height) = panels.size();
             assert!(width % 2 == 0 && height % 2 == 0, "{width}x{height}");
             assert!(width <= MAX_WIDTH + 8 && height <= PANEL_HEIGHT + HEADER, "{width}x{height}");
-            let picture = panels.frame(&RgbImage::new(driving[0], driving[1]), 3, 0.5, &shown(Status::Held));
+            let picture = panels.frame(&RgbImage::new(driving[0], driving[1]), 3, 0.5, &shown(Shown::Held));
             assert_eq!(picture.dimensions(), (width, height));
         }
     }
@@ -195,7 +186,7 @@ pub(super) mod tests {
         let reference = RgbImage::from_pixel(60, 100, Rgb([200, 100, 50]));
         let panels = Panels::new([60, 100], [60, 100], Some(&reference));
         let frame = RgbImage::from_pixel(60, 100, Rgb([10, 20, 30]));
-        let one = shown(Status::Found);
+        let one = shown(Shown::Seen);
         let (found, fitted) = (panels.found(&frame, &one), panels.fitted(&one));
         assert_eq!(found[(1, 1)].0, [10, 20, 30]);
         assert_eq!(fitted[(1, 1)].0, [140, 70, 35]);
@@ -203,7 +194,7 @@ pub(super) mod tests {
             let middle = picture[(picture.width() / 2, picture.height() / 2)].0;
             assert!(middle != [10, 20, 30] && middle != [140, 70, 35], "{middle:?}");
         }
-        let nobody = Shown { found: vec![], aligned: vec![], boxes: vec![], status: Status::Nobody };
+        let nobody = Scene { found: vec![], aligned: vec![], boxes: vec![], status: Shown::Nothing };
         assert!(panels.found(&frame, &nobody).pixels().all(|p| p.0 == [10, 20, 30]));
     }
 }

@@ -4,7 +4,9 @@ use image::RgbImage;
 use media::resize::{self, Size};
 
 use super::canvas::{Canvas, Colour, DARK, GREEN, GREY, LARGE_TEXT, RED, SMALL_TEXT, WHITE, YELLOW};
-use super::panels::Status;
+use pose::Shown;
+
+use super::panels::{colour, word};
 
 /// Frames on a sheet.
 pub(crate) const SHEET_FRAMES: usize = 12;
@@ -25,13 +27,13 @@ pub(crate) struct Cell {
     pub found: RgbImage,
     /// The aligned skeleton over the reference.
     pub fitted: RgbImage,
-    pub status: Status,
+    pub status: Shown,
 }
 
 /// The course of the clip.
 pub(crate) struct Course {
     /// Of every frame: where its pose comes from, and the score (0 to 1).
-    pub frames: Vec<(Status, f64)>,
+    pub frames: Vec<(Shown, f64)>,
     /// The frame that was measured against the reference.
     pub align_frame: Option<usize>,
 }
@@ -88,16 +90,16 @@ fn draw_cell(canvas: &mut Canvas, cell: &Cell, (x, y): (i32, i32), (width, heigh
         canvas.place(&small, (x + (width as i32 - small.width() as i32) / 2, top));
         top += small.height() as i32 + 2;
     }
-    if cell.status != Status::Found {
-        canvas.frame((x, y), (width, height), cell.status.colour(), 2);
+    if cell.status != Shown::Seen {
+        canvas.frame((x, y), (width, height), colour(cell.status), 2);
     }
     let label = format!(
         "{}  {:.2} s  {}",
         cell.index,
         cell.time_s,
         match cell.status {
-            Status::Found => "",
-            other => other.word(),
+            Shown::Seen => "",
+            other => word(other),
         }
     );
     canvas.text(label.trim_end(), (x + 2, y + height as i32 + 2), false, cell.status_text(), false);
@@ -105,7 +107,7 @@ fn draw_cell(canvas: &mut Canvas, cell: &Cell, (x, y): (i32, i32), (width, heigh
 
 impl Cell {
     fn status_text(&self) -> Colour {
-        if self.status == Status::Found { WHITE } else { self.status.colour() }
+        if self.status == Shown::Seen { WHITE } else { colour(self.status) }
     }
 }
 
@@ -117,8 +119,8 @@ fn draw_strip(canvas: &mut Canvas, course: &Course, marks: &[usize], (x, y): (i3
     for (i, (status, score)) in course.frames.iter().enumerate() {
         let (from, to) = (column(i), column(i + 1).max(column(i) + 1));
         let full = f64::from(STRIP_HEIGHT);
-        let bar = if *status == Status::Found { (score.clamp(0.0, 1.0) * full).max(2.0) } else { full } as u32;
-        canvas.fill((x + from, y + (STRIP_HEIGHT - bar) as i32), ((to - from).unsigned_abs(), bar), status.colour());
+        let bar = if *status == Shown::Seen { (score.clamp(0.0, 1.0) * full).max(2.0) } else { full } as u32;
+        canvas.fill((x + from, y + (STRIP_HEIGHT - bar) as i32), ((to - from).unsigned_abs(), bar), colour(*status));
     }
     let bottom = y + STRIP_HEIGHT as i32;
     for mark in marks {
@@ -163,7 +165,7 @@ fn wrapped(text: &str, columns: usize) -> Vec<String> {
 mod tests {
     use super::*;
 
-    fn cell(index: usize, status: Status, size: (u32, u32)) -> Cell {
+    fn cell(index: usize, status: Shown, size: (u32, u32)) -> Cell {
         let picture = |v| RgbImage::from_pixel(size.0, size.1, image::Rgb([v; 3]));
         Cell { index, time_s: index as f64 / 16.0, found: picture(90), fitted: picture(120), status }
     }
@@ -179,11 +181,11 @@ mod tests {
 
     #[test]
     fn a_sheet_shows_status_and_course() {
-        let course = |frames: Vec<(Status, f64)>| Course { frames, align_frame: Some(0) };
+        let course = |frames: Vec<(Shown, f64)>| Course { frames, align_frame: Some(0) };
         let count = |sheet: &RgbImage, colour: Colour| sheet.pixels().filter(|p| p.0 == colour).count();
-        let cells = [cell(0, Status::Found, (90, 160)), cell(1, Status::Nobody, (90, 160))];
-        let good = sheet("t", &cells[..1], &course(vec![(Status::Found, 0.9); 10]), &[]);
-        let bad = sheet("t", &cells, &course(vec![(Status::Nobody, 0.0); 10]), &["nobody is seen ".repeat(20)]);
+        let cells = [cell(0, Shown::Seen, (90, 160)), cell(1, Shown::Nothing, (90, 160))];
+        let good = sheet("t", &cells[..1], &course(vec![(Shown::Seen, 0.9); 10]), &[]);
+        let bad = sheet("t", &cells, &course(vec![(Shown::Nothing, 0.0); 10]), &["nobody is seen ".repeat(20)]);
         assert!(count(&good, GREEN) > 5 * count(&bad, GREEN));
         assert!(count(&bad, RED) > 5 * count(&good, RED));
         assert!(bad.height() > good.height() + 30, "warnings take lines");
@@ -192,7 +194,7 @@ mod tests {
     #[test]
     fn odd_shapes_fit() {
         for size in [(1, 1), (4000, 10), (10, 4000)] {
-            let cells: Vec<_> = (0..12).map(|i| cell(i, Status::Held, size)).collect();
+            let cells: Vec<_> = (0..12).map(|i| cell(i, Shown::Held, size)).collect();
             let sheet = sheet("", &cells, &Course { frames: vec![], align_frame: None }, &[]);
             assert!(sheet.width() < 2200 && sheet.height() < 1200, "{:?}", sheet.dimensions());
         }

@@ -12,7 +12,7 @@ use pose::keypoints::COCO_BODY_POINTS;
 use pose::openpose::SCORE_THRESHOLD;
 use pose::{Palette, PoseClip, PoseFrames, Warning, WholeBody, draw_poses};
 
-use super::{Cell, Course, Panels, Shown, Status, sheet, sheet_indices};
+use super::{Cell, Course, Panels, Scene, sheet, sheet_indices};
 use crate::PipelineError;
 
 /// Names of the files.
@@ -56,21 +56,12 @@ impl Preview<'_> {
     }
 
     /// What the frame `i` of the clip shows.
-    fn shown(&self, i: usize) -> Shown {
-        Shown {
+    fn scene(&self, i: usize) -> Scene {
+        Scene {
             found: self.frames.found(i).to_vec(),
             aligned: self.frames.poses(i).to_vec(),
             boxes: boxes(self.frames.clip(), i),
-            status: self.status(i),
-        }
-    }
-
-    fn status(&self, i: usize) -> Status {
-        match self.frames.shown(i) {
-            pose::Shown::Seen => Status::Found,
-            pose::Shown::Interpolated => Status::Interpolated,
-            pose::Shown::Held => Status::Held,
-            pose::Shown::Nothing => Status::Nobody,
+            status: self.frames.shown(i),
         }
     }
 
@@ -109,7 +100,7 @@ impl Preview<'_> {
         let panels = self.panels();
         let mut cells = Vec::new();
         self.each_frame(&sheet_indices(self.len()), &panels, check, &mut |i, frame| {
-            let shown = self.shown(i);
+            let shown = self.scene(i);
             cells.push(Cell {
                 index: i,
                 time_s: i as f64 / self.fps,
@@ -121,7 +112,7 @@ impl Preview<'_> {
         })?;
         let report = self.frames.report();
         let course = Course {
-            frames: (0..self.len()).map(|i| (self.status(i), self.frames.score(i))).collect(),
+            frames: (0..self.len()).map(|i| (self.frames.shown(i), self.frames.score(i))).collect(),
             align_frame: report.aligned.then_some(report.align_frame),
         };
         let warnings: Vec<String> = report.warnings.iter().map(advice).collect();
@@ -149,7 +140,7 @@ impl Preview<'_> {
         let mut writer = VideoWriter::create(path, &options).map_err(PipelineError::Output)?;
         let all: Vec<usize> = (0..self.len()).collect();
         self.each_frame(&all, &panels, &|| Ok(()), &mut |i, frame| {
-            let picture = panels.frame(frame, i, i as f64 / self.fps, &self.shown(i));
+            let picture = panels.frame(frame, i, i as f64 / self.fps, &self.scene(i));
             writer.write(&picture).map_err(PipelineError::Output)?;
             done()
         })?;
@@ -190,7 +181,7 @@ impl Preview<'_> {
 /// A warning with the flag that may help.
 pub(crate) fn advice(warning: &Warning) -> String {
     let flag = match warning {
-        Warning::NotAligned => "--ref",
+        Warning::NotAligned => "--ref with --drive, or `reference` in the keypoint file",
         Warning::Mirrored => "--mirror",
         Warning::UnlikeReference { .. } | Warning::Scales { .. } => "--align-frame auto",
         Warning::Jitter { .. } => "--smooth 0.5",
