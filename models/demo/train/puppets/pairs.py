@@ -74,14 +74,18 @@ class Pair:
     truth: Actor  # the same from frame `settle` on
 
 
-def sample_pair(seed, split="train", size=(208, 288), frames=33, fps=16.0, driving_size=None, settle=4):
-    """The pair of a seed; `size` (width, height) is the reference's and the truth's, `driving_size` is drawn if not given."""
+def sample_pair(seed, split="train", size=(208, 288), frames=33, fps=16.0, driving_size=None, settle=4, start=0):
+    """The pair of a seed; `size` (width, height) is the reference's and the truth's, `driving_size` is drawn if not given.
+
+    The dance is filmed from its frame `start` on.
+    """
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}: it must be one of {', '.join(SPLITS)}")
     rng = np.random.default_rng([int(seed), SPLITS.index(split), 0x9A12])
     look, other = sample_look(_seed(rng, split)), sample_look(_seed(rng, split))
     own, body = proportions(look), proportions(other)
-    rest, dance = rest_pose(_seed(rng, split), own), sample_motion(_seed(rng, split), body, frames, fps)
+    rest, dance = rest_pose(_seed(rng, split), own), sample_motion(_seed(rng, split), body, start + frames, fps)
+    dance.channels, dance.pelvis = dance.channels[start:], dance.pelvis[start:]
     driving_size = driving_size or SIZES[int(rng.integers(len(SIZES)))]
     pitch = float(rng.uniform(2, 10))
 

@@ -1,0 +1,1 @@
+"""The demo model's networks and their training, in PyTorch."""
