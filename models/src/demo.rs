@@ -10,12 +10,33 @@ pub struct DemoModel {
     pub image_encoder: &'static [u8],
     /// `tokenizer.json` of the text encoder.
     pub tokenizer: &'static [u8],
+    /// Network that finds puppets in pictures, safetensors under mmdet's names.
+    pub pose_detector: &'static [u8],
+    /// Network that finds a puppet's keypoints, safetensors under mmpose's names.
+    pub pose_estimator: &'static [u8],
     /// Sizes of all components (`steadydance.json`).
     pub config: &'static str,
     /// Whether it has been trained. While it has not, whoever shows its output must say so.
     pub trained: bool,
     /// Width and height that it is made for, in pixels.
     pub size: [usize; 2],
+    /// LoRAs for its transformer.
+    pub loras: &'static [EmbeddedLora],
+}
+
+/// A LoRA inside the program.
+pub struct EmbeddedLora {
+    /// By which it is asked for.
+    pub name: &'static str,
+    /// Safetensors in any spelling.
+    pub bytes: &'static [u8],
+}
+
+impl DemoModel {
+    /// The networks that find poses in plain videos of puppets: the detector and the estimator.
+    pub fn pose_networks(&self) -> [&'static [u8]; 2] {
+        [self.pose_detector, self.pose_estimator]
+    }
 }
 
 /// The model that is used when none is named. `cargo run --example make_demo_model` writes its files.
@@ -25,7 +46,10 @@ pub static DEMO: DemoModel = DemoModel {
     text_encoder: include_bytes!("../demo/umt5.safetensors"),
     image_encoder: include_bytes!("../demo/clip.safetensors"),
     tokenizer: include_bytes!("../demo/tokenizer.json"),
+    pose_detector: include_bytes!("../demo/pose/detector.safetensors"),
+    pose_estimator: include_bytes!("../demo/pose/estimator.safetensors"),
     config: include_str!("../demo/steadydance.json"),
     trained: false,
     size: [256, 256],
+    loras: &[],
 };

@@ -4,6 +4,6 @@ mod demo;
 mod known;
 mod preset;
 
-pub use demo::{DEMO, DemoModel};
+pub use demo::{DEMO, DemoModel, EmbeddedLora};
 pub use known::{KnownFile, KnownModel, Part, known_models};
 pub use preset::{Preset, PresetError, preset, presets};

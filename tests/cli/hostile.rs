@@ -94,9 +94,11 @@ fn negative_poses_and_driving_videos() {
         refuses(&sandbox, 3, &bad, &arguments);
     }
     let plain = sandbox.write("plain.gif", gif(9, 64, 64));
-    let line = ["run", "--ref", fixture("portrait_9/ref.png").to_str().unwrap(), "--drive", plain.to_str().unwrap()]
-        .map(str::to_owned);
-    sandbox.run(&line).fails(4, &["no pose detector", "models pull dwpose", "--keypoints"]);
+    let [reference, model] = [fixture("portrait_9/ref.png"), fixture("model")];
+    let line = ["run", "--ref", reference.to_str().unwrap(), "--drive", plain.to_str().unwrap(), "--model"];
+    let rest = [model.to_str().unwrap(), "--size", "64x64", "--num-frames", "5"];
+    // The embedded model has networks of its own; others need files.
+    sandbox.run(&[&line[..], &rest[..]].concat()).fails(4, &["no pose detector", "models pull dwpose", "--keypoints"]);
 }
 
 #[test]

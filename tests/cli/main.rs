@@ -2,7 +2,9 @@
 
 mod cancel;
 mod config;
+mod eval;
 mod hostile;
+mod lora;
 mod models;
 mod pose;
 mod pose_networks;

@@ -229,10 +229,10 @@ class Gau(nn.Module):
 
 
 class RtmccHead(nn.Module):
-    def __init__(self, c, points, size, hidden, s):
+    def __init__(self, c, points, size, hidden, s, kernel=7):
         super().__init__()
         h, w = size
-        self.final_layer = nn.Conv2d(c, points, 7, padding=3)
+        self.final_layer = nn.Conv2d(c, points, kernel, padding=kernel // 2)
         features = h * w // 1024
         self.mlp = nn.Sequential(ScaleNorm(features), nn.Linear(features, hidden, bias=False))
         self.gau = Gau(hidden, s)
@@ -244,12 +244,12 @@ class RtmccHead(nn.Module):
 
 
 class RtmPose(nn.Module):
-    def __init__(self, width, blocks, points, size, hidden, s):
+    def __init__(self, width, blocks, points, size, hidden, s, kernel=7):
         super().__init__()
         half = width // 2
         stem = nn.Sequential(ConvModule(3, half, 3, 2), ConvModule(half, half, 3), ConvModule(half, width, 3))
         self.backbone = Stages(stem, width, blocks, True, 1e-5)
-        self.head = RtmccHead(width * 16, points, size, hidden, s)
+        self.head = RtmccHead(width * 16, points, size, hidden, s, kernel)
 
     def taps(self, x):
         xs = self.backbone(x)

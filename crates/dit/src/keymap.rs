@@ -57,6 +57,11 @@ const DIFFUSERS: &[(&str, &str)] = &[
 const ORIGINAL: KeyMap = KeyMap::identity().strip(PREFIXES);
 const FROM_DIFFUSERS: KeyMap = KeyMap::identity().strip(PREFIXES).rename(DIFFUSERS);
 
+/// The names of diffusers, whether or not a file as a whole has them: LoRAs name only what they change.
+pub fn diffusers_names() -> KeyMap {
+    FROM_DIFFUSERS
+}
+
 /// The map for a checkpoint with these tensor names: diffusers' when it has their time embedding, else the original.
 pub fn keymap<'a>(mut names: impl Iterator<Item = &'a str>) -> KeyMap {
     if names.any(|n| n.contains("condition_embedder.time_embedder.")) { FROM_DIFFUSERS } else { ORIGINAL }

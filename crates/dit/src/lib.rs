@@ -15,5 +15,5 @@ mod model;
 mod vace;
 
 pub use config::{Config, VaceConfig};
-pub use keymap::keymap;
+pub use keymap::{diffusers_names, keymap};
 pub use model::{Conditioning, Dit, Inputs, PoseInputs, Tap, VaceInputs, manifest, no_tap};

@@ -18,7 +18,7 @@ use crate::motion::{ReadyMotion, Side};
 use crate::poses::title;
 use crate::preview::{self, Preview};
 use crate::progress::Progress;
-use crate::resolve::{Resolved, latent_shape, metadata, uses};
+use crate::resolve::{Resolved, latent_settings, latent_shape, metadata, uses};
 use crate::{AnimateRequest, Audio, FinderOptions, Observer, PipelineError, Report, clips, kept, pixels};
 
 /// One clip on its way.
@@ -49,7 +49,7 @@ pub(crate) fn animate(
     // 4 to 8. What conditions the clip. 9 and 10. Noise, and the sampling loop. Both are skipped when the latents of an
     // earlier run are there.
     let latents = match &request.latents {
-        Some(file) => kept::read(file, latent_shape(plan), &metadata(plan, request))?,
+        Some(file) => kept::read(file, latent_shape(plan), &latent_settings(plan, request, &model.loras))?,
         None => {
             let conditions = clip.conditions(&mut progress)?;
             clip.sample(conditions, &mut progress)?
@@ -59,7 +59,10 @@ pub(crate) fn animate(
     let (written, num_frames) = match clip.decode(&latents, &mut progress) {
         Ok(done) => done,
         Err(e @ PipelineError::Cancelled { .. }) => return Err(e),
-        Err(e) => return Err(kept::keep(e, &latents, request, &metadata(plan, request))),
+        Err(e) => {
+            let settings = latent_settings(plan, request, &model.loras);
+            return Err(kept::keep(e, &latents, request, &settings));
+        }
     };
 
     let audio = written.as_ref().map(|w| w.audio);

@@ -1,19 +1,26 @@
 //! The engine: a model that is opened once and animates many pictures.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 
 use candle_core::DType;
+use image::RgbImage;
 use offload::{Memory, Phase, PhaseNeeds, Placement, StagePlan};
 use scheduler::{GuidancePlan, Schedule};
 use serde::{Deserialize, Serialize};
 
 use crate::animate::animate;
+use crate::lora::Loras;
 use crate::model::OpenModel;
 use crate::motion::POSES_AT_HAND;
 use crate::needs::{Blueprint, ClipShape};
 use crate::poses::lossy;
+use crate::progress::Progress;
 use crate::resolve::{ModelSide, PoseSide, Resolved, make_plan, resolve};
-use crate::{AnimateRequest, FinderOptions, ModelSource, Observer, PipelineError, RequestError};
+use crate::{
+    AnimateRequest, EmbeddedPoses, FinderOptions, Lora, LoraInfo, ModelSource, Observer, PipelineError, PoseSettings,
+    RequestError, clips, pixels,
+};
 
 /// The precision in which matrices are held. Arithmetic on a CPU is f32 whatever it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,7 +45,10 @@ pub struct EngineOptions {
     pub memory_budget_bytes: Option<u64>,
     /// Where weights shall live; `None` lets the plan decide. It never changes the result.
     pub placement: Option<Placement>,
-    /// How poses of plain videos are found.
+    /// LoRAs for the transformer, added in this order.
+    pub loras: Vec<Lora>,
+    /// How poses of plain videos are found. With the embedded model the embedded networks find them, unless files are
+    /// named or [`PoseModelPlaces::embedded`](crate::PoseModelPlaces::embedded) says when.
     pub poses: FinderOptions,
 }
 
@@ -53,6 +63,8 @@ pub struct ModelInfo {
     pub parameters: u64,
     /// Its parts.
     pub components: Vec<ComponentInfo>,
+    /// Its LoRAs, in the order in which they are added.
+    pub loras: Vec<LoraInfo>,
 }
 
 /// One part of a model.
@@ -95,6 +107,8 @@ pub struct AnimatePlan {
     pub forwards: usize,
     /// Memory, phase by phase.
     pub stages: StagePlan,
+    /// LoRAs of the transformer.
+    pub loras: Vec<LoraInfo>,
     /// What was decided that one might not expect.
     pub notes: Vec<String>,
 }
@@ -132,6 +146,7 @@ pub struct Report {
 /// A model that is opened and checked; weights are read phase by phase when it runs.
 pub struct Engine {
     model: OpenModel,
+    source: ModelSource,
     info: ModelInfo,
     options: EngineOptions,
 }
@@ -143,8 +158,24 @@ impl Engine {
     /// Missing or damaged files, tensors that do not fit, or a device that is not there.
     pub fn open(source: &ModelSource, options: &EngineOptions) -> Result<Self, PipelineError> {
         check_device(&options.device)?;
-        let model = OpenModel::open(source, options.dtype)?;
-        Ok(Self { info: model.info(), model, options: options.clone() })
+        let model = OpenModel::open(source, options)?;
+        let mut options = options.clone();
+        if *source == ModelSource::Demo {
+            options.poses.models.embedded.get_or_insert(EmbeddedPoses::UnlessNamed);
+        }
+        Ok(Self { info: model.info(), model, source: source.clone(), options })
+    }
+
+    /// Runs the opened model with these LoRAs instead of those it has; an empty list gives the original weights back.
+    /// Reads headers only. On an error everything stays as it was.
+    ///
+    /// # Errors
+    /// A LoRA that cannot be used with this model.
+    pub fn set_loras(&mut self, loras: &[Lora]) -> Result<(), PipelineError> {
+        self.model.set_loras(loras)?;
+        self.info = self.model.info();
+        self.options.loras = loras.to_vec();
+        Ok(())
     }
 
     /// What is known of the model.
@@ -157,7 +188,7 @@ impl Engine {
     /// # Errors
     /// Impossible numbers, unusable inputs, or memory that does not suffice.
     pub fn plan(&self, request: &AnimateRequest) -> Result<AnimatePlan, PipelineError> {
-        Ok(self.resolve(request)?.plan)
+        Ok(self.resolve(&self.complete(request))?.plan)
     }
 
     /// Makes the clip.
@@ -165,8 +196,56 @@ impl Engine {
     /// # Errors
     /// See [`PipelineError`]. No partial file is left under any name.
     pub fn animate(&self, request: &AnimateRequest, observer: &mut dyn Observer) -> Result<Report, PipelineError> {
+        let request = &*self.complete(request);
         let resolved = self.resolve(request)?;
         animate(&self.model, request, &resolved, &self.options.poses, observer)
+    }
+
+    /// The request with what it leaves to the model.
+    fn complete<'a>(&self, request: &'a AnimateRequest) -> Cow<'a, AnimateRequest> {
+        let pose = self.complete_pose(&request.pose);
+        if pose == request.pose {
+            Cow::Borrowed(request)
+        } else {
+            Cow::Owned(AnimateRequest { pose, ..request.clone() })
+        }
+    }
+
+    /// Settings of poses with what they leave to the model.
+    pub(crate) fn complete_pose(&self, pose: &PoseSettings) -> PoseSettings {
+        PoseSettings { canvas: pose.canvas.or(self.model.pose_canvas), ..pose.clone() }
+    }
+
+    /// How the model was opened, with what it decides: the embedded model brings its own pose networks.
+    pub fn options(&self) -> &EngineOptions {
+        &self.options
+    }
+
+    /// Where the model came from.
+    pub(crate) fn source(&self) -> &ModelSource {
+        &self.source
+    }
+
+    /// A picture as the networks see it in a clip of `size` (width, height), and the same after the VAE's encoder and
+    /// decoder: what a first frame can be at best.
+    pub(crate) fn reconstructed(&self, picture: &RgbImage, size: [usize; 2]) -> Result<[RgbImage; 2], PipelineError> {
+        let model = &self.model;
+        let explain = |e| PipelineError::from_compute("VAE".into(), e);
+        let seen = pixels::vae_pixels(picture, size)?;
+        let source = model.vae.placed(Placement::Resident);
+        let encoder = clips::encoder(&model.blueprint.vae, source.clone()).map_err(explain)?;
+        let mut silent = ();
+        let mut progress = Progress::new(&mut silent);
+        let latents = clips::encode(&encoder, std::iter::once(Ok(seen.clone())), 1, &mut progress)?;
+        let decoder = clips::decoder(&model.blueprint.vae, source).map_err(explain)?;
+        let mut decoded = None;
+        clips::decode(&decoder, &latents, &mut |chunk| {
+            let first = chunk.narrow(1, 0, 1).and_then(|f| f.squeeze(1)).map_err(explain)?;
+            decoded.get_or_insert(pixels::picture(&first).map_err(explain)??);
+            Ok(())
+        })?;
+        let nothing = || explain(candle_core::Error::msg("no output"));
+        Ok([pixels::picture(&seen).map_err(explain)??, decoded.ok_or_else(nothing)?])
     }
 
     fn resolve(&self, request: &AnimateRequest) -> Result<Resolved, PipelineError> {
@@ -181,6 +260,7 @@ impl Engine {
             default_size: self.model.default_size.unwrap_or(request.settings.default_size),
             memory,
             placement: self.options.placement,
+            loras: &self.model.loras,
         };
         resolve(request, &side, &self.options.poses)
     }
@@ -198,25 +278,24 @@ pub fn plan_known(
     options: &EngineOptions,
 ) -> Result<AnimatePlan, PipelineError> {
     request.validate()?;
-    let known = models::known_models();
-    let Some(model) = known.iter().find(|m| m.name == name && m.animates() && !m.files.is_empty()) else {
-        let names: Vec<&str> =
-            known.iter().filter(|m| m.animates() && !m.files.is_empty()).map(|m| m.name.as_str()).collect();
-        let problem = format!("no published model has this name; there are {}", names.join(", "));
-        return Err(PipelineError::Model { path: name.into(), problem });
+    let (label, blueprint) = Blueprint::published(name)?;
+    let place = |source| PipelineError::Compute { place: "model sizes".into(), source };
+    let loras = match options.loras.as_slice() {
+        [] => Loras::default(),
+        asked => Loras::open(asked, &dit::manifest(&blueprint.dit).map_err(place)?, &blueprint.dit.label())?,
     };
-    let blueprint = Blueprint::steadydancer_14b();
     let held = match options.dtype {
         Some(HeldDType::F32) => DType::F32,
         _ => DType::BF16,
     };
     let side = ModelSide {
-        label: model.title.clone(),
+        label,
         blueprint: &blueprint,
         dtypes: [held; 3],
         default_size: request.settings.default_size,
         memory: *memory,
         placement: options.placement,
+        loras: &loras,
     };
     let [width, height] = request.settings.size.unwrap_or(request.settings.default_size);
     let num_frames = request.settings.num_frames.unwrap_or(request.settings.default_num_frames);

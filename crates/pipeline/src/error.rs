@@ -5,6 +5,13 @@ use offload::{Phase, PlanError};
 use pose::PoseError;
 use scheduler::{GuidanceError, ScheduleError};
 use weights::WeightsError;
+use weights::lora::LoraError;
+
+use crate::poses::CANVAS_WANTED;
+
+/// What one should know of poses that the embedded networks find.
+pub(crate) const PUPPETS_ONLY: &str = "the demo's own networks look for poses and know drawn puppets only; for people get \
+     DWPose with `steadydance models pull dwpose` and name its files with --detector and --estimator";
 
 /// Most frames whose poses are found at once: half an hour at 30 frames a second.
 pub const MOST_POSE_FRAMES: usize = 54_000;
@@ -33,6 +40,14 @@ pub enum RequestError {
         /// The nearest size that is allowed.
         nearest: [usize; 2],
     },
+    /// Strength of a LoRA out of range.
+    #[error("the strength of {name} is {found}; expected -100 to 100, 1 is as trained and 0 off")]
+    LoraStrength {
+        /// The LoRA.
+        name: String,
+        /// What was asked for.
+        found: f64,
+    },
     /// Frame rate out of range.
     #[error("fps is {found}; expected 1 to 240")]
     Fps {
@@ -56,6 +71,12 @@ pub enum RequestError {
         low: f64,
         /// Largest value allowed.
         high: f64,
+    },
+    /// A canvas that poses cannot be drawn on.
+    #[error("canvas is {}x{}; expected {CANVAS_WANTED}", found[0], found[1])]
+    PoseCanvas {
+        /// Its width and height.
+        found: [usize; 2],
     },
     /// The clip has no such frame.
     #[error("align_frame is {found}, but the clip has {frames} frame(s); give 0 to {}, a time such as 1.5s, or auto", frames.saturating_sub(1))]
@@ -160,8 +181,9 @@ pub enum PipelineError {
     },
     /// Nobody is in the pictures.
     #[error(
-        "{path}: no person was found{}; choose a {what} in which one person is seen from head to foot, or try --score-threshold or --pose-profile",
-        if *frames == 1 { String::new() } else { format!(" in any of {frames} frames") }
+        "{path}: no person was found{}; choose a {what} in which one person is seen from head to foot{}",
+        if *frames == 1 { String::new() } else { format!(" in any of {frames} frames") },
+        if *puppets_only { format!(" ({PUPPETS_ONLY})") } else { ", or try --score-threshold or --pose-profile".to_owned() }
     )]
     NobodyFound {
         /// Reference picture or driving video.
@@ -170,6 +192,8 @@ pub enum PipelineError {
         path: std::path::PathBuf,
         /// Frames that were looked at.
         frames: usize,
+        /// Whether the embedded networks looked, which know the demo's puppets only.
+        puppets_only: bool,
     },
     /// Nothing of the people would be drawn.
     #[error(
@@ -232,6 +256,9 @@ pub enum PipelineError {
     /// A checkpoint cannot be used.
     #[error(transparent)]
     Weights(#[from] WeightsError),
+    /// A LoRA cannot be used.
+    #[error(transparent)]
+    Lora(#[from] LoraError),
     /// A model folder or its parts cannot be used.
     #[error("{path}: {problem}")]
     Model {
@@ -270,6 +297,9 @@ pub enum PipelineError {
         /// Where the latents are.
         latents: std::path::PathBuf,
     },
+    /// An evaluation cannot be made.
+    #[error(transparent)]
+    Eval(#[from] crate::eval::EvalError),
     /// The observer asked to stop.
     #[error("cancelled during {phase}; partial files are removed")]
     Cancelled {
@@ -323,12 +353,14 @@ impl PipelineError {
             | PipelineError::NothingSeen { .. }
             | PipelineError::NobodyFound { .. } => ErrorKind::Input,
             PipelineError::Weights(_)
+            | PipelineError::Lora(_)
             | PipelineError::Model { .. }
             | PipelineError::NoPoseModel { .. }
             | PipelineError::NotFinite { .. } => ErrorKind::Model,
             PipelineError::DoesNotFit(_) => ErrorKind::DoesNotFit,
             PipelineError::Cancelled { .. } => ErrorKind::Cancelled,
             PipelineError::AfterDenoise { source, .. } => source.kind(),
+            PipelineError::Eval(error) => error.kind(),
             PipelineError::Output(_) | PipelineError::Compute { .. } => ErrorKind::Other,
         }
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use weights::lora::{LoraError, LoraFile, LoraSummary};
 use weights::{Checkpoint, Manifest};
 
 use crate::PipelineError;
@@ -63,6 +64,10 @@ pub struct Inspection {
     pub dtypes: BTreeMap<String, DTypeShare>,
     /// The network it fits, when it is one we know.
     pub network: Option<NetworkMatch>,
+    /// What it is as a LoRA, when it is one; [`inspect_lora`](crate::inspect_lora) compares it with a network.
+    pub lora: Option<LoraSummary>,
+    /// Why it cannot be used as the LoRA that its keys make of it.
+    pub lora_refused: Option<String>,
     /// Free text of the header.
     pub metadata: BTreeMap<String, String>,
     /// All tensors in the order of their names.
@@ -87,13 +92,21 @@ pub fn inspect(path: &Path) -> Result<Inspection, PipelineError> {
             TensorRow { name: entry.name.clone(), dtype, shape: entry.shape.clone(), bytes: entry.stored_bytes() };
         tensors.push(row);
     }
+    let network = identify(&checkpoint);
+    let (lora, lora_refused) = match network.is_none().then(|| LoraFile::read(checkpoint.clone())) {
+        Some(Ok(lora)) => (Some(lora.summary()), None),
+        None | Some(Err(LoraError::NotALora { .. })) => (None, None),
+        Some(Err(error)) => (None, Some(error.to_string())),
+    };
     Ok(Inspection {
         path: checkpoint.path().to_owned(),
         format: checkpoint.format().to_string(),
         total_bytes: checkpoint.stored_bytes(),
         elements: dtypes.values().map(|d| d.elements).sum(),
         dtypes,
-        network: identify(&checkpoint),
+        lora,
+        lora_refused,
+        network,
         metadata: checkpoint.metadata().clone(),
         tensors,
     })

@@ -49,7 +49,7 @@ pub(crate) fn open(file: &Path, shape: [usize; 4], settings: &str) -> Result<Che
         )));
     }
     if checkpoint.metadata().get(SETTINGS).map(String::as_str) != Some(settings) {
-        let problem = "its latents are of a run with another seed, prompt or settings; give those of then";
+        let problem = "its latents are of a run with another seed, prompt, LoRA, pose or setting; give those of then";
         return Err(unusable(problem.to_owned()));
     }
     Ok(checkpoint)

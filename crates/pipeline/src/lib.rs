@@ -2,12 +2,16 @@
 
 mod animate;
 mod clips;
+mod config;
 mod denoise;
 mod engine;
 mod error;
+pub mod eval;
+mod files;
 mod geometry;
 mod inspect;
 mod kept;
+mod lora;
 mod model;
 mod motion;
 mod needs;
@@ -20,14 +24,17 @@ mod request;
 mod resolve;
 mod stored;
 
+pub use config::pose_canvas;
 pub use denoise::{Conditions, Watch, denoise, frame_mask};
 pub use engine::{AnimatePlan, ComponentInfo, Engine, EngineOptions, HeldDType, ModelInfo, Report, plan_known};
 pub use error::{ErrorKind, PipelineError, RequestError};
 pub use inspect::{DTypeShare, Inspection, NetworkMatch, TensorRow, inspect};
+pub use lora::{Lora, LoraFit, LoraInfo, LoraModel, LoraSource, inspect_lora};
 pub use model::{ModelFiles, ModelOverrides, ModelSource};
 pub use observer::{CancelToken, Event, Observer};
 pub use poses::{
-    FinderOptions, PoseModelFiles, PoseModelPlaces, PoseOutcome, PoseRecipe, PoseRequest, PoseSettings, find_poses,
+    EmbeddedPoses, FinderOptions, PoseModelFiles, PoseModelPlaces, PoseModels, PoseOutcome, PoseRecipe, PoseRequest,
+    PoseSettings, find_poses,
 };
 pub use request::{
     AnimateRequest, Audio, MAX_FRAMES, MAX_SIDE, MIN_SIDE, Motion, SIDE_MULTIPLE, Settings, SizeRule, Timing,

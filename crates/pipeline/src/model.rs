@@ -6,10 +6,13 @@ use std::sync::Arc;
 use candle_core::{DType, Device};
 use offload::{Placed, Placement};
 use serde::{Deserialize, Serialize};
-use weights::{Checkpoint, CheckpointSource, Manifest};
+use weights::lora::{Merged, Stack};
+use weights::{Checkpoint, CheckpointSource, Manifest, TensorSource};
 
+use crate::config::{ConfigFile, check_ordinary, config_beside, demo_config, published_config};
+use crate::lora::Loras;
 use crate::needs::Blueprint;
-use crate::{ComponentInfo, HeldDType, ModelInfo, PipelineError};
+use crate::{ComponentInfo, EngineOptions, HeldDType, Lora, ModelInfo, PipelineError};
 
 /// Where a model comes from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
@@ -93,14 +96,13 @@ impl ModelFiles {
         let folder = if info.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
         let look = |given: &Option<PathBuf>, names: &[&str], what: &str, flag: &str| match given {
             Some(given) => Ok(given.clone()),
-            None => names.iter().map(|n| folder.join(n)).find(|p| p.exists()).ok_or_else(|| {
+            None => first_of(folder, names).ok_or_else(|| {
                 problem(format!(
                     "the model has no {what}; put one of {} beside it, or name it with {flag}",
                     names.join(", ")
                 ))
             }),
         };
-        let config = folder.join("steadydance.json");
         Ok(Self {
             dit: if info.is_dir() {
                 look(&None, DIT_NAMES, "diffusion transformer", "--model FILE")?
@@ -111,19 +113,19 @@ impl ModelFiles {
             text_encoder: look(&overrides.text_encoder, TEXT_NAMES, "text encoder", "--text-encoder")?,
             image_encoder: look(&overrides.image_encoder, IMAGE_NAMES, "image encoder", "--image-encoder")?,
             tokenizer: look(&overrides.tokenizer, TOKENIZER_NAMES, "tokenizer", "--tokenizer")?,
-            config: config.is_file().then_some(config),
+            config: config_beside(path),
         })
     }
 }
 
-/// Sizes as `steadydance.json` tells them; each part may be absent and is then read off the shapes.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ConfigFile {
-    dit: Option<dit::Config>,
-    vae: Option<vae::Config>,
-    umt5: Option<umt5::Config>,
-    clip: Option<clip::Config>,
+/// The transformer of a model: its file, if a folder has it under a customary name.
+pub(crate) fn transformer_file(path: &Path) -> PathBuf {
+    first_of(path, DIT_NAMES).unwrap_or_else(|| path.to_owned())
+}
+
+/// The first of these names that a folder has.
+fn first_of(folder: &Path, names: &[&str]) -> Option<PathBuf> {
+    names.iter().map(|name| folder.join(name)).find(|path| path.exists())
 }
 
 /// One network's weights, checked but not read.
@@ -132,6 +134,8 @@ pub(crate) struct Part {
     /// What matrices are converted to; `None` keeps them as stored.
     pub held: Option<DType>,
     manifest: Manifest,
+    /// Differences that are added to its tensors.
+    loras: Arc<Stack>,
 }
 
 impl Part {
@@ -151,7 +155,7 @@ impl Part {
             // Wider files are held in the precision that the reference computes in.
             None => stored_wide(&checkpoint, &manifest).then_some(reference_dtype),
         };
-        Ok(Self { checkpoint, held, manifest })
+        Ok(Self { checkpoint, held, manifest, loras: Arc::default() })
     }
 
     /// The precision that matrices have in memory.
@@ -161,7 +165,11 @@ impl Part {
 
     /// Weights that follow a placement, on the host.
     pub fn placed(&self, placement: Placement) -> Arc<Placed> {
-        let source = Arc::new(CheckpointSource(self.checkpoint.clone()));
+        let stored = Arc::new(CheckpointSource(self.checkpoint.clone()));
+        let source: Arc<dyn TensorSource> = match self.loras.loras() {
+            [] => stored,
+            _ => Arc::new(Merged::new(stored, self.loras.clone())),
+        };
         Arc::new(Placed::new(source, placement, &Device::Cpu, self.held))
     }
 
@@ -192,20 +200,34 @@ pub(crate) struct OpenModel {
     pub tokenizer: umt5::Tokenizer,
     /// Whose area is used when no size is asked for; `None` leaves it to the preset.
     pub default_size: Option<[usize; 2]>,
+    /// Area, as width and height, of the canvas for its poses; `None` is SteadyDancer's.
+    pub pose_canvas: Option<[usize; 2]>,
     pub trained: bool,
+    /// Of the transformer.
+    pub loras: Loras,
 }
 
 impl OpenModel {
-    pub fn open(source: &ModelSource, dtype: Option<HeldDType>) -> Result<Self, PipelineError> {
-        match source {
-            ModelSource::Demo => Self::demo(dtype),
-            ModelSource::Files(files) => Self::files(files, dtype),
-        }
+    pub fn open(source: &ModelSource, options: &EngineOptions) -> Result<Self, PipelineError> {
+        let mut model = match source {
+            ModelSource::Demo => Self::demo(options.dtype),
+            ModelSource::Files(files) => Self::files(files, options.dtype),
+        }?;
+        model.set_loras(&options.loras)?;
+        Ok(model)
+    }
+
+    /// Replaces the LoRAs.
+    pub fn set_loras(&mut self, loras: &[Lora]) -> Result<(), PipelineError> {
+        self.loras = Loras::open(loras, &self.dit.manifest, &self.blueprint.dit.label())?;
+        self.dit.loras = self.loras.stack.clone();
+        Ok(())
     }
 
     fn demo(dtype: Option<HeldDType>) -> Result<Self, PipelineError> {
         let demo = &models::DEMO;
-        let open = |label: &str, bytes| Checkpoint::from_static(&format!("demo/{label}.safetensors"), bytes);
+        let open =
+            |label: &str, bytes: &'static [u8]| Checkpoint::from_bytes(&format!("demo/{label}.safetensors"), bytes);
         let tokenizer = umt5::Tokenizer::from_bytes(demo.tokenizer)
             .map_err(|e| PipelineError::Model { path: "demo/tokenizer.json".into(), problem: e.to_string() })?;
         let checkpoints = [
@@ -214,14 +236,13 @@ impl OpenModel {
             open("umt5", demo.text_encoder)?,
             open("clip", demo.image_encoder)?,
         ];
-        let config = read_config(Path::new("demo/steadydance.json"), demo.config)?;
-        let model = Self::assemble(checkpoints, config, tokenizer, dtype)?;
+        let model = Self::assemble(checkpoints, demo_config()?, tokenizer, dtype)?;
         Ok(Self { default_size: Some(demo.size), trained: demo.trained, ..model })
     }
 
     fn files(files: &ModelFiles, dtype: Option<HeldDType>) -> Result<Self, PipelineError> {
         let mut config = match &files.config {
-            Some(path) => read_config(path, &small_text(path)?)?,
+            Some(path) => ConfigFile::open(path)?,
             None => ConfigFile::default(),
         };
         let dit = Checkpoint::open(&files.dit)?;
@@ -295,7 +316,9 @@ impl OpenModel {
             blueprint,
             tokenizer,
             default_size: None,
+            pose_canvas: config.pose_canvas,
             trained: true,
+            loras: Loras::default(),
         })
     }
 
@@ -312,36 +335,9 @@ impl OpenModel {
             trained: self.trained,
             parameters: components.iter().map(|c| c.parameters).sum(),
             components,
+            loras: self.loras.infos.clone(),
         }
     }
-}
-
-/// The transformer's sizes where its folder has the `config.json` of the releases: what shapes tell is read off the
-/// shapes, what they do not (the number of heads, the text length) from the file. `None` without such a file.
-fn published_config(checkpoint: &Checkpoint) -> Result<Option<dit::Config>, PipelineError> {
-    #[derive(Deserialize)]
-    struct Published {
-        num_heads: Option<usize>,
-        text_len: Option<usize>,
-    }
-    let path = checkpoint.path().with_file_name("config.json");
-    if !path.is_file() {
-        return Ok(None);
-    }
-    let text = small_text(&path)?;
-    let published: Published = serde_json::from_str(&text).map_err(|e| PipelineError::Model {
-        path: path.clone(),
-        problem: format!("the model's sizes cannot be read ({e})"),
-    })?;
-    let named = canonical(checkpoint.clone(), Component::Dit);
-    let Some(detected) = dit::Config::detect(|n| named.shape(n)) else { return Ok(None) };
-    let heads = published.num_heads.unwrap_or(detected.num_heads);
-    if heads == 0 || !detected.dim.is_multiple_of(2 * heads) {
-        let problem = format!("num_heads is {heads}, which does not divide the width {} in pairs", detected.dim);
-        return Err(PipelineError::Model { path, problem });
-    }
-    let text_len = published.text_len.unwrap_or(detected.text_len).clamp(1, 1 << 16);
-    Ok(Some(dit::Config { num_heads: heads, text_len, ..detected }))
 }
 
 /// Parts of different models may each be whole and still not belong together.
@@ -387,44 +383,4 @@ pub(crate) fn canonical(checkpoint: Checkpoint, component: Component) -> Checkpo
         Component::ImageEncoder => clip::key_map(),
     };
     checkpoint.rename(&map)
-}
-
-/// Sizes beyond any network that could be meant; they would exhaust memory before a tensor is compared.
-fn absurd(value: &serde_json::Value, key: &str) -> Option<String> {
-    match value {
-        serde_json::Value::Object(map) => map.iter().find_map(|(key, v)| absurd(v, key)),
-        serde_json::Value::Array(list) => list.iter().find_map(|v| absurd(v, key)),
-        serde_json::Value::Number(n) => {
-            let limit = if key == "num_layers" { 1_000.0 } else { 1_000_000.0 };
-            n.as_f64().filter(|n| n.abs() > limit).map(|n| format!("{key} is {n}; at most {limit} is allowed"))
-        }
-        _ => None,
-    }
-}
-
-/// A file, not a pipe or device, and of a size that can be meant.
-fn check_ordinary(path: &Path, most_bytes: u64) -> Result<(), PipelineError> {
-    let problem = |problem: String| PipelineError::Model { path: path.to_owned(), problem };
-    let info = std::fs::metadata(path).map_err(|e| problem(format!("cannot be read ({e})")))?;
-    match info.is_file() && info.len() <= most_bytes {
-        true => Ok(()),
-        false => Err(problem(format!("expected a file of at most {most_bytes} bytes"))),
-    }
-}
-
-fn small_text(path: &Path) -> Result<String, PipelineError> {
-    check_ordinary(path, 1 << 20)?;
-    let problem = |e: std::io::Error| format!("cannot be read ({e})");
-    std::fs::read_to_string(path).map_err(|e| PipelineError::Model { path: path.to_owned(), problem: problem(e) })
-}
-
-fn read_config(path: &Path, text: &str) -> Result<ConfigFile, PipelineError> {
-    let problem = serde_json::from_str(text).ok().and_then(|value| absurd(&value, ""));
-    if let Some(problem) = problem {
-        return Err(PipelineError::Model { path: path.to_owned(), problem });
-    }
-    serde_json::from_str(text).map_err(|e| PipelineError::Model {
-        path: path.to_owned(),
-        problem: format!("the model's sizes cannot be read ({e})"),
-    })
 }

@@ -9,10 +9,11 @@ use media::video::{self, FrameMode, FrameRate, ReadOptions, ShortClip, VideoRead
 use offload::{Phase, PhaseNeeds};
 use pose::{PoseClip, PoseFrames, draw_poses};
 
+use crate::error::PUPPETS_ONLY;
 use crate::geometry::Geometry;
 use crate::poses::{FinderOptions, Search, Wanted};
 use crate::progress::Progress;
-use crate::{AnimateRequest, Motion, PipelineError, PoseModelFiles, PoseModelPlaces, RequestError, Timing};
+use crate::{AnimateRequest, Motion, PipelineError, PoseModelPlaces, PoseModels, RequestError, Timing};
 
 /// The motion with everything decided that headers and keypoints can tell.
 pub(crate) struct ResolvedMotion {
@@ -28,7 +29,7 @@ pub(crate) struct ResolvedMotion {
 enum Source {
     Keypoints { frames: Box<PoseFrames>, driving: Vec<usize> },
     Drawn { pose: PathBuf, neg_pose: Option<PathBuf>, indices: Vec<usize>, options: ReadOptions },
-    Video { drive: PathBuf, indices: Vec<usize>, options: ReadOptions, files: PoseModelFiles },
+    Video { drive: PathBuf, indices: Vec<usize>, options: ReadOptions, models: PoseModels },
 }
 
 /// Keypoints and the picture being drawn.
@@ -46,7 +47,7 @@ impl ResolvedMotion {
     pub fn new(
         request: &AnimateRequest,
         reference: [usize; 2],
-        models: &PoseModelPlaces,
+        places: &PoseModelPlaces,
     ) -> Result<Self, PipelineError> {
         let fps = request.settings.fps;
         let size = pose::Size::new(reference[0] as u32, reference[1] as u32);
@@ -56,10 +57,13 @@ impl ResolvedMotion {
                 let options = read_options(fps)?;
                 let indices = choose_frames(request, &complete_times(drive, &options)?, &mut notes)?;
                 request.pose.check_frames(indices.len())?;
-                pose::sizes::canvas_base(size)?;
-                let files = PoseModelFiles::find(models)?;
+                request.pose.canvas_for(size)?;
+                let models = PoseModels::find(places)?;
+                if models == PoseModels::Embedded {
+                    notes.push(PUPPETS_ONLY.to_owned());
+                }
                 let num_frames = indices.len();
-                let source = Source::Video { drive: drive.clone(), indices, options, files };
+                let source = Source::Video { drive: drive.clone(), indices, options, models };
                 Ok(Self { source, num_frames, has_negative: true, notes })
             }
             Motion::Keypoints { file, .. } => {
@@ -107,10 +111,13 @@ impl ResolvedMotion {
     }
 
     /// Memory for weights and frames in flight while poses are found; poses that are there need next to nothing.
-    pub fn needs(&self) -> PhaseNeeds {
+    ///
+    /// # Errors
+    /// The detector cannot be used.
+    pub fn needs(&self) -> Result<PhaseNeeds, PipelineError> {
         match &self.source {
-            Source::Video { files, .. } => files.needs(),
-            _ => PhaseNeeds::whole(Phase::Pose, 0, POSES_AT_HAND),
+            Source::Video { models, .. } => models.needs(),
+            _ => Ok(PhaseNeeds::whole(Phase::Pose, 0, POSES_AT_HAND)),
         }
     }
 
@@ -125,13 +132,13 @@ impl ResolvedMotion {
         picture: &RgbImage,
         progress: &mut Progress,
     ) -> Result<ReadyMotion<'_>, PipelineError> {
-        let Source::Video { drive, indices, options: read_options, files } = &self.source else {
+        let Source::Video { drive, indices, options: read_options, models } = &self.source else {
             progress.advance(1)?;
             return Ok(ReadyMotion { motion: self, found: None });
         };
         let fps = request.settings.fps;
         let wanted = Wanted { video: drive, options: read_options, indices };
-        let search = Search { files, settings: &request.pose, options };
+        let search = Search { models, settings: &request.pose, options };
         let clip = search.run(&wanted, Some((&request.reference, picture)), fps, progress)?.clip;
         let size = pose::Size::new(picture.width(), picture.height());
         let (frames, notes) = request.pose.poses(clip, size, request.settings.seed, drive)?;
@@ -187,8 +194,8 @@ pub(crate) fn keypoint_times(clip: &PoseClip) -> Vec<f64> {
     (0..clip.frames.len()).map(|i| i as f64 / clip.fps).collect()
 }
 
-/// The video's frame that goes with each chosen entry: its own number, or for entries of a keypoint file at `file_fps` the
-/// video's frame nearest in time. The video may have another rate than its keypoints.
+/// The video's frame that goes with each chosen entry: its own number, or for entries of a keypoint file at `file_fps`
+/// the video's frame nearest in time. The video may have another rate than its keypoints.
 pub(crate) fn driving_frames(motion: &Motion, indices: &[usize], file_fps: f64) -> Result<Vec<usize>, PipelineError> {
     let (Motion::Keypoints { .. }, Some(drive)) = (motion, motion.drive()) else {
         return Ok(indices.to_vec());

@@ -26,6 +26,20 @@ impl Blueprint {
         }
     }
 
+    /// Title and networks of a published model that animates.
+    pub fn published(name: &str) -> Result<(String, Self), PipelineError> {
+        let known = models::known_models();
+        let animating: Vec<_> = known.into_iter().filter(|m| m.animates() && !m.files.is_empty()).collect();
+        match animating.iter().find(|m| m.name == name) {
+            Some(model) => Ok((model.title.clone(), Self::steadydancer_14b())),
+            None => {
+                let names: Vec<&str> = animating.iter().map(|m| m.name.as_str()).collect();
+                let problem = format!("no published model has this name; there are {}", names.join(", "));
+                Err(PipelineError::Model { path: name.into(), problem })
+            }
+        }
+    }
+
     /// Tensors of the four networks: transformer, VAE, text encoder, image encoder.
     pub fn manifests(&self) -> Result<[Manifest; 4], PipelineError> {
         let place = |source| PipelineError::Compute { place: "model sizes".into(), source };
@@ -69,12 +83,13 @@ const F32: u64 = 4;
 const SCORES: u64 = 2 * (64 << 20);
 
 /// The needs of all phases, of which `pose` is known. `dtypes` are the precisions of the matrices of transformer, text
-/// and image encoder.
+/// and image encoder; `merge_bytes` is what LoRAs take besides while a block is read.
 pub(crate) fn needs(
     blueprint: &Blueprint,
     clip: ClipShape,
     dtypes: [DType; 3],
     pose: PhaseNeeds,
+    merge_bytes: u64,
 ) -> Result<Vec<PhaseNeeds>, PipelineError> {
     let [dit, vae, text, image] = blueprint.manifests()?;
     let streamed = |manifest: &Manifest, dtype: DType, group: &str| {
@@ -106,7 +121,7 @@ pub(crate) fn needs(
     // chunks and joined; or the feed-forward's inner rows in tiles and joined, or before and after the activation.
     let attention_floats = 12 * d.dim as u64;
     let ffn_floats = (5 * d.dim + 2 * d.ffn_dim) as u64;
-    let dit_activations = tokens * F32 * attention_floats.max(ffn_floats) + SCORES;
+    let dit_activations = tokens * F32 * attention_floats.max(ffn_floats) + SCORES + merge_bytes;
     let encode = vae::encode_activation_bytes(&blueprint.vae, clip.height, clip.width);
     let decode = vae::decode_activation_bytes(&blueprint.vae, clip.height, clip.width);
     let vae_bytes = vae.bytes(DType::F32);

@@ -56,6 +56,28 @@ pub enum Event {
         /// Wall-clock seconds.
         seconds: f64,
     },
+    /// An evaluation turns to a pair; the events of its run follow.
+    PairStarted {
+        /// The pair's name.
+        name: String,
+        /// 1-based.
+        pair: usize,
+        /// Pairs in all.
+        total: usize,
+    },
+    /// A pair of an evaluation is judged, or was by an earlier call that was interrupted.
+    PairFinished {
+        /// The pair's name.
+        name: String,
+        /// 1-based.
+        pair: usize,
+        /// Pairs in all.
+        total: usize,
+        /// Its metrics.
+        scores: Box<crate::eval::Scores>,
+        /// Wall-clock seconds, judging included; 0 if it was known.
+        seconds: f64,
+    },
 }
 
 /// Receives what a run tells. Every method has a default that does nothing, and `()` is an observer.

@@ -8,11 +8,12 @@ use offload::{Memory, Phase, PhaseNeeds, Placement};
 use scheduler::{Branch, GuidancePlan, Polarity};
 
 use crate::geometry::{Geometry, LATENT};
+use crate::lora::Loras;
 use crate::motion::ResolvedMotion;
 use crate::needs::{Blueprint, ClipShape, held_bytes, needs};
 use crate::preview;
 use crate::request::check_size;
-use crate::{AnimatePlan, AnimateRequest, FinderOptions, PipelineError, RequestError, kept};
+use crate::{AnimatePlan, AnimateRequest, FinderOptions, Motion, PipelineError, RequestError, kept};
 
 /// A request with everything decided.
 pub(crate) struct Resolved {
@@ -32,6 +33,7 @@ pub(crate) struct ModelSide<'a> {
     pub memory: Memory,
     /// Where weights shall live, if that was asked for.
     pub placement: Option<Placement>,
+    pub loras: &'a Loras,
 }
 
 /// Checks inputs by their headers, output by its place, numbers and memory.
@@ -64,10 +66,10 @@ pub(crate) fn resolve(
         ));
     }
     let clip = ClipShape { width: geometry.clip[0], height: geometry.clip[1], num_frames: motion.num_frames };
-    let poses = PoseSide { has_negative: motion.has_negative, needs: motion.needs() };
+    let poses = PoseSide { has_negative: motion.has_negative, needs: motion.needs()? };
     let plan = make_plan(request, model, clip, poses, notes)?;
     if let Some(file) = &request.latents {
-        kept::open(file, latent_shape(&plan), &metadata(&plan, request))?;
+        kept::open(file, latent_shape(&plan), &latent_settings(&plan, request, model.loras))?;
     }
     Ok(Resolved { geometry, motion, plan })
 }
@@ -109,7 +111,8 @@ pub(crate) fn make_plan(
             "the preset's distilled timesteps fit its own sampler and steps only; a computed schedule is used".into(),
         );
     }
-    let mut needs = needs(model.blueprint, clip, model.dtypes, poses.needs)?;
+    notes.extend(model.loras.notes());
+    let mut needs = needs(model.blueprint, clip, model.dtypes, poses.needs, model.loras.merge_bytes)?;
     if request.latents.is_some() {
         needs.retain(|n| n.phase == Phase::Decode);
     }
@@ -127,6 +130,7 @@ pub(crate) fn make_plan(
         schedule,
         guidance,
         stages,
+        loras: model.loras.infos.clone(),
         notes,
     })
 }
@@ -143,7 +147,23 @@ pub(crate) fn uses(guidance: &GuidancePlan, kind: impl Fn(&Branch) -> bool) -> b
 
 /// Seed, settings and version as the JSON that is written into the file. Paths stay out of it.
 pub(crate) fn metadata(plan: &AnimatePlan, request: &AnimateRequest) -> String {
-    serde_json::json!({
+    described(plan, request).to_string()
+}
+
+/// All that latents depend on besides the model and the inputs: the [`metadata`], and what it leaves out because people
+/// do not read it, the contents of LoRAs and how poses were made.
+pub(crate) fn latent_settings(plan: &AnimatePlan, request: &AnimateRequest, loras: &Loras) -> String {
+    let mut value = described(plan, request);
+    value["lora_contents"] = serde_json::json!(loras.contents());
+    // Drawn poses are taken as they are.
+    if !matches!(request.motion, Motion::Drawn { .. }) {
+        value["pose"] = serde_json::json!(request.pose);
+    }
+    value.to_string()
+}
+
+fn described(plan: &AnimatePlan, request: &AnimateRequest) -> serde_json::Value {
+    let mut value = serde_json::json!({
         "steadydance": env!("CARGO_PKG_VERSION"),
         "model": plan.model,
         "prompt": request.prompt,
@@ -153,8 +173,12 @@ pub(crate) fn metadata(plan: &AnimatePlan, request: &AnimateRequest) -> String {
         "height": plan.height,
         "num_frames": plan.num_frames,
         "settings": request.settings,
-    })
-    .to_string()
+    });
+    if !plan.loras.is_empty() {
+        value["loras"] =
+            plan.loras.iter().map(|l| serde_json::json!({"name": l.name, "strength": l.strength})).collect();
+    }
+    value
 }
 
 /// Reading from a pipe or a device may never end.
@@ -207,7 +231,6 @@ pub(crate) fn check_not_inside<'a>(folder: &Path, files: impl Iterator<Item = &'
 }
 
 fn inputs(request: &AnimateRequest) -> Vec<&std::path::Path> {
-    use crate::Motion;
     let mut all = vec![request.reference.as_path()];
     match &request.motion {
         Motion::Keypoints { file, .. } => all.push(file),
@@ -220,4 +243,28 @@ fn inputs(request: &AnimateRequest) -> Vec<&std::path::Path> {
     all.extend(request.motion.drive());
     all.extend(request.latents.as_deref());
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn latents_depend_on_how_poses_were_made_unless_they_were_drawn() {
+        let settings = crate::Settings::from_preset(&models::preset("official").unwrap()).unwrap();
+        let keypoints = Motion::Keypoints { file: "k.json".into(), drive: None };
+        let drawn = Motion::Drawn { pose: "p".into(), neg_pose: None, drive: None };
+        let memory = Memory { available_bytes: 1 << 40, ..Memory::of_host() };
+        let told = |motion: &Motion, canvas| {
+            let mut request = AnimateRequest::new("r.png", motion.clone(), settings.clone());
+            request.pose.canvas = canvas;
+            let options = crate::EngineOptions::default();
+            let plan = crate::plan_known("steadydancer-14b", &request, &memory, &options).unwrap();
+            latent_settings(&plan, &request, &Loras::default())
+        };
+        let canvas = Some([256, 256]);
+        assert_eq!(told(&keypoints, canvas), told(&keypoints, canvas));
+        assert_ne!(told(&keypoints, canvas), told(&keypoints, None));
+        assert_eq!(told(&drawn, canvas), told(&drawn, None));
+    }
 }

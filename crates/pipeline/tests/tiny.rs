@@ -3,13 +3,16 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use offload::{Phase, Placement};
 use pipeline::{
-    AnimateRequest, Engine, EngineOptions, ModelFiles, ModelOverrides, ModelSource, Motion, Observer, PipelineError,
-    Settings, SizeRule,
+    AnimateRequest, EmbeddedPoses, Engine, EngineOptions, Lora, LoraSource, ModelFiles, ModelOverrides, ModelSource,
+    Motion, Observer, PipelineError, Settings, SizeRule,
 };
+use weights::lora::{LoraFile, Merged, Stack};
+use weights::{Checkpoint, CheckpointSource, RandomWeights, TensorSource};
 
 /// The largest relative error that the fixture's author measured when only the arithmetic's order changed is 2.3e-6,
 /// the smallest effect of a wrong setting 1e-3.
@@ -207,6 +210,52 @@ fn finished_latents_outlive_a_failed_output_and_give_the_same_file() {
 }
 
 #[test]
+fn kept_latents_know_the_loras_they_were_made_with() {
+    let case = fixtures().join("landscape_5");
+    let mut engine = open();
+    let of = |seed, strength| Lora {
+        source: LoraSource::Bytes { name: "style".to_owned(), bytes: lora(seed).into() },
+        strength,
+    };
+    engine.set_loras(&[of(1, 1.0)]).unwrap();
+    let place = tempfile::tempdir().unwrap();
+    let taken = place.path().join("taken.mp4");
+    let take = || std::fs::create_dir(&taken).unwrap();
+    let error = engine.animate(&request(&case).output(&taken), &mut Spoil(&take)).unwrap_err();
+    let PipelineError::AfterDenoise { latents, .. } = &error else { panic!("{error}") };
+    let mut again = request(&case).output(place.path().join("again.mp4"));
+    again.latents = Some(latents.clone());
+    assert!(engine.plan(&again).is_ok());
+    // Another file of the same name and strength, another strength, none: each makes other latents.
+    for loras in [vec![of(2, 1.0)], vec![of(1, 0.5)], vec![]] {
+        engine.set_loras(&loras).unwrap();
+        let error = engine.plan(&again).unwrap_err().to_string();
+        assert!(error.contains("another seed, prompt, LoRA"), "{error}");
+    }
+    engine.set_loras(&[of(1, 1.0)]).unwrap();
+    assert!(engine.plan(&again).is_ok());
+}
+
+#[test]
+fn a_choice_of_pose_networks_outweighs_the_demos_rule() {
+    let case = fixtures().join("landscape_5");
+    let settings =
+        Settings { num_frames: Some(5), ..Settings::from_preset(&models::preset("official").unwrap()).unwrap() };
+    let motion = Motion::Video { drive: case.join("pose") };
+    let request = AnimateRequest::new(case.join("ref.png"), motion, settings);
+    let plan = |embedded| {
+        let mut options = EngineOptions::default();
+        options.poses.models.embedded = embedded;
+        Engine::open(&ModelSource::Demo, &options).unwrap().plan(&request)
+    };
+    assert!(matches!(plan(Some(EmbeddedPoses::Never)), Err(PipelineError::NoPoseModel { .. })));
+    for embedded in [None, Some(EmbeddedPoses::IfNoneFound)] {
+        let notes = plan(embedded).unwrap().notes;
+        assert_eq!(notes.iter().filter(|n| n.contains("drawn puppets only")).count(), 1, "{notes:?}");
+    }
+}
+
+#[test]
 fn sizes_that_shapes_do_not_tell_come_from_the_published_config() {
     let copy = tempfile::tempdir().unwrap();
     let model = copy.path().join("dit");
@@ -248,4 +297,106 @@ fn sizes_that_shapes_do_not_tell_come_from_the_published_config() {
         Engine::open(&ModelSource::Files(files), &EngineOptions::default()).unwrap()
     };
     assert_eq!(video(open().unwrap()), video(ours()));
+}
+
+/// Differences of every kind for the tiny model, in LightX2V's spelling.
+fn lora(seed: u64) -> Vec<u8> {
+    let shapes: &[(&str, &[usize])] = &[
+        ("blocks.0.self_attn.q.lora_down.weight", &[4, 128]),
+        ("blocks.0.self_attn.q.lora_up.weight", &[128, 4]),
+        ("blocks.1.ffn.2.lora_down.weight", &[4, 192]),
+        ("blocks.1.ffn.2.lora_up.weight", &[128, 4]),
+        ("blocks.1.ffn.2.diff_b", &[128]),
+        ("blocks.0.cross_attn.norm_k_img.diff", &[128]),
+        ("blocks.1.diff_m", &[1, 6, 128]),
+        ("head.head.lora_down.weight", &[4, 128]),
+        ("head.head.lora_up.weight", &[64, 4]),
+        ("patch_embedding_fuse.lora_down.weight", &[4, 68, 1, 2, 2]),
+        ("patch_embedding_fuse.lora_up.weight", &[128, 4, 1, 1, 1]),
+        ("blocks.9.diff_m", &[1, 6, 128]),
+    ];
+    let random = RandomWeights::new(seed);
+    let tensors = shapes.iter().map(|(name, shape)| {
+        let tensor = random.tensor(name, shape, None, &Device::Cpu).unwrap();
+        (format!("diffusion_model.{name}"), (tensor * 0.2).unwrap())
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("lora.safetensors");
+    weights::save_safetensors(&path, &tensors.collect(), &BTreeMap::new()).unwrap();
+    std::fs::read(path).unwrap()
+}
+
+#[test]
+fn loras_make_the_same_pixels_wherever_weights_live_and_leave_none_behind() {
+    let case = fixtures().join("landscape_5");
+    let files = || ModelFiles::find(&fixtures().join("model"), &ModelOverrides::default()).unwrap();
+    let engine = |files, loras: &[Lora], placement| {
+        let options = EngineOptions { loras: loras.to_vec(), placement, ..EngineOptions::default() };
+        Engine::open(&ModelSource::Files(files), &options).unwrap()
+    };
+    let video = |engine: &Engine| {
+        let mut observer = Collect::default();
+        engine.animate(&request(&case), &mut observer).unwrap();
+        Tensor::cat(&observer.seen["video"], 1).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    };
+    let of = |name: &str, seed: u64, strength| Lora {
+        source: LoraSource::Bytes { name: name.to_owned(), bytes: lora(seed).into() },
+        strength,
+    };
+    let both = [of("first", 1, 1.0), of("second", 2, -0.5)];
+
+    let mut changing = engine(files(), &[], None);
+    let plain = video(&changing);
+    let resident = engine(files(), &both, None);
+    let changed = video(&resident);
+    assert_ne!(changed, plain);
+    let streamed = engine(files(), &both, Some(Placement::Streamed));
+    assert!(streamed.plan(&request(&case)).unwrap().stages.is_streamed(Phase::Denoise));
+    assert_eq!(video(&streamed), changed);
+
+    // One engine, LoRAs put on and taken off.
+    changing.set_loras(&both).unwrap();
+    assert_eq!(video(&changing), changed);
+    let too_strong = Lora { strength: 1e9, ..both[0].clone() };
+    assert!(changing.set_loras(&[too_strong]).is_err() && changing.model().loras.len() == 2);
+    changing.set_loras(&[Lora { strength: 0.0, ..both[0].clone() }]).unwrap();
+    assert_eq!(video(&changing), plain);
+    changing.set_loras(&[]).unwrap();
+    assert_eq!(video(&changing), plain);
+
+    // A checkpoint that has them merged already is the same model.
+    let folder = tempfile::tempdir().unwrap();
+    let text = std::fs::read_to_string(fixtures().join("model/steadydance.json")).unwrap();
+    let sizes: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let manifest = dit::manifest(&serde_json::from_value(sizes["dit"].clone()).unwrap()).unwrap();
+    let stack = Arc::new(Stack::new(
+        both.iter()
+            .map(|asked| {
+                let LoraSource::Bytes { name, bytes } = &asked.source else { panic!() };
+                let file = LoraFile::read(Checkpoint::from_bytes(name, bytes.clone()).unwrap()).unwrap();
+                (file.fit(&manifest, &dit::diffusers_names(), "tiny").unwrap(), asked.strength)
+            })
+            .collect(),
+    ));
+    let stored = Arc::new(CheckpointSource(Checkpoint::open(files().dit).unwrap()));
+    let merged = Merged::new(stored, stack.clone());
+    let baked = manifest.tensors().map(|spec| {
+        let dtype = (!spec.matrix).then_some(DType::F32);
+        (spec.name.clone(), merged.tensor(&spec.name, &spec.shape, dtype, &Device::Cpu).unwrap())
+    });
+    let dit = folder.path().join("baked.safetensors");
+    weights::save_safetensors(&dit, &baked.collect(), &BTreeMap::new()).unwrap();
+    assert_eq!(video(&engine(ModelFiles { dit, ..files() }, &[], None)), changed);
+
+    // The plan knows what they are, what is left out, and what merging takes.
+    let (with, without) = (resident.plan(&request(&case)).unwrap(), changing.plan(&request(&case)).unwrap());
+    let activations = |p: &pipeline::AnimatePlan| p.stages.phase(Phase::Denoise).unwrap().activation_bytes;
+    assert_eq!(activations(&with) - activations(&without), stack.merge_bytes(&manifest));
+    let names: Vec<_> = with.loras.iter().map(|l| (l.name.as_str(), l.strength, l.fit.targets)).collect();
+    assert_eq!(names, [("first", 1.0, 7), ("second", -0.5, 7)]);
+    assert!(
+        with.notes.iter().any(|n| n.starts_with("first: 1 key(s)") && n.contains("blocks.9.diff_m")),
+        "{:?}",
+        with.notes
+    );
 }

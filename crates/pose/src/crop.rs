@@ -6,15 +6,10 @@ use image::RgbImage;
 
 use crate::detector::PersonBox;
 use crate::profile::ChannelOrder;
+use crate::sizes::Size;
 
-/// Width of the keypoint network's input in pixels.
-pub const CROP_WIDTH: usize = 288;
-
-/// Height of the keypoint network's input in pixels.
-pub const CROP_HEIGHT: usize = 384;
-
-/// Samples of a crop, [384, 288, 3].
-pub const CROP_SAMPLES: usize = CROP_WIDTH * CROP_HEIGHT * 3;
+/// The input of the released keypoint network in pixels.
+pub const CROP: Size = Size::new(288, 384);
 
 /// Room around the box: the crop is this many times as large.
 const PADDING: f64 = 1.25;
@@ -23,37 +18,44 @@ const PADDING: f64 = 1.25;
 const MEAN: [f32; 3] = [123.675, 116.28, 103.53];
 const DEVIATION: [f32; 3] = [58.395, 57.12, 57.375];
 
-/// The rectangle of a picture that fills a crop: centred on the box, 1.25 times as large, grown to 3:4.
+/// The rectangle of a picture that fills a crop: centred on the box, 1.25 times as large, grown to the crop's aspect (3:4).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CropWindow {
     /// x and y in pixels of the picture.
     pub centre: [f64; 2],
     /// Width and height in pixels of the picture.
     pub size: [f64; 2],
+    /// Pixels of the crop.
+    pub crop: Size,
 }
 
 impl CropWindow {
-    /// The window of a box, which must have an area.
-    pub fn around(person: &PersonBox) -> Self {
-        let aspect = CROP_WIDTH as f64 / CROP_HEIGHT as f64;
+    /// The window of a box, which must have an area, for crops of the size `crop`.
+    pub fn around(person: &PersonBox, crop: Size) -> Self {
+        let aspect = crop.aspect();
         let (width, height) = ((person.x2 - person.x1) * PADDING, (person.y2 - person.y1) * PADDING);
         let size = if width > height * aspect { [width, width / aspect] } else { [height * aspect, height] };
-        Self { centre: [(person.x1 + person.x2) / 2.0, (person.y1 + person.y2) / 2.0], size }
+        Self { centre: [(person.x1 + person.x2) / 2.0, (person.y1 + person.y2) / 2.0], size, crop }
     }
 
     /// A point of the crop (pixels, pixel 0 at 0) in pixels of the picture.
     pub fn to_picture(&self, point: [f64; 2]) -> [f64; 2] {
-        let sides = [CROP_WIDTH as f64, CROP_HEIGHT as f64];
+        let sides = [self.crop.width, self.crop.height].map(f64::from);
         std::array::from_fn(|i| point[i] / sides[i] * self.size[i] + self.centre[i] - self.size[i] / 2.0)
     }
 
     /// A point of the picture in pixels of the crop: the inverse of [`CropWindow::to_picture`].
     pub fn to_crop(&self, point: [f64; 2]) -> [f64; 2] {
-        let sides = [CROP_WIDTH as f64, CROP_HEIGHT as f64];
+        let sides = [self.crop.width, self.crop.height].map(f64::from);
         std::array::from_fn(|i| (point[i] - self.centre[i] + self.size[i] / 2.0) / self.size[i] * sides[i])
     }
 
-    /// Writes the normalised crop, [384, 288, 3] (row, column, channel), into `out`, [`CROP_SAMPLES`] long.
+    /// Samples of the crop.
+    pub fn samples(&self) -> usize {
+        self.crop.width as usize * self.crop.height as usize * 3
+    }
+
+    /// Writes the normalised crop, [height, width, 3] (row, column, channel), into `out`, [`samples`](Self::samples) long.
     ///
     /// Samples are bilinear without a half-pixel shift, 0 beyond the picture's edge, and rounded to whole levels before
     /// they are normalised. Positions and weights are exact, as OpenCV 5's `warpAffine` has them (equal to it but for a
@@ -61,10 +63,11 @@ impl CropWindow {
     pub fn write(&self, picture: &RgbImage, channels: ChannelOrder, out: &mut [f32]) {
         let samples = picture.as_raw();
         let (width, height) = (picture.width() as usize, picture.height() as usize);
-        let columns: Vec<Tap> = (0..CROP_WIDTH).map(|x| Tap::at(self.to_picture([x as f64, 0.0])[0], width)).collect();
+        let column = |x: u32| Tap::at(self.to_picture([f64::from(x), 0.0])[0], width);
+        let columns: Vec<Tap> = (0..self.crop.width).map(column).collect();
         let level =
             |row: usize, column: usize, channel: usize| f64::from(samples[(row * width + column) * 3 + channel]);
-        for (y, line) in out.chunks_exact_mut(CROP_WIDTH * 3).enumerate() {
+        for (y, line) in out.chunks_exact_mut(columns.len() * 3).enumerate() {
             let row = Tap::at(self.to_picture([0.0, y as f64])[1], height);
             for (column, pixel) in columns.iter().zip(line.chunks_exact_mut(3)) {
                 for (place, (sample, channel)) in pixel.iter_mut().zip(channels.samples()).enumerate() {
@@ -77,9 +80,9 @@ impl CropWindow {
     }
 }
 
-/// Writes the mirror image (left ↔ right) of a crop, both [384, 288, 3].
-pub fn mirror(crop: &[f32], out: &mut [f32]) {
-    let lines = crop.chunks_exact(CROP_WIDTH * 3).zip(out.chunks_exact_mut(CROP_WIDTH * 3));
+/// Writes the mirror image (left ↔ right) of a crop, both [height, width, 3]; `width` is at least 1.
+pub fn mirror(crop: &[f32], width: usize, out: &mut [f32]) {
+    let lines = crop.chunks_exact(width * 3).zip(out.chunks_exact_mut(width * 3));
     for (line, mirrored) in lines {
         for (from, to) in line.chunks_exact(3).rev().zip(mirrored.chunks_exact_mut(3)) {
             to.copy_from_slice(from);

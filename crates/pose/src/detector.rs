@@ -11,14 +11,15 @@ use crate::profile::{BoxScale, ChannelOrder, PersonRule, PoseProfile, SideRoundi
 use crate::sizes::Size;
 use crate::{PoseError, Result};
 
-/// Side of the detector's input in pixels.
+/// Side of the input of every released detector in pixels.
 pub const DETECTOR_SIDE: usize = 640;
 
-/// Samples of the detector's input, [640, 640, 3].
-pub const DETECTOR_SAMPLES: usize = DETECTOR_SIDE * DETECTOR_SIDE * 3;
-
-/// Candidates that the detector gives: one a cell of the grids of strides 8, 16 and 32.
-pub const CANDIDATES: usize = 80 * 80 + 40 * 40 + 20 * 20;
+/// Candidates that a detector of inputs of `side` pixels gives: one a cell of the grids of strides 8, 16 and 32; 8400 for
+/// [`DETECTOR_SIDE`].
+pub const fn candidates(side: usize) -> usize {
+    let [a, b, c] = [side / STRIDES[0], side / STRIDES[1], side / STRIDES[2]];
+    a * a + b * b + c * c
+}
 
 /// Pixels a cell, in the order of the network's output.
 const STRIDES: [usize; 3] = [8, 16, 32];
@@ -93,15 +94,17 @@ impl Suppression {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Letterbox {
     picture: Size,
+    side: usize,
     inner: Size,
     scale: [f64; 2],
 }
 
 impl Letterbox {
-    /// The place of a picture of size `picture`, each side at least 1 pixel.
-    pub fn new(picture: Size, profile: &PoseProfile) -> Self {
+    /// The place of a picture of size `picture`, each side at least 1 pixel, in a square of `side` pixels, a multiple of 32.
+    pub fn new(picture: Size, side: usize, profile: &PoseProfile) -> Self {
         let (width, height) = (f64::from(picture.width), f64::from(picture.height));
-        let side = DETECTOR_SIDE as f64;
+        let pixels = side;
+        let side = side as f64;
         let fit = (side / width).min(side / height);
         let round = |length: f64| match profile.letterbox_rounding {
             SideRounding::Nearest => (length * fit + 0.5) as u32,
@@ -114,7 +117,12 @@ impl Letterbox {
             BoxScale::PerAxis => [f64::from(inner.width) / width, f64::from(inner.height) / height],
             BoxScale::Common => [fit; 2],
         };
-        Self { picture, inner, scale }
+        Self { picture, side: pixels, inner, scale }
+    }
+
+    /// Samples of the square.
+    pub fn samples(&self) -> usize {
+        self.side * self.side * 3
     }
 
     /// Size of the picture within the square.
@@ -122,13 +130,13 @@ impl Letterbox {
         self.inner
     }
 
-    /// Writes [640, 640, 3] (row, column, channel), values 0 to 255, into `out`, [`DETECTOR_SAMPLES`] long. The picture is
-    /// resized with OpenCV's fixed-point bilinear, pixel for pixel.
+    /// Writes [side, side, 3] (row, column, channel), values 0 to 255, into `out`, [`samples`](Self::samples) long. The
+    /// picture is resized with OpenCV's fixed-point bilinear, pixel for pixel.
     pub fn write(&self, picture: &RgbImage, channels: ChannelOrder, out: &mut [f32]) {
         let (width, height) = (self.inner.width as usize, self.inner.height as usize);
         let resized = linear_opencv(picture, resize::Size::new(width, height));
         out.fill(PAD);
-        let lines = out.chunks_exact_mut(DETECTOR_SIDE * 3).zip(resized.as_raw().chunks_exact(width * 3));
+        let lines = out.chunks_exact_mut(self.side * 3).zip(resized.as_raw().chunks_exact(width * 3));
         for (line, source) in lines {
             for (pixel, rgb) in line.chunks_exact_mut(3).zip(source.chunks_exact(3)) {
                 for (sample, channel) in pixel.iter_mut().zip(channels.samples()) {
@@ -140,7 +148,7 @@ impl Letterbox {
 
     /// The people in a raw output of the detector, in pixels of the picture, best first.
     ///
-    /// `raw` is [[`CANDIDATES`], 5 + classes]: dx, dy, dw, dh in cells, objectness logit, class logits with person first.
+    /// `raw` is [[`candidates`], 5 + classes]: dx, dy, dw, dh in cells, objectness logit, class logits with person first.
     /// Boxes without an area or wholly outside of the picture are dropped.
     ///
     /// # Errors
@@ -148,16 +156,17 @@ impl Letterbox {
     /// `raw`, or for a person whose box is beyond f32.
     pub fn people(&self, raw: &[f32], profile: &PoseProfile) -> Result<Vec<PersonBox>> {
         let network = Network::Detector;
-        let columns = raw.len() / CANDIDATES;
-        if columns < 6 || raw.len() != columns * CANDIDATES {
-            let found = vec![raw.len()];
-            return Err(PoseError::NetworkShape { network, found, expected: "[1, 8400, 5 + classes]" });
+        let rows = candidates(self.side);
+        let columns = raw.len() / rows;
+        if columns < 6 || raw.len() != columns * rows {
+            let (found, expected) = (vec![raw.len()], format!("[1, {rows}, 5 + classes]"));
+            return Err(PoseError::NetworkShape { network, found, expected });
         }
         if let Some(&value) = raw.iter().find(|v| !v.is_finite()) {
             return Err(PoseError::NetworkNotFinite { network, value: value.into() });
         }
         let mut people = Vec::new();
-        for (row, (x, y, stride)) in raw.chunks_exact(columns).zip(cells()) {
+        for (row, (x, y, stride)) in raw.chunks_exact(columns).zip(cells(self.side)) {
             let Some(score) = person_score(row, profile) else { continue };
             let found = self.to_picture(row, [x, y], stride, score);
             if let Some(value) = found.beyond_f32() {
@@ -183,9 +192,9 @@ impl Letterbox {
 }
 
 /// Column, row and stride of every candidate, in the order of the network's output.
-fn cells() -> impl Iterator<Item = (usize, usize, usize)> {
-    STRIDES.into_iter().flat_map(|stride| {
-        let side = DETECTOR_SIDE / stride;
+fn cells(side: usize) -> impl Iterator<Item = (usize, usize, usize)> {
+    STRIDES.into_iter().flat_map(move |stride| {
+        let side = side / stride;
         (0..side * side).map(move |i| (i % side, i / side, stride))
     })
 }

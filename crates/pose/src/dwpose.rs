@@ -10,13 +10,13 @@ use image::RgbImage;
 use media::resize::{self, area_opencv, cubic_opencv};
 use rayon::prelude::*;
 
-use crate::crop::{CROP_HEIGHT, CROP_SAMPLES, CROP_WIDTH, CropWindow, mirror};
-use crate::detector::{DETECTOR_SAMPLES, DETECTOR_SIDE, Letterbox, PersonBox};
+use crate::crop::{CROP, CropWindow, mirror};
+use crate::detector::{DETECTOR_SIDE, Letterbox, PersonBox, candidates};
 use crate::error::Network;
 use crate::estimator::{FrameRole, PoseEstimator};
 use crate::keypoints::{FrameKeypoints, WHOLE_BODY_POINTS, WholeBody};
 use crate::profile::PoseProfile;
-use crate::simcc::{BINS_X, BINS_Y, Simcc};
+use crate::simcc::{SPLIT, Simcc};
 use crate::sizes::{DETECT_SIDE, Size, canvas_base, detect_size};
 use crate::{PoseError, Result};
 
@@ -28,15 +28,25 @@ pub const MAX_SIDE_RATIO: u32 = 16;
 /// Frames are run in parallel, so that both functions are called from several threads at once. A row of a result must
 /// depend on the same row of the input alone.
 pub trait PoseNetworks: Send + Sync {
-    /// YOLOX: `pictures` [batch, 640, 640, 3] in 0..255 → [batch, 8400, 5 + classes]: dx, dy, dw, dh in cells, objectness
-    /// logit, class logits with person first; cells row by row at strides 8, 16, 32.
+    /// Side of the detector's input in pixels, a multiple of 32: 640 in everything released.
+    fn detector_side(&self) -> usize {
+        DETECTOR_SIDE
+    }
+
+    /// The keypoint network's input: 288x384 pixels in everything released.
+    fn crop_size(&self) -> Size {
+        CROP
+    }
+
+    /// YOLOX: `pictures` [batch, side, side, 3] in 0..255 → [batch, cells (8400 at 640), 5 + classes]: dx, dy, dw, dh in
+    /// cells, objectness logit, class logits with person first; cells row by row at strides 8, 16, 32.
     ///
     /// # Errors
     /// The implementation's.
     fn detect(&self, pictures: &Tensor) -> candle_core::Result<Tensor>;
 
-    /// The keypoint network: normalised `crops` [batch, 384, 288, 3] → SimCC logits of x [batch, 133, 576] and of y
-    /// [batch, 133, 768].
+    /// The keypoint network: normalised `crops` [batch, height, width, 3] → SimCC logits of x [batch, 133, 2 · width] and of
+    /// y [batch, 133, 2 · height].
     ///
     /// # Errors
     /// The implementation's.
@@ -44,6 +54,14 @@ pub trait PoseNetworks: Send + Sync {
 }
 
 impl<N: PoseNetworks + ?Sized> PoseNetworks for Box<N> {
+    fn detector_side(&self) -> usize {
+        (**self).detector_side()
+    }
+
+    fn crop_size(&self) -> Size {
+        (**self).crop_size()
+    }
+
     fn detect(&self, pictures: &Tensor) -> candle_core::Result<Tensor> {
         (**self).detect(pictures)
     }
@@ -195,14 +213,15 @@ impl<N: PoseNetworks> DwPose<N> {
 
     fn detect(&self, picture: &RgbImage) -> Result<Vec<PersonBox>> {
         let profile = &self.options.profile;
-        let letterbox = Letterbox::new(size_of(picture), profile);
-        let mut samples = vec![0f32; DETECTOR_SAMPLES];
+        let side = self.networks.detector_side();
+        let letterbox = Letterbox::new(size_of(picture), side, profile);
+        let mut samples = vec![0f32; letterbox.samples()];
         letterbox.write(picture, profile.detector_channels, &mut samples);
-        let input = tensor(samples, (1, DETECTOR_SIDE, DETECTOR_SIDE, 3))?;
+        let input = tensor(samples, (1, side, side, 3))?;
         let output = self.networks.detect(&input).map_err(failed)?;
         if !matches!(output.dims(), [1, _, _]) {
             let found = output.dims().to_vec();
-            let (network, expected) = (Network::Detector, "[1, 8400, 5 + classes]");
+            let (network, expected) = (Network::Detector, format!("[1, {}, 5 + classes]", candidates(side)));
             return Err(PoseError::NetworkShape { network, found, expected });
         }
         letterbox.people(&host(&output)?, profile)
@@ -211,24 +230,28 @@ impl<N: PoseNetworks> DwPose<N> {
     /// Keypoints in pixels of `picture`.
     fn keypoints(&self, picture: &RgbImage, person: &PersonBox) -> Result<WholeBody> {
         let profile = &self.options.profile;
-        let window = CropWindow::around(person);
+        let size = self.networks.crop_size();
+        let [width, height] = [size.width, size.height].map(|side| side as usize);
+        let window = CropWindow::around(person, size);
         let crops = if profile.flip_test { 2 } else { 1 };
-        let mut samples = vec![0f32; crops * CROP_SAMPLES];
-        let (crop, mirrored) = samples.split_at_mut(CROP_SAMPLES);
+        let mut samples = vec![0f32; crops * window.samples()];
+        let (crop, mirrored) = samples.split_at_mut(window.samples());
         window.write(picture, profile.keypoint_channels, crop);
-        mirror(crop, mirrored);
-        let input = tensor(samples, (crops, CROP_HEIGHT, CROP_WIDTH, 3))?;
+        mirror(crop, width, mirrored);
+        let input = tensor(samples, (crops, height, width, 3))?;
         let (x, y) = self.networks.keypoints(&input).map_err(failed)?;
-        for (output, bins) in [(&x, BINS_X), (&y, BINS_Y)] {
+        let [columns, rows] = [SPLIT * width, SPLIT * height];
+        for (output, bins) in [(&x, columns), (&y, rows)] {
             if output.dims() != [crops, WHOLE_BODY_POINTS, bins] {
                 let found = output.dims().to_vec();
-                let (network, expected) = (Network::Keypoints, "[crops, 133, 576] and [crops, 133, 768]");
+                let (network, expected) =
+                    (Network::Keypoints, format!("[crops, 133, {columns}] and [crops, 133, {rows}]"));
                 return Err(PoseError::NetworkShape { network, found, expected });
             }
         }
         let (x, y) = (host(&x)?, host(&y)?);
-        let (x, mirrored_x) = x.split_at(WHOLE_BODY_POINTS * BINS_X);
-        let (y, mirrored_y) = y.split_at(WHOLE_BODY_POINTS * BINS_Y);
+        let (x, mirrored_x) = x.split_at(WHOLE_BODY_POINTS * columns);
+        let (y, mirrored_y) = y.split_at(WHOLE_BODY_POINTS * rows);
         let mirrored = profile.flip_test.then(|| Simcc::new(mirrored_x, mirrored_y)).transpose()?;
         let mut body = Simcc::new(x, y)?.decode(mirrored.as_ref());
         body.points = body.points.map(|point| window.to_picture(point));

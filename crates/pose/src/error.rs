@@ -294,7 +294,7 @@ pub enum PoseError {
         /// Shape or lengths found.
         found: Vec<usize>,
         /// Shape or shapes allowed.
-        expected: &'static str,
+        expected: String,
     },
     /// A network gave NaN, an infinity or a box beyond f32.
     #[error("the {network} gave {value}, expected finite numbers: its weights file is damaged or of another model")]

@@ -16,7 +16,7 @@ use crate::options::PoseOptions;
 use crate::people::{Cast, cast, choose_in_picture};
 use crate::performance::{Performance, Shown};
 use crate::quality::{self, FrameRange, QualityReport, Warning};
-use crate::sizes::{Size, canvas_base};
+use crate::sizes::{Size, canvas_of_area};
 use crate::{PoseError, Result};
 
 /// Aspect ratios that differ by more than this factor belong to different pictures.
@@ -63,7 +63,7 @@ impl PoseFrames {
     pub fn new(clip: PoseClip, reference: Size, options: PoseOptions) -> Result<Self> {
         clip.validate()?;
         options.validate(clip.frames.len())?;
-        let canvas = canvas_base(reference)?;
+        let canvas = canvas_of_area(reference, options.canvas_area)?;
         let aspects = Aspects { drive: clip.size().aspect(), canvas: canvas.aspect() };
         let targets = reference_poses(&clip, reference, &options)?;
         let cast = cast(&clip, options.person, options.identity, options.score_threshold)?;

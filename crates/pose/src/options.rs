@@ -12,6 +12,7 @@ use crate::draw::Palette;
 use crate::motion::check_smooth;
 use crate::openpose::{HandPairing, SCORE_THRESHOLD};
 use crate::people::{Identity, PersonChoice};
+use crate::sizes::{CANVAS_AREA, CANVAS_AREAS};
 use crate::{PoseError, Result};
 
 /// Smoothing that takes out about half of a detector's jitter and hardly anything of a dance, see
@@ -129,6 +130,8 @@ pub struct PoseOptions {
     pub hands: HandPairing,
     /// Colours.
     pub palette: Palette,
+    /// Area of the canvas in pixels before it is doubled, see [`canvas_of_area`](crate::sizes::canvas_of_area).
+    pub canvas_area: f64,
     /// Decides the negative poses, see [`Augmenter`](crate::Augmenter).
     pub seed: u64,
     /// The negative poses' numbers, one a frame, in place of those of the seed.
@@ -150,6 +153,7 @@ impl Default for PoseOptions {
             mirror: false,
             hands: HandPairing::default(),
             palette: Palette::default(),
+            canvas_area: CANVAS_AREA,
             seed: 0,
             augmentations: None,
         }
@@ -181,6 +185,13 @@ impl PoseOptions {
                 name: "score_threshold",
                 found: self.score_threshold,
                 allowed: "a finite number (0.35 is usual)",
+            });
+        }
+        if !CANVAS_AREAS.contains(&self.canvas_area) {
+            return Err(PoseError::Setting {
+                name: "canvas_area",
+                found: self.canvas_area,
+                allowed: "4096 to 16777216 pixels (589824 is SteadyDancer's)",
             });
         }
         if let AlignFrame::Index(index) = self.align_frame

@@ -2,19 +2,12 @@
 //!
 //! Sources: SimCC (Li et al., 2022, arXiv:2107.03332) and RTMPose's head in mmpose, with its flip test.
 
-use crate::crop::{CROP_HEIGHT, CROP_WIDTH};
 use crate::error::Network;
 use crate::keypoints::{MIRRORED_POINTS, WHOLE_BODY_POINTS, WholeBody};
 use crate::{PoseError, Result};
 
 /// Bins a pixel of the crop.
-const SPLIT: usize = 2;
-
-/// Bins of the x axis.
-pub const BINS_X: usize = CROP_WIDTH * SPLIT;
-
-/// Bins of the y axis.
-pub const BINS_Y: usize = CROP_HEIGHT * SPLIT;
+pub const SPLIT: usize = 2;
 
 /// The keypoint network's output for one crop.
 #[derive(Clone, Copy, Debug)]
@@ -24,14 +17,15 @@ pub struct Simcc<'a> {
 }
 
 impl<'a> Simcc<'a> {
-    /// Logits `x` [133, 576] and `y` [133, 768].
+    /// Logits `x` [133, 2 · width] and `y` [133, 2 · height].
     ///
     /// # Errors
     /// [`PoseError::NetworkShape`] for other lengths, [`PoseError::NetworkNotFinite`] for NaN or an infinity.
     pub fn new(x: &'a [f32], y: &'a [f32]) -> Result<Self> {
         let network = Network::Keypoints;
-        if x.len() != WHOLE_BODY_POINTS * BINS_X || y.len() != WHOLE_BODY_POINTS * BINS_Y {
-            let (found, expected) = (vec![x.len(), y.len()], "[133, 576] and [133, 768]");
+        let rows = |axis: &[f32]| !axis.is_empty() && axis.len().is_multiple_of(WHOLE_BODY_POINTS);
+        if !rows(x) || !rows(y) {
+            let (found, expected) = (vec![x.len(), y.len()], "two tables of 133 rows".to_owned());
             return Err(PoseError::NetworkShape { network, found, expected });
         }
         if let Some(&value) = x.iter().chain(y).find(|v| !v.is_finite()) {
@@ -62,7 +56,12 @@ impl<'a> Simcc<'a> {
     }
 
     fn rows(&self, k: usize) -> (&'a [f32], &'a [f32]) {
-        (&self.x[k * BINS_X..][..BINS_X], &self.y[k * BINS_Y..][..BINS_Y])
+        [self.x, self.y]
+            .map(|axis| {
+                let bins = axis.len() / WHOLE_BODY_POINTS;
+                &axis[k * bins..][..bins]
+            })
+            .into()
     }
 }
 

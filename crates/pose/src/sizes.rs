@@ -7,6 +7,9 @@ use crate::{PoseError, Result};
 /// Area of the pose canvas in pixels, whatever size the video has (1024 × 576).
 pub const CANVAS_AREA: f64 = 589_824.0;
 
+/// Canvas areas that are accepted.
+pub const CANVAS_AREAS: std::ops::RangeInclusive<f64> = 4096.0..=16_777_216.0;
+
 /// Short side of a picture when the detector sees it, in pixels.
 pub const DETECT_SIDE: f64 = 1024.0;
 
@@ -61,10 +64,19 @@ impl fmt::Display for Size {
 /// # Errors
 /// [`PoseError::ImageSize`] for an empty or huge picture, [`PoseError::TooThin`] if a side would be 0.
 pub fn canvas_base(reference: Size) -> Result<Size> {
+    canvas_of_area(reference, CANVAS_AREA)
+}
+
+/// The same for another `area` in pixels: lines are as thick on every canvas, so a model that was trained on smaller
+/// pictures has its own.
+///
+/// # Errors
+/// As [`canvas_base`]; a picture is too thin for a small canvas earlier.
+pub fn canvas_of_area(reference: Size, area: f64) -> Result<Size> {
     reference.check("reference picture")?;
     let aspect = f64::from(reference.height) / f64::from(reference.width);
     let side = |length: f64| ((length / 16.0).floor() * 16.0) as u32;
-    let size = Size::new(side((CANVAS_AREA / aspect).sqrt()), side((CANVAS_AREA * aspect).sqrt()));
+    let size = Size::new(side((area / aspect).sqrt()), side((area * aspect).sqrt()));
     if size.width == 0 || size.height == 0 {
         return Err(PoseError::TooThin { width: reference.width, height: reference.height });
     }
@@ -102,6 +114,21 @@ mod tests {
             let size = canvas_base(Size::new(picture.0, picture.1)).unwrap();
             assert_eq!((size.width, size.height), canvas, "{picture:?}");
         }
+    }
+
+    #[test]
+    fn other_areas_keep_the_aspect() {
+        for (picture, area, canvas) in [
+            ((160, 224), 65_536.0, (208, 288)),
+            ((640, 896), 65_536.0, (208, 288)),
+            ((192, 192), 65_536.0, (256, 256)),
+            ((832, 480), CANVAS_AREA, (1008, 576)),
+        ] {
+            let size = canvas_of_area(Size::new(picture.0, picture.1), area).unwrap();
+            assert_eq!((size.width, size.height), canvas, "{picture:?}");
+        }
+        let thin = canvas_of_area(Size::new(1, 300), 65_536.0);
+        assert!(matches!(thin, Err(PoseError::TooThin { .. })), "{thin:?}");
     }
 
     #[test]

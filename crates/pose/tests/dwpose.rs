@@ -2,7 +2,7 @@
 
 use candle_core::{Device, Tensor};
 use image::{Rgb, RgbImage};
-use pose::crop::CropWindow;
+use pose::crop::{CROP, CropWindow};
 use pose::profile::ChannelOrder;
 use pose::{
     DwPose, DwPoseOptions, FrameRole, PersonBox, PoseError, PoseEstimator, PoseNetworks, PoseProfile, WholeBody,
@@ -134,7 +134,7 @@ fn roles(profile: &PoseProfile) -> &'static [FrameRole] {
 /// Largest distance of the shoulders from where they were painted, in pixels of the crop.
 fn off(body: &WholeBody, person: [u32; 4]) -> f64 {
     let [x1, y1, x2, y2] = person.map(f64::from);
-    let window = CropWindow::around(&PersonBox { x1, y1, x2, y2, score: 1.0 });
+    let window = CropWindow::around(&PersonBox { x1, y1, x2, y2, score: 1.0 }, CROP);
     let pairs = shoulders(person).into_iter().zip([6, 5]);
     let distances = pairs.flat_map(|(expected, k)| {
         let (a, b) = (window.to_crop(body.points[k]), window.to_crop(expected));
@@ -237,7 +237,7 @@ fn nobody_is_counted_and_may_be_left_out() {
     assert_eq!((statistics.pictures, statistics.without_person, statistics.whole_pictures), (1, 1, 1));
     assert_eq!(statistics.people, 0);
     // Score −0.2: bin −1, which is half a pixel outside of the crop of the whole picture.
-    let window = CropWindow::around(&PersonBox::whole(pose::Size::new(100, 80)));
+    let window = CropWindow::around(&PersonBox::whole(pose::Size::new(100, 80)), CROP);
     let expected = window.to_picture([-0.5, -0.5]);
     for (ours, expected) in found.people[0].points[0].iter().zip(expected) {
         // The official profile rounds the sides before.

@@ -1,10 +1,11 @@
 //! The two networks against PyTorch's results (`tests/reference/make_pose_nets.py`), from every packaging.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
-use pose::net::{DwPoseConfig, WholeBodyNet, Yolox, YoloxConfig, dwpose_manifest, yolox_manifest};
+use pose::net::{DwPoseConfig, Networks, WholeBodyNet, Yolox, YoloxConfig, dwpose_manifest, yolox_manifest};
+use pose::{DwPose, DwPoseOptions, FrameRole, PoseEstimator, PoseNetworks};
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/nets").join(name)
@@ -208,6 +209,55 @@ proptest::proptest! {
         std::fs::write(&path, bytes).unwrap();
         if let Err(e) = WholeBodyNet::load(&path, &Device::Cpu) {
             proptest::prop_assert!(!e.to_string().contains('\n'));
+        }
+    }
+}
+
+/// Networks of other input sizes, as files: a detector of 96 pixels, which its metadata tell, and an estimator of 64x96 with
+/// a last kernel of 1.
+fn small_pair(folder: &Path, input_size: &str) -> [PathBuf; 2] {
+    let detector = yolox_manifest(&YoloxConfig { classes: 1, ..YoloxConfig::tiny() }).unwrap();
+    let config = DwPoseConfig { keypoints: 133, input_size: [96, 64], kernel: 1, ..DwPoseConfig::tiny() };
+    let estimator = dwpose_manifest(&config).unwrap();
+    let files = ["detector", "estimator"].map(|name| folder.join(format!("{name}.safetensors")));
+    let sizes = BTreeMap::from([("input_size".to_owned(), input_size.to_owned())]);
+    for ((manifest, file), metadata) in [detector, estimator].iter().zip(&files).zip([sizes, BTreeMap::new()]) {
+        let tensor = |spec: &weights::TensorSpec| {
+            let positive = spec.name.ends_with("running_var");
+            let values = (0..spec.elements()).map(|i| if positive { 1.0 } else { 0.3 * (i as f32 * 1.7).sin() });
+            Tensor::from_vec(values.collect::<Vec<f32>>(), spec.shape.as_slice(), &Device::Cpu).unwrap()
+        };
+        let tensors: BTreeMap<String, Tensor> = manifest.tensors().map(|s| (s.name.clone(), tensor(s))).collect();
+        weights::save_safetensors(file, &tensors, &metadata).unwrap();
+    }
+    files
+}
+
+#[test]
+fn networks_of_other_input_sizes_find_people_at_theirs() {
+    let dir = tempfile::tempdir().unwrap();
+    let [detector, estimator] = small_pair(dir.path(), "96x96");
+    let networks = Networks::load(&detector, &estimator, &Device::Cpu).unwrap();
+    assert_eq!((networks.detector_side(), networks.crop_size()), (96, pose::Size::new(64, 96)));
+    assert_eq!(pose::net::detector_side(&detector).unwrap(), 96);
+    let mut finder = DwPose::new(networks, DwPoseOptions::default());
+    let picture = image::RgbImage::from_fn(80, 60, |x, y| image::Rgb([(3 * x) as u8, (4 * y) as u8, 90]));
+    let found = finder.estimate(FrameRole::Driving(0), &picture).unwrap();
+    assert!(!found.people.is_empty());
+    assert!(found.people.iter().flat_map(|p| p.points).flatten().all(f64::is_finite));
+
+    for (size, problem) in [
+        ("96x64", "expected a square"),
+        ("90x90", "its input size is 90x90; expected multiples of 32 up to 2048"),
+        ("2080x2080", "its input size is 2080x2080"),
+        ("0x0", "its input size is 0x0"),
+        ("big", "input size"),
+    ] {
+        let [detector, estimator] = small_pair(dir.path(), size);
+        let error = Networks::load(&detector, &estimator, &Device::Cpu).unwrap_err().to_string();
+        assert!(error.contains(problem) && error.contains("detector.safetensors"), "{size}: {error}");
+        if size != "96x64" {
+            assert_eq!(pose::net::detector_side(&detector).unwrap_err().to_string(), error);
         }
     }
 }

@@ -1,13 +1,18 @@
 //! Laws of suppression, boxes, crops and SimCC decoding.
 
 use image::RgbImage;
-use pose::crop::{CROP_SAMPLES, CROP_WIDTH, CropWindow, mirror};
-use pose::detector::{CANDIDATES, Letterbox, PersonBox};
+use pose::crop::{CROP, CropWindow, mirror};
+use pose::detector::{DETECTOR_SIDE, Letterbox, PersonBox, candidates};
 use pose::keypoints::MIRRORED_POINTS;
 use pose::profile::{ChannelOrder, Suppression};
-use pose::simcc::{BINS_X, BINS_Y, Simcc};
+use pose::simcc::{SPLIT, Simcc};
 use pose::{PoseError, PoseProfile, Size};
 use proptest::prelude::*;
+
+/// What the released networks take and give.
+const CANDIDATES: usize = candidates(DETECTOR_SIDE);
+const BINS_X: usize = SPLIT * CROP.width as usize;
+const BINS_Y: usize = SPLIT * CROP.height as usize;
 
 const PROFILES: [PoseProfile; 2] = [PoseProfile::official(), PoseProfile::onnx()];
 
@@ -105,14 +110,14 @@ proptest! {
         }
         let size = Size::new(width, height);
         for profile in PROFILES {
-            match Letterbox::new(size, &profile).people(&raw, &profile) {
+            match Letterbox::new(size, DETECTOR_SIDE, &profile).people(&raw, &profile) {
                 Err(PoseError::NetworkNotFinite { .. }) => (),
                 Err(error) => prop_assert!(false, "{error}"),
                 Ok(people) => for p in people {
                     prop_assert!(p.score > profile.person_score && p.score <= 1.0);
                     prop_assert!(p.x1 < p.x2 && p.y1 < p.y2);
                     prop_assert!(p.x1 < f64::from(width) && p.x2 > 0.0 && p.y1 < f64::from(height) && p.y2 > 0.0);
-                    let window = CropWindow::around(&p);
+                    let window = CropWindow::around(&p, CROP);
                     let corners = [window.to_picture([-0.5, -0.5]), window.to_picture([288.0, 384.0])];
                     prop_assert!(corners.iter().flatten().all(|v| v.is_finite()));
                 },
@@ -127,7 +132,7 @@ proptest! {
     ) {
         prop_assume!(width.max(height) <= 16 * width.min(height));
         for profile in PROFILES {
-            let letterbox = Letterbox::new(Size::new(width, height), &profile);
+            let letterbox = Letterbox::new(Size::new(width, height), DETECTOR_SIDE, &profile);
             let inner = letterbox.inner();
             prop_assert!(inner.width.max(inner.height) >= 639 && inner.width.max(inner.height) <= 640);
             // A person around the middle of a cell of stride 32.
@@ -154,7 +159,7 @@ proptest! {
         (x, y, w, h) in (-2e3..5e3f64, -2e3..5e3f64, 0.01..4e3f64, 0.01..4e3f64),
         (px, py) in (-10.0..300.0f64, -10.0..400.0f64),
     ) {
-        let window = CropWindow::around(&person(x, y, x + w, y + h));
+        let window = CropWindow::around(&person(x, y, x + w, y + h), CROP);
         prop_assert!((window.size[0] / window.size[1] - 0.75).abs() < 1e-12);
         prop_assert!(window.size[0] >= w * 1.25 - 1e-9 && window.size[1] >= h * 1.25 - 1e-9);
         let back = window.to_crop(window.to_picture([px, py]));
@@ -206,7 +211,7 @@ fn equal_scores_stay_in_order() {
 #[test]
 fn degenerate_boxes_are_dropped() {
     let profile = PoseProfile::official();
-    let letterbox = Letterbox::new(Size::new(640, 320), &profile);
+    let letterbox = Letterbox::new(Size::new(640, 320), DETECTOR_SIDE, &profile);
     let people = |row: [f32; 6]| {
         let mut raw = [[0.0f32, 0.0, 0.0, 0.0, -20.0, -20.0]; CANDIDATES].concat();
         raw[..6].copy_from_slice(&row);
@@ -224,7 +229,7 @@ fn degenerate_boxes_are_dropped() {
 fn a_person_must_be_the_best_class_in_the_official_profile_only() {
     let mut raw = [[0.0f32, 0.0, 0.0, 0.0, -20.0, -20.0, -20.0]; CANDIDATES].concat();
     let rows = |raw: &[f32], profile: PoseProfile| {
-        Letterbox::new(Size::new(640, 640), &profile).people(raw, &profile).unwrap().len()
+        Letterbox::new(Size::new(640, 640), DETECTOR_SIDE, &profile).people(raw, &profile).unwrap().len()
     };
     raw[..7].copy_from_slice(&[2.0, 2.0, 1.0, 1.0, 5.0, 2.0, 2.0]);
     assert_eq!((rows(&raw, PoseProfile::official()), rows(&raw, PoseProfile::onnx())), (1, 1), "first of equals");
@@ -240,7 +245,7 @@ fn the_second_pass_of_the_official_profile_sees_small_boxes_larger() {
     raw[..6].copy_from_slice(&[100.0 / 8.0, 12.0, length, length, 5.0, 5.0]);
     raw[6..12].copy_from_slice(&[100.5 / 8.0 - 1.0, 12.0, length, length, 5.0, 4.0]);
     let official = PoseProfile::official();
-    let letterbox = Letterbox::new(Size::new(640, 640), &official);
+    let letterbox = Letterbox::new(Size::new(640, 640), DETECTOR_SIDE, &official);
     assert_eq!(letterbox.people(&raw, &official).unwrap().len(), 1);
     let first_only = PoseProfile { suppressions: &official.suppressions[..1], ..official };
     assert_eq!(letterbox.people(&raw, &first_only).unwrap().len(), 2);
@@ -251,21 +256,21 @@ fn crops_of_integer_windows_are_pixels() {
     // A window of 288 x 384 pixels moves samples, nothing else.
     let picture = RgbImage::from_fn(200, 300, |x, y| image::Rgb([(x % 251) as u8, (y % 241) as u8, 7]));
     let (w, h) = (288.0 / 1.25, 384.0 / 1.25);
-    let window = CropWindow::around(&person(0.0, 0.0, w, h));
+    let window = CropWindow::around(&person(0.0, 0.0, w, h), CROP);
     let window = CropWindow { centre: [154.0, 202.0], ..window };
-    let mut crop = vec![0f32; CROP_SAMPLES];
+    let mut crop = vec![0f32; window.samples()];
     window.write(&picture, ChannelOrder::Bgr, &mut crop);
     for (x, y) in [(0, 0), (5, 9), (189, 289), (190, 100), (100, 290), (287, 383)] {
         let inside = x + 10 < 200 && y + 10 < 300;
         let rgb = if inside { [(x + 10) % 251, (y + 10) % 241, 7] } else { [0; 3] }.map(|v| v as f32);
         let expected = [(rgb[2] - 123.675) / 58.395, (rgb[1] - 116.28) / 57.12, (rgb[0] - 103.53) / 57.375];
-        assert_eq!(crop[(y * CROP_WIDTH + x) * 3..][..3], expected, "{x} {y}");
+        assert_eq!(crop[(y * 288 + x) * 3..][..3], expected, "{x} {y}");
     }
-    let mut twin = vec![0f32; CROP_SAMPLES];
-    mirror(&crop, &mut twin);
-    assert_eq!(twin[..3], crop[(CROP_WIDTH - 1) * 3..][..3]);
-    let mut back = vec![0f32; CROP_SAMPLES];
-    mirror(&twin, &mut back);
+    let mut twin = vec![0f32; window.samples()];
+    mirror(&crop, 288, &mut twin);
+    assert_eq!(twin[..3], crop[(288 - 1) * 3..][..3]);
+    let mut back = vec![0f32; window.samples()];
+    mirror(&twin, 288, &mut back);
     assert_eq!(back, crop);
 }
 
@@ -278,8 +283,8 @@ fn windows_of_any_size_give_finite_crops() {
         person(1e6, 1e6, 1e6 + 5.0, 1e6 + 5.0),
         person(-0.5, 0.0, 2.5, 1e30),
     ] {
-        let window = CropWindow::around(&b);
-        let mut crop = vec![f32::NAN; CROP_SAMPLES];
+        let window = CropWindow::around(&b, CROP);
+        let mut crop = vec![f32::NAN; window.samples()];
         window.write(&picture, ChannelOrder::Rgb, &mut crop);
         assert!(crop.iter().all(|v| v.is_finite()), "{b:?}");
     }

@@ -378,6 +378,12 @@ fn wrong_settings_are_errors() {
         assert!(matches!(error(PoseOptions { smooth, ..plain() }), PoseError::Setting { name: "smooth", .. }));
     }
     let nan = error(PoseOptions { score_threshold: f64::NAN, ..plain() });
+    for canvas_area in [0.0, 4095.0, 1e9, f64::NAN] {
+        let name = "canvas_area";
+        assert!(
+            matches!(error(PoseOptions { canvas_area, ..plain() }), PoseError::Setting { name: n, .. } if n == name)
+        );
+    }
     assert!(matches!(nan, PoseError::Setting { .. }));
     let other = PoseFrames::new(CLIP.clone(), Size::new(1000, 500), plain()).unwrap_err();
     assert!(matches!(other, PoseError::ReferenceMismatch { .. }), "{other}");

@@ -62,6 +62,23 @@
 //! # }
 //! ```
 //!
+//! # LoRAs
+//! [`EngineOptions::loras`] are added to the transformer's weights while these are read; an opened engine changes them
+//! with [`Engine::set_loras`].
+//! ```no_run
+//! use steadydance::{Engine, EngineOptions, Lora, ModelSource};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let loras = vec![Lora::file("distill.safetensors", 1.0), Lora::file("style.safetensors", 0.6)];
+//! let mut engine = Engine::open(&ModelSource::Demo, &EngineOptions { loras, ..EngineOptions::default() })?;
+//! for lora in &engine.model().loras {
+//!     println!("{} changes {} weights, {} keys unmatched", lora.name, lora.fit.targets, lora.fit.unmatched.len());
+//! }
+//! engine.set_loras(&[])?; // the original weights again, to the bit
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Poses of a video
 //! [`find_poses`] looks for people in a video, fits one of them to a picture, and writes keypoints, drawn poses, a
 //! contact sheet and a report. [`Motion::Video`] does the same within a run.
@@ -79,22 +96,28 @@
 //! # }
 //! ```
 //!
+//! # Quality
+//! [`eval`] makes and judges clips for pairs whose truth is known, and has its metrics as plain functions.
+//!
 //! # Errors
 //! Everything that can go wrong is a [`PipelineError`]; [`PipelineError::kind`] sorts it for a program's exit code or a
 //! server's status. No message has more than one line.
 
 pub use models::{KnownFile, KnownModel, Part, Preset, PresetError, known_models, preset, presets};
 pub use offload::{Memory, Phase, PhasePlan, Placement, StagePlan};
+pub use pipeline::eval;
 pub use pipeline::{
-    AnimatePlan, AnimateRequest, Audio, CancelToken, ComponentInfo, DTypeShare, Engine, EngineOptions, ErrorKind,
-    Event, FinderOptions, HeldDType, Inspection, MAX_FRAMES, MAX_SIDE, MIN_SIDE, ModelFiles, ModelInfo, ModelOverrides,
-    ModelSource, Motion, NetworkMatch, Observer, PipelineError, PoseModelFiles, PoseModelPlaces, PoseOutcome,
-    PoseRecipe, PoseRequest, PoseSettings, Report, RequestError, SIDE_MULTIPLE, Settings, SizeRule, StoredModel,
-    TensorRow, Timing, find_poses, inspect, plan_known,
+    AnimatePlan, AnimateRequest, Audio, CancelToken, ComponentInfo, DTypeShare, EmbeddedPoses, Engine, EngineOptions,
+    ErrorKind, Event, FinderOptions, HeldDType, Inspection, Lora, LoraFit, LoraInfo, LoraModel, LoraSource, MAX_FRAMES,
+    MAX_SIDE, MIN_SIDE, ModelFiles, ModelInfo, ModelOverrides, ModelSource, Motion, NetworkMatch, Observer,
+    PipelineError, PoseModelFiles, PoseModelPlaces, PoseModels, PoseOutcome, PoseRecipe, PoseRequest, PoseSettings,
+    Report, RequestError, SIDE_MULTIPLE, Settings, SizeRule, StoredModel, TensorRow, Timing, find_poses, inspect,
+    inspect_lora, plan_known, pose_canvas,
 };
 pub use pose::{AlignFrame, PersonChoice, QualityReport};
 pub use scheduler::{GuidancePlan, SamplerKind, Schedule};
 pub use weights::hub;
+pub use weights::lora::{Dialect, LoraSummary};
 
 /// The version of this library and program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

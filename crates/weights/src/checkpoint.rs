@@ -8,7 +8,9 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
+use sha2::{Digest, Sha256};
 
+use crate::hub::hexadecimal;
 use crate::keymap::KeyMap;
 use crate::{WeightsError, onnx, pickle};
 
@@ -42,7 +44,6 @@ impl fmt::Display for Format {
 
 pub(crate) enum Bytes {
     Mapped(Mmap),
-    Static(&'static [u8]),
     /// A part of a map that lives on with it, or bytes of their own.
     Shared(bytes::Bytes),
 }
@@ -57,7 +58,6 @@ impl Bytes {
     fn as_slice(&self) -> &[u8] {
         match self {
             Bytes::Mapped(map) => map,
-            Bytes::Static(bytes) => bytes,
             Bytes::Shared(bytes) => bytes,
         }
     }
@@ -154,12 +154,12 @@ impl Checkpoint {
         Self::from_safetensors(path, Arc::new(bytes))
     }
 
-    /// Reads a safetensors file held in the program itself. `label` stands where error messages name a file.
+    /// Reads a safetensors file held in memory, or in the program itself. `label` stands where error messages name a file.
     ///
     /// # Errors
     /// [`WeightsError::Damaged`] when the header is not valid.
-    pub fn from_static(label: &str, bytes: &'static [u8]) -> Result<Self, WeightsError> {
-        Self::from_safetensors(Path::new(label), Arc::new(Bytes::Static(bytes)))
+    pub fn from_bytes(label: &str, bytes: impl AsRef<[u8]> + Send + 'static) -> Result<Self, WeightsError> {
+        Self::from_safetensors(Path::new(label), Arc::new(Bytes::Shared(bytes::Bytes::from_owner(bytes))))
     }
 
     fn open_folder(folder: &Path) -> Result<Self, WeightsError> {
@@ -363,6 +363,27 @@ impl Checkpoint {
     /// Sum of the stored sizes in bytes.
     pub fn stored_bytes(&self) -> u64 {
         self.entries.values().map(Entry::stored_bytes).sum()
+    }
+
+    /// SHA-256 of all tensors with their names, types and shapes, as hexadecimal text: the same for the same contents,
+    /// wherever the file is and however it is packed. Reads every byte.
+    pub fn sha256(&self) -> String {
+        let mut hasher = Sha256::new();
+        for entry in self.entries.values() {
+            // Lengths, so that no two tables give the same stream of bytes.
+            hasher.update((entry.name.len() as u64).to_le_bytes());
+            hasher.update(format!("{}{}{:?}", entry.name, entry.dtype, entry.shape));
+            hasher.update(entry.stored_bytes().to_le_bytes());
+            for Part { bytes, offset, shape, strides } in &entry.parts {
+                let stored = bytes.as_slice().get(*offset..).unwrap_or_default();
+                let bits = shape.iter().product::<usize>().saturating_mul(entry.dtype.bitsize());
+                match strides {
+                    None => hasher.update(stored.get(..bits.div_ceil(8)).unwrap_or(stored)),
+                    Some(strides) => hasher.update(gather(stored, shape, strides, entry.dtype.bitsize().div_ceil(8))),
+                }
+            }
+        }
+        hexadecimal(&hasher.finalize())
     }
 
     /// The same checkpoint under canonical names: see [`KeyMap`]. Names the map does not know stay as they are;

@@ -80,6 +80,19 @@ pub enum WeightsError {
         /// The stored type.
         dtype: String,
     },
+    /// A weight with its LoRAs is beyond the range of the precision it is held in.
+    #[error(
+        "tensor {name} with its LoRAs ({loras}) is beyond the range of {dtype}; {}lower the strengths",
+        if *dtype == "f16" { "hold it as bf16 (--dtype bf16), or " } else { "" }
+    )]
+    Overflow {
+        /// The tensor.
+        name: String,
+        /// The precision.
+        dtype: &'static str,
+        /// The LoRAs that change it.
+        loras: String,
+    },
     /// A file could not be written.
     #[error("cannot write {path}: {source}")]
     Write {

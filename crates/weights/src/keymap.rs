@@ -58,6 +58,11 @@ impl KeyMap {
         Some(renamed.unwrap_or_else(|| stripped.to_owned()))
     }
 
+    /// Other names of a canonical one: what its rules would rename to it.
+    pub fn aliases(&self, canonical: &str) -> impl Iterator<Item = String> {
+        self.rules.iter().filter_map(move |(from, to)| apply_rule(canonical, to, from))
+    }
+
     pub(crate) fn apply(&self, entries: BTreeMap<String, Entry>) -> BTreeMap<String, Entry> {
         let mut out = BTreeMap::new();
         for (name, mut entry) in entries {
@@ -136,5 +141,7 @@ mod tests {
         for (name, want) in cases {
             assert_eq!(map.canonical(name).as_deref(), want, "{name}");
         }
+        let aliases: Vec<_> = map.aliases("blocks.12.self_attn.q.weight").collect();
+        assert_eq!(aliases, ["blocks.12.attn1.to_q.weight"]);
     }
 }

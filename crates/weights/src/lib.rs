@@ -7,6 +7,7 @@
 //! - [`Manifest`]: what a network asks for, recorded without any memory, so that a checkpoint is checked as a
 //!   whole (missing, unexpected and misshapen tensors named) before a byte of it is read;
 //! - [`WeightSource`]: the trait through which a network with many blocks gets the weights of one block at a time.
+//! - [`lora`]: differences to a network's weights, merged while its tensors are read;
 //! - [`hub`]: the cache that weights are kept in, shared with Python's `huggingface_hub`, and downloads into it.
 //!
 //! Numbers read from files are checked to be finite while they are copied: a damaged checkpoint is an error that
@@ -16,6 +17,7 @@ mod checkpoint;
 mod error;
 pub mod hub;
 mod keymap;
+pub mod lora;
 mod manifest;
 pub mod onnx;
 mod pickle;

@@ -65,6 +65,13 @@ pub(crate) fn hash_of(path: &Path) -> io::Result<String> {
     Ok(hex(&hasher.finalize()))
 }
 
+/// SHA-256 of pieces of bytes one after another, as hexadecimal text.
+pub(crate) fn hash_of_bytes(pieces: &[&[u8]]) -> String {
+    let mut hasher = Sha256::new();
+    pieces.iter().for_each(|piece| hasher.update(piece));
+    hex(&hasher.finalize())
+}
+
 fn update(hasher: &mut Sha256, file: &Path) -> io::Result<()> {
     let mut file = File::open(file)?;
     let mut buffer = vec![0; 1 << 20];

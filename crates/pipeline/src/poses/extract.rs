@@ -9,8 +9,8 @@ use image::RgbImage;
 use media::video::{ReadOptions, VideoReader};
 use pose::{FrameKeypoints, FrameRole, PoseEstimator, PoseProfile, ReferenceKeypoints};
 
-use super::cache::{CacheKey, KeypointCache, hash_of};
-use super::files::PoseModelFiles;
+use super::cache::{CacheKey, KeypointCache, hash_of, hash_of_bytes};
+use super::files::PoseModels;
 use crate::PipelineError;
 
 /// Frames that are decoded ahead and estimated together, at most: bounds memory, not speed.
@@ -23,7 +23,7 @@ pub(crate) fn batch_size() -> usize {
 
 /// Finds people with networks that are opened at the first picture that the cache does not know.
 pub(crate) struct PoseFinder<'a> {
-    files: &'a PoseModelFiles,
+    models: &'a PoseModels,
     profile: PoseProfile,
     cache: Option<PathBuf>,
     hashes: Option<[String; 2]>,
@@ -34,7 +34,7 @@ pub(crate) struct PoseFinder<'a> {
 }
 
 /// Opens detector and estimator.
-pub(crate) type OpenNetworks = dyn Fn(&PoseModelFiles, PoseProfile) -> Result<Box<dyn PoseEstimator>, PipelineError>;
+pub(crate) type OpenNetworks = dyn Fn(&PoseModels, PoseProfile) -> Result<Box<dyn PoseEstimator>, PipelineError>;
 
 /// The frames of a video that are wanted.
 pub(crate) struct Wanted<'a> {
@@ -57,13 +57,8 @@ pub(crate) struct Found {
 }
 
 impl<'a> PoseFinder<'a> {
-    pub fn new(
-        files: &'a PoseModelFiles,
-        profile: PoseProfile,
-        cache: Option<PathBuf>,
-        open: &'a OpenNetworks,
-    ) -> Self {
-        Self { files, profile, cache, hashes: None, networks: None, unsaved: None, open }
+    pub fn new(models: &'a PoseModels, profile: PoseProfile, cache: Option<PathBuf>, open: &'a OpenNetworks) -> Self {
+        Self { models, profile, cache, hashes: None, networks: None, unsaved: None, open }
     }
 
     fn key(&mut self, role: &'static str, source: &Path) -> Result<CacheKey, PipelineError> {
@@ -74,7 +69,10 @@ impl<'a> PoseFinder<'a> {
                 let model = |path: &Path| {
                     hash_of(path).map_err(|e| PipelineError::Model { path: path.into(), problem: e.to_string() })
                 };
-                let hashes = [model(&self.files.detector)?, model(&self.files.estimator)?];
+                let hashes = match self.models {
+                    PoseModels::Files(files) => [model(&files.detector)?, model(&files.estimator)?],
+                    PoseModels::Embedded => models::DEMO.pose_networks().map(|bytes| hash_of_bytes(&[bytes])),
+                };
                 self.hashes.insert(hashes).clone()
             }
         };
@@ -104,7 +102,7 @@ impl<'a> PoseFinder<'a> {
     fn networks(&mut self) -> Result<&mut dyn PoseEstimator, PipelineError> {
         match &mut self.networks {
             Some(networks) => Ok(networks.as_mut()),
-            none => Ok(none.insert((self.open)(self.files, self.profile)?).as_mut()),
+            none => Ok(none.insert((self.open)(self.models, self.profile)?).as_mut()),
         }
     }
 
@@ -237,6 +235,7 @@ mod tests {
     use pose::{WHOLE_BODY_POINTS, WholeBody};
 
     use super::*;
+    use crate::PoseModelFiles;
 
     /// Sees one person whose first coordinate is the picture's first sample, and counts its pictures.
     struct Fake(Arc<AtomicUsize>);
@@ -252,7 +251,7 @@ mod tests {
     /// A folder with a video of ten pictures, each in its own grey, and files that stand for networks.
     struct Scene {
         dir: tempfile::TempDir,
-        files: PoseModelFiles,
+        models: PoseModels,
         seen: Arc<AtomicUsize>,
     }
 
@@ -269,7 +268,8 @@ mod tests {
                 std::fs::write(at(name), name).unwrap();
             }
             let files = PoseModelFiles { detector: at("detector"), estimator: at("estimator") };
-            Self { files, seen: Arc::default(), dir }
+            let models = PoseModels::Files(files);
+            Self { models, seen: Arc::default(), dir }
         }
 
         fn find(
@@ -280,9 +280,9 @@ mod tests {
         ) -> Result<Found, PipelineError> {
             let seen = self.seen.clone();
             let open: &OpenNetworks =
-                &move |_: &PoseModelFiles, _: PoseProfile| Ok(Box::new(Fake(seen.clone())) as Box<dyn PoseEstimator>);
+                &move |_: &PoseModels, _: PoseProfile| Ok(Box::new(Fake(seen.clone())) as Box<dyn PoseEstimator>);
             let cache = Some(self.dir.path().join("cache"));
-            let mut finder = PoseFinder::new(&self.files, profile, cache, open);
+            let mut finder = PoseFinder::new(&self.models, profile, cache, open);
             let video = self.dir.path().join("video");
             finder.video(&Wanted { video: &video, options: &ReadOptions::default(), indices }, done)
         }
@@ -308,7 +308,7 @@ mod tests {
         // Other networks, another profile, another video: nothing is known.
         scene.find(&[0], PoseProfile::onnx(), &mut |_| Ok(())).unwrap();
         assert_eq!(scene.seen(), 1);
-        std::fs::write(&scene.files.detector, "another").unwrap();
+        std::fs::write(scene.dir.path().join("detector"), "another").unwrap();
         scene.greys(&[0]);
         assert_eq!(scene.seen(), 1);
         RgbImage::new(16, 16).save(scene.dir.path().join("video/09.png")).unwrap();

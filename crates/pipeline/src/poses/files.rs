@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use offload::{Phase, PhaseNeeds};
+use pose::detector::DETECTOR_SIDE;
 use serde::{Deserialize, Serialize};
 
 use super::extract::batch_size;
@@ -26,6 +27,69 @@ pub struct PoseModelPlaces {
     pub estimator: Option<PathBuf>,
     /// Folders, best first; each is looked through with the subfolders that releases use.
     pub folders: Vec<PathBuf>,
+    /// When the embedded networks do. `None` leaves it to the model: an [`Engine`](crate::Engine) of the embedded model
+    /// uses them unless files are named, everything else never.
+    #[serde(default)]
+    pub embedded: Option<EmbeddedPoses>,
+}
+
+/// When the embedded pose networks are used. They know the drawn puppets that the embedded model was trained on, and no
+/// people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EmbeddedPoses {
+    /// Not at all.
+    Never,
+    /// When no file is named and none is in the folders.
+    IfNoneFound,
+    /// When no file is named, whatever the folders hold.
+    UnlessNamed,
+}
+
+/// The networks that find poses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PoseModels {
+    /// Those of two files.
+    Files(PoseModelFiles),
+    /// The embedded ones.
+    Embedded,
+}
+
+impl PoseModels {
+    /// Which networks `places` mean.
+    ///
+    /// # Errors
+    /// A file is not there and the embedded networks shall not stand in; the error says how to get it.
+    pub fn find(places: &PoseModelPlaces) -> Result<Self, PipelineError> {
+        let named = places.detector.is_some() || places.estimator.is_some();
+        match (named, places.embedded) {
+            (false, Some(EmbeddedPoses::UnlessNamed)) => Ok(Self::Embedded),
+            (false, Some(EmbeddedPoses::IfNoneFound)) => match PoseModelFiles::find(places) {
+                Err(PipelineError::NoPoseModel { .. }) => Ok(Self::Embedded),
+                found => found.map(Self::Files),
+            },
+            _ => PoseModelFiles::find(places).map(Self::Files),
+        }
+    }
+
+    /// What finding poses takes: both networks from f32 files, and the frames in flight.
+    ///
+    /// # Errors
+    /// The detector's file is damaged or of another network.
+    pub(crate) fn needs(&self) -> Result<PhaseNeeds, PipelineError> {
+        let (stored, side) = match self {
+            Self::Files(files) => {
+                let size = |path: &Path| std::fs::metadata(path).map_or(0, |info| info.len());
+                (size(&files.detector) + size(&files.estimator), pose::net::detector_side(&files.detector)?)
+            }
+            // Half of what they are in f32. The detector's side is smaller than the released ones'.
+            Self::Embedded => {
+                (models::DEMO.pose_networks().iter().map(|bytes| 2 * bytes.len() as u64).sum(), DETECTOR_SIDE)
+            }
+        };
+        let frames = frame_bytes(side) * batch_size() as u64;
+        Ok(PhaseNeeds::whole(Phase::Pose, HELD_PER_STORED * stored, frames))
+    }
 }
 
 /// Names under which each network is in circulation.
@@ -75,16 +139,14 @@ impl PoseModelFiles {
 /// 3×3 filters of stride 1 are held four times as large as stored, ready for Winograd's method; they are most of both
 /// networks.
 const HELD_PER_STORED: u64 = 3;
-/// Activations of a frame in flight: the detector's widest maps, the resized picture, crops.
+/// Activations of a frame in flight at the released detectors' side: their widest maps, the resized picture, crops.
 const BYTES_PER_FRAME: u64 = 192 << 20;
 
-impl PoseModelFiles {
-    /// What finding poses takes: both networks from f32 files, and the frames in flight.
-    pub(crate) fn needs(&self) -> PhaseNeeds {
-        let stored = |path: &Path| std::fs::metadata(path).map_or(0, |info| info.len());
-        let weights = HELD_PER_STORED * (stored(&self.detector) + stored(&self.estimator));
-        PhaseNeeds::whole(Phase::Pose, weights, BYTES_PER_FRAME * batch_size() as u64)
-    }
+/// The same for a detector of pictures of `side` pixels: maps grow with the area. Pictures and crops do not shrink with
+/// it.
+fn frame_bytes(side: usize) -> u64 {
+    let area = |side: usize| (side * side) as u64;
+    BYTES_PER_FRAME * area(side.max(DETECTOR_SIDE)) / area(DETECTOR_SIDE)
 }
 
 fn candidates(folder: &Path, names: &[&str]) -> Vec<PathBuf> {
@@ -119,5 +181,40 @@ mod tests {
         assert_eq!(PoseModelFiles::find(&places).unwrap().detector, dir.path().join("mine.onnx"));
         places.detector = Some("gone.onnx".into());
         assert!(PoseModelFiles::find(&places).unwrap_err().to_string().contains("--detector"));
+    }
+
+    #[test]
+    fn memory_of_a_frame_grows_with_the_detectors_area() {
+        assert_eq!([64, 640].map(frame_bytes), [BYTES_PER_FRAME; 2]);
+        assert_eq!(frame_bytes(1280), 4 * BYTES_PER_FRAME);
+    }
+
+    #[test]
+    fn embedded_networks_stand_in_only_where_they_may() {
+        let dir = tempfile::tempdir().unwrap();
+        let with = |embedded| PoseModelPlaces {
+            folders: vec![dir.path().into()],
+            embedded: Some(embedded),
+            ..Default::default()
+        };
+        let find = |places: &PoseModelPlaces| PoseModels::find(places);
+        let [never, missing, unless] =
+            [EmbeddedPoses::Never, EmbeddedPoses::IfNoneFound, EmbeddedPoses::UnlessNamed].map(with);
+        assert!(matches!(find(&never), Err(PipelineError::NoPoseModel { .. })));
+        assert_eq!(find(&missing).unwrap(), PoseModels::Embedded);
+        assert_eq!(find(&unless).unwrap(), PoseModels::Embedded);
+        for name in [DETECTOR_NAMES[0], ESTIMATOR_NAMES[0]] {
+            std::fs::write(dir.path().join(name), "").unwrap();
+        }
+        assert!(matches!(find(&never).unwrap(), PoseModels::Files(_)));
+        assert!(matches!(find(&missing).unwrap(), PoseModels::Files(_)));
+        assert_eq!(find(&unless).unwrap(), PoseModels::Embedded);
+        // A named file is never passed over, not even one that is not there.
+        for places in [missing, unless] {
+            let named = PoseModelPlaces { estimator: Some(dir.path().join(ESTIMATOR_NAMES[0])), ..places.clone() };
+            assert!(matches!(find(&named).unwrap(), PoseModels::Files(_)));
+            let gone = PoseModelPlaces { detector: Some("gone.onnx".into()), ..places };
+            assert!(find(&gone).is_err());
+        }
     }
 }

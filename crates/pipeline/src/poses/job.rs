@@ -12,8 +12,8 @@ use pose::{PoseClip, QualityReport};
 use serde::{Deserialize, Serialize};
 
 use super::extract::{OpenNetworks, PoseFinder, Wanted};
-use super::{PoseModelFiles, PoseModelPlaces, PoseSettings};
-use crate::error::MOST_POSE_FRAMES;
+use super::{PoseModelPlaces, PoseModels, PoseSettings};
+use crate::error::{MOST_POSE_FRAMES, PUPPETS_ONLY};
 use crate::motion::{complete_times, driving_frames, keypoint_times, read_keypoints, video_note};
 use crate::preview::{self, Preview};
 use crate::progress::Progress;
@@ -86,54 +86,14 @@ pub fn find_poses(
 ) -> Result<PoseOutcome, PipelineError> {
     let started = Instant::now();
     let mut progress = Progress::new(observer);
-    // What is cheap fails first: numbers, inputs, the output's place.
-    request.check()?;
+    let mut job = Job::open(request, options)?;
+    progress.begin(Phase::Pose, job.chosen.indices.len())?;
+    job.notes().into_iter().for_each(|note| progress.note(note));
+    let Searched { clip, estimated, cached } = job.keypoints(&mut progress)?;
     let drive = request.motion.drive();
-    let files = match &request.motion {
-        Motion::Video { .. } => Some(PoseModelFiles::find(&options.models)?),
-        _ => None,
-    };
-    let reference = match &request.reference {
-        Some(path) => Some(media::image::read_rgb(path).map_err(PipelineError::Media)?),
-        None => None,
-    };
-    let ours: fn(&str) -> bool = if request.replace { preview::is_ours } else { |_| false };
-    let folder = PendingFolder::replacing(&request.output, ours).map_err(PipelineError::Output)?;
-
-    let read_options = ReadOptions::default();
-    let chosen = Chosen::new(request, &read_options)?;
-    request.settings.check_frames(chosen.indices.len())?;
-    if let Some(picture) = &reference {
-        pose::sizes::canvas_base(pose::Size::new(picture.width(), picture.height()))?;
-    }
-    progress.begin(Phase::Pose, chosen.indices.len())?;
-    let [mut estimated, mut cached] = [0; 2];
-    if let Some(note) = request.settings.ignored() {
-        progress.note(note);
-    }
-    let clip = match (&files, drive, chosen.clip) {
-        (Some(files), Some(drive), _) => {
-            let wanted = Wanted { video: drive, options: &read_options, indices: &chosen.indices };
-            let picture = request.reference.as_deref().zip(reference.as_ref());
-            let search = Search { files, settings: &request.settings, options };
-            let found = search.run(&wanted, picture, chosen.fps, &mut progress)?;
-            (estimated, cached) = (found.estimated, found.cached);
-            found.clip
-        }
-        (_, _, Some(clip)) => {
-            progress.advance(chosen.indices.len())?;
-            clip
-        }
-        // `check` refused it.
-        (_, _, None) => return Err(RequestError::PosesNeedMotion.into()),
-    };
-    let size = match (&reference, &clip.reference) {
-        (Some(picture), _) => pose::Size::new(picture.width(), picture.height()),
-        (None, Some(known)) => pose::Size::new(known.width, known.height),
-        (None, None) => clip.size(),
-    };
     let source = request.motion.file().or(drive).unwrap_or(Path::new(""));
-    let mut notes: Vec<String> = chosen.note.into_iter().chain(video_note(&request.motion, &clip)?).collect();
+    let mut notes: Vec<String> = job.chosen.note.iter().cloned().chain(video_note(&request.motion, &clip)?).collect();
+    let size = job.picture_size(&clip);
     let (frames, more) = request.settings.poses(clip, size, request.seed, source)?;
     progress.end()?;
     notes.extend(more);
@@ -144,14 +104,14 @@ pub fn find_poses(
     let preview = Preview {
         frames: &frames,
         video: drive,
-        options: &read_options,
-        driving: &chosen.driving,
-        fps: chosen.fps,
-        reference: reference.as_ref(),
-        title: title(&name, report, chosen.fps),
+        options: &job.read_options,
+        driving: &job.chosen.driving,
+        fps: job.chosen.fps,
+        reference: job.reference.as_ref(),
+        title: title(&name, report, job.chosen.fps),
     };
-    let files = write_all(&preview, &folder, &mut progress)?;
-    folder.commit().map_err(PipelineError::Output)?;
+    let files = write_all(&preview, &job.folder, &mut progress)?;
+    job.folder.commit().map_err(PipelineError::Output)?;
     Ok(PoseOutcome {
         folder: request.output.clone(),
         files,
@@ -163,6 +123,80 @@ pub fn find_poses(
         phase_seconds: progress.seconds,
         peak_rss_bytes: offload::peak_rss_bytes(),
     })
+}
+
+/// A request whose inputs and output's place are there.
+struct Job<'a> {
+    request: &'a PoseRequest,
+    options: &'a FinderOptions,
+    read_options: ReadOptions,
+    /// The networks, if the motion is a plain video.
+    models: Option<PoseModels>,
+    reference: Option<RgbImage>,
+    chosen: Chosen,
+    folder: PendingFolder,
+}
+
+impl<'a> Job<'a> {
+    /// What is cheap fails first: numbers, inputs, the output's place.
+    fn open(request: &'a PoseRequest, options: &'a FinderOptions) -> Result<Self, PipelineError> {
+        request.check()?;
+        let models = match &request.motion {
+            Motion::Video { .. } => Some(PoseModels::find(&options.models)?),
+            _ => None,
+        };
+        let reference = match &request.reference {
+            Some(path) => Some(media::image::read_rgb(path).map_err(PipelineError::Media)?),
+            None => None,
+        };
+        let ours: fn(&str) -> bool = if request.replace { preview::is_ours } else { |_| false };
+        let folder = PendingFolder::replacing(&request.output, ours).map_err(PipelineError::Output)?;
+        let read_options = ReadOptions::default();
+        let chosen = Chosen::new(request, &read_options)?;
+        request.settings.check_frames(chosen.indices.len())?;
+        if let Some(picture) = &reference {
+            request.settings.canvas_for(size_of(picture))?;
+        }
+        Ok(Self { request, options, read_options, models, reference, chosen, folder })
+    }
+
+    /// What one should know before the work begins.
+    fn notes(&self) -> Vec<String> {
+        let puppets = (self.models == Some(PoseModels::Embedded)).then(|| PUPPETS_ONLY.to_owned());
+        self.request.settings.ignored().into_iter().chain(puppets).collect()
+    }
+
+    /// The people of the chosen frames: searched for, or from the file.
+    fn keypoints(&mut self, progress: &mut Progress) -> Result<Searched, PipelineError> {
+        let chosen = &mut self.chosen;
+        match (&self.models, self.request.motion.drive(), chosen.clip.take()) {
+            (Some(models), Some(drive), _) => {
+                let wanted = Wanted { video: drive, options: &self.read_options, indices: &chosen.indices };
+                let picture = self.request.reference.as_deref().zip(self.reference.as_ref());
+                let search = Search { models, settings: &self.request.settings, options: self.options };
+                search.run(&wanted, picture, chosen.fps, progress)
+            }
+            (_, _, Some(clip)) => {
+                progress.advance(chosen.indices.len())?;
+                Ok(Searched { clip, estimated: 0, cached: 0 })
+            }
+            // `check` refused it.
+            (_, _, None) => Err(RequestError::PosesNeedMotion.into()),
+        }
+    }
+
+    /// Size of the picture that poses are fitted to; without one, of the video.
+    fn picture_size(&self, clip: &PoseClip) -> pose::Size {
+        match (&self.reference, &clip.reference) {
+            (Some(picture), _) => size_of(picture),
+            (None, Some(known)) => pose::Size::new(known.width, known.height),
+            (None, None) => clip.size(),
+        }
+    }
+}
+
+fn size_of(picture: &RgbImage) -> pose::Size {
+    pose::Size::new(picture.width(), picture.height())
 }
 
 /// Every file of a preview, into a folder that is not in place yet.
@@ -282,9 +316,9 @@ impl PoseRequest {
     }
 }
 
-/// A search for people, by the networks in `files` and what is known from before.
+/// A search for people, by these networks and what is known from before.
 pub(crate) struct Search<'a> {
-    pub files: &'a PoseModelFiles,
+    pub models: &'a PoseModels,
     pub settings: &'a PoseSettings,
     pub options: &'a FinderOptions,
 }
@@ -310,14 +344,15 @@ impl Search<'_> {
     ) -> Result<Searched, PipelineError> {
         let open: &OpenNetworks = &super::networks::open;
         let profile = self.settings.recipe.profile();
-        let mut finder = PoseFinder::new(self.files, profile, self.options.cache.clone(), open);
+        let mut finder = PoseFinder::new(self.models, profile, self.options.cache.clone(), open);
+        let puppets_only = *self.models == PoseModels::Embedded;
         let reference = match reference {
             Some((path, picture)) => {
                 let mut found = finder.reference(path, picture)?;
                 self.keep_people(&mut found.people);
                 if found.people.is_empty() {
                     let (what, path) = ("picture", path.to_owned());
-                    return Err(PipelineError::NobodyFound { what, path, frames: 1 });
+                    return Err(PipelineError::NobodyFound { what, path, frames: 1, puppets_only });
                 }
                 Some(found)
             }
@@ -332,15 +367,15 @@ impl Search<'_> {
         }
         if found.frames.iter().all(|f| f.people.is_empty()) {
             let (path, frames) = (wanted.video.to_owned(), found.frames.len());
-            return Err(PipelineError::NobodyFound { what: "video", path, frames });
+            return Err(PipelineError::NobodyFound { what: "video", path, frames, puppets_only });
         }
         let [width, height] = found.size;
         let clip = PoseClip { width, height, fps, frames: found.frames, reference };
         Ok(Searched { clip, estimated: found.estimated, cached: found.cached })
     }
 
-    /// Upstream's detector takes the whole picture for a person when it finds none, and the estimator then dreams one up;
-    /// such people have hardly a joint above the threshold.
+    /// Upstream's detector takes the whole picture for a person when it finds none, and the estimator then dreams one
+    /// up; such people have hardly a joint above the threshold.
     fn keep_people(&self, people: &mut Vec<pose::WholeBody>) {
         if !self.settings.upstream_parity {
             let threshold = self.settings.threshold();

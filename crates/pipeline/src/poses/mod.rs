@@ -7,8 +7,11 @@ mod job;
 mod networks;
 mod settings;
 
+pub(crate) use cache::hash_of_bytes;
 pub(crate) use extract::Wanted;
-pub use files::{PoseModelFiles, PoseModelPlaces};
+pub use files::{EmbeddedPoses, PoseModelFiles, PoseModelPlaces, PoseModels};
 pub use job::{FinderOptions, PoseOutcome, PoseRequest, find_poses};
 pub(crate) use job::{Search, lossy, title};
+pub(crate) use networks::open;
+pub(crate) use settings::{CANVAS_WANTED, canvas_fits};
 pub use settings::{PoseRecipe, PoseSettings};

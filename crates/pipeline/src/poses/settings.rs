@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use pose::keypoints::COCO_BODY_POINTS;
+use pose::sizes::{CANVAS_AREA, CANVAS_AREAS, MAX_SIDE, canvas_of_area};
 use pose::{AlignFrame, PersonChoice, PoseClip, PoseFrames, PoseOptions, PoseProfile, Size};
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +31,16 @@ impl PoseRecipe {
     }
 }
 
+/// What [`canvas_fits`] takes, in words.
+pub(crate) const CANVAS_WANTED: &str =
+    "width and height of 16 to 65535 pixels and an area of 4096 to 16777216, such as 1024 and 576";
+
+/// Whether poses can be drawn on a canvas of the area of this width and height.
+pub(crate) fn canvas_fits([width, height]: [usize; 2]) -> bool {
+    let sides = 16..=MAX_SIDE as usize;
+    sides.contains(&width) && sides.contains(&height) && CANVAS_AREAS.contains(&(width as f64 * height as f64))
+}
+
 /// How people are found, chosen, cleaned and fitted to the reference.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -46,6 +57,9 @@ pub struct PoseSettings {
     pub max_gap_s: f64,
     /// Keypoints that score below are not seen; `None` is the recipe's.
     pub score_threshold: Option<f64>,
+    /// Width and height of a canvas whose area poses are drawn on, each 16 to 65535 and their product 4096 to 16777216;
+    /// `None` is the model's own, else SteadyDancer's 1024x576.
+    pub canvas: Option<[usize; 2]>,
     /// Whether the motion is mirrored.
     pub mirror: bool,
     /// Everything as upstream does it, faults included: nothing else here counts then but `recipe` and `align_frame`.
@@ -61,6 +75,7 @@ impl Default for PoseSettings {
             smooth: 0.0,
             max_gap_s: 0.5,
             score_threshold: None,
+            canvas: None,
             mirror: false,
             upstream_parity: false,
         }
@@ -79,7 +94,11 @@ impl PoseSettings {
         };
         check("smooth", self.smooth, 0.0, 1.0)?;
         check("max_gap", self.max_gap_s, 0.0, 10.0)?;
-        check("score_threshold", self.threshold(), 0.0, 2.0)
+        check("score_threshold", self.threshold(), 0.0, 2.0)?;
+        match self.canvas {
+            Some(found) if !canvas_fits(found) => Err(RequestError::PoseCanvas { found }),
+            _ => Ok(()),
+        }
     }
 
     /// Checks what depends on the number of frames.
@@ -140,10 +159,23 @@ impl PoseSettings {
         self.score_threshold.unwrap_or(self.recipe.profile().visibility_threshold)
     }
 
+    /// The canvas for a picture of this size.
+    ///
+    /// # Errors
+    /// The picture has none.
+    pub(crate) fn canvas_for(&self, picture: Size) -> Result<Size, PipelineError> {
+        Ok(canvas_of_area(picture, self.canvas_area())?)
+    }
+
+    fn canvas_area(&self) -> f64 {
+        self.canvas.map_or(CANVAS_AREA, |[width, height]| width as f64 * height as f64)
+    }
+
     /// As the pose chain takes them, for a clip at `fps`.
     pub(crate) fn options(&self, seed: u64, fps: f64) -> PoseOptions {
         if self.upstream_parity {
-            return PoseOptions { align_frame: self.align_frame, seed, ..PoseOptions::upstream() };
+            let canvas_area = self.canvas_area();
+            return PoseOptions { align_frame: self.align_frame, seed, canvas_area, ..PoseOptions::upstream() };
         }
         PoseOptions {
             person: self.person,
@@ -152,6 +184,7 @@ impl PoseSettings {
             max_gap: Some((self.max_gap_s * fps).round() as usize),
             score_threshold: self.threshold(),
             mirror: self.mirror,
+            canvas_area: self.canvas_area(),
             seed,
             ..PoseOptions::default()
         }
@@ -166,10 +199,18 @@ mod tests {
     fn numbers_out_of_range_are_named() {
         let usual = PoseSettings::default();
         assert!(usual.validate().is_ok());
+        for canvas in [[64, 64], [1024, 576], [4096, 4096]] {
+            assert!(PoseSettings { canvas: Some(canvas), ..usual.clone() }.validate().is_ok());
+        }
         for (name, wrong) in [
             ("smooth", PoseSettings { smooth: 1.5, ..usual.clone() }),
             ("max_gap", PoseSettings { max_gap_s: -1.0, ..usual.clone() }),
             ("score_threshold", PoseSettings { score_threshold: Some(f64::NAN), ..usual.clone() }),
+            ("canvas", PoseSettings { canvas: Some([0, 0]), ..usual.clone() }),
+            ("canvas", PoseSettings { canvas: Some([10_000, 10_000]), ..usual.clone() }),
+            ("canvas", PoseSettings { canvas: Some([63, 64]), ..usual.clone() }),
+            ("canvas", PoseSettings { canvas: Some([8, 4096]), ..usual.clone() }),
+            ("canvas", PoseSettings { canvas: Some([usize::MAX; 2]), ..usual.clone() }),
         ] {
             let text = wrong.validate().unwrap_err().to_string();
             assert!(text.starts_with(name), "{text}");

@@ -1,6 +1,6 @@
 //! Pictures that show a person in seconds whether poses were found and fitted well.
 
-mod canvas;
+pub(crate) mod canvas;
 mod panels;
 mod sheet;
 mod write;

@@ -216,18 +216,20 @@ fn write_png(path: &Path, picture: &RgbImage) -> Result<(), PipelineError> {
 }
 
 /// Writes a value as JSON that appears only when complete.
-fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<(), PipelineError> {
+pub(crate) fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<(), PipelineError> {
     let mut text = serde_json::to_vec_pretty(value).map_err(|e| failed(path, &e))?;
     text.push(b'\n');
     write_file(path, &text)
 }
 
-fn write_file(path: &Path, bytes: &[u8]) -> Result<(), PipelineError> {
+/// Writes a file that appears only when complete.
+pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), PipelineError> {
     let (pending, mut file) = PendingFile::create(path).map_err(PipelineError::Output)?;
     file.write_all(bytes).map_err(|e| failed(path, &e))?;
     pending.commit().map_err(PipelineError::Output)
 }
 
-fn failed(path: &Path, error: &dyn std::fmt::Display) -> PipelineError {
+/// The error of a file that cannot be written.
+pub(crate) fn failed(path: &Path, error: &dyn std::fmt::Display) -> PipelineError {
     PipelineError::Output(MediaError::Write { path: path.to_owned(), reason: error.to_string() })
 }

@@ -41,6 +41,8 @@ pub struct DwPoseConfig {
     pub expanded: usize,
     /// Width of queries and keys.
     pub attention: usize,
+    /// Side of the last convolution's kernel, odd: 7 in everything released.
+    pub kernel: usize,
 }
 
 impl DwPoseConfig {
@@ -54,6 +56,7 @@ impl DwPoseConfig {
             hidden: 256,
             expanded: 512,
             attention: 128,
+            kernel: 7,
         }
     }
 
@@ -67,6 +70,7 @@ impl DwPoseConfig {
             hidden: 8,
             expanded: 16,
             attention: 4,
+            kernel: 7,
         }
     }
 
@@ -89,13 +93,15 @@ impl DwPoseConfig {
             hidden: detect.first("head.gau.o.weight")?,
             expanded: detect.dims("head.gau.o.weight")?.last().copied().unwrap_or(0),
             attention: detect.dims("head.gau.gamma")?.last().copied().unwrap_or(0),
+            kernel: detect.dims("head.final_layer.weight")?.last().copied().unwrap_or(0),
         };
         config.check()?;
         Ok(config)
     }
 
     pub(super) fn check(&self) -> Result<()> {
-        let Self { width, blocks, keypoints, input_size: [height, width_px], hidden, expanded, attention } = self;
+        let Self { width, blocks, keypoints, input_size: [height, width_px], hidden, expanded, attention, kernel } =
+            self;
         let sizes = [
             (*width, 512),
             (*keypoints, 10_000),
@@ -104,10 +110,11 @@ impl DwPoseConfig {
             (*hidden, 8192),
             (*expanded, 8192),
             (*attention, 8192),
+            (*kernel, 31),
         ];
         let blocks_fit = blocks.iter().all(|n| (1..=64).contains(n));
         let sizes_fit = sizes.iter().all(|(n, most)| (1..=*most).contains(n));
-        if !blocks_fit || !sizes_fit || width % 2 != 0 || height % 32 != 0 || width_px % 32 != 0 {
+        if !blocks_fit || !sizes_fit || width % 2 != 0 || kernel % 2 == 0 || height % 32 != 0 || width_px % 32 != 0 {
             candle_core::bail!("no DWPose network has these sizes: {self:?}");
         }
         Ok(())
@@ -117,7 +124,7 @@ impl DwPoseConfig {
     pub(super) fn graph(&self) -> Graph {
         let mut net = Builder::new(EPS);
         let x = backbone(&mut net, self.width, self.blocks);
-        let maps = net.plain_conv("head.final_layer", Kernel::new(self.keypoints, 7), x);
+        let maps = net.plain_conv("head.final_layer", Kernel::new(self.keypoints, self.kernel), x);
         net.finish(vec![maps])
     }
 
@@ -161,8 +168,19 @@ impl WholeBodyNet {
     /// # Errors
     /// [`PoseError`](crate::PoseError) for files that are missing or damaged, and for other networks.
     pub fn load(path: impl AsRef<Path>, device: &Device) -> crate::Result<Self> {
-        let file = File::open(NETWORK, path.as_ref())?;
-        let built = match &file {
+        Self::from_file(&File::open(NETWORK, path.as_ref())?, device)
+    }
+
+    /// From a safetensors file in memory, which errors call `label`.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn from_static(label: &str, bytes: &'static [u8], device: &Device) -> crate::Result<Self> {
+        Self::from_file(&File::embedded(NETWORK, label, bytes)?, device)
+    }
+
+    fn from_file(file: &File, device: &Device) -> crate::Result<Self> {
+        let built = match file {
             File::Onnx(model) => Self::from_onnx(model, device),
             File::Checkpoint(checkpoint) => Self::from_checkpoint(checkpoint, device),
         };

@@ -17,4 +17,4 @@ mod yolox;
 
 pub use dwpose::{BINS_PER_PIXEL, DwPoseConfig, WholeBodyNet, dwpose_manifest};
 pub use pair::Networks;
-pub use yolox::{STRIDES, Yolox, YoloxConfig, yolox_manifest};
+pub use yolox::{MAX_INPUT_SIDE, STRIDES, Yolox, YoloxConfig, detector_side, yolox_manifest};

@@ -4,15 +4,11 @@ use std::path::Path;
 
 use candle_core::{Device, Result, Tensor};
 
-use super::{WholeBodyNet, Yolox};
+use super::dwpose::WholeBodyNet;
+use super::yolox::Yolox;
 use crate::dwpose::PoseNetworks;
 use crate::keypoints::WHOLE_BODY_POINTS;
 use crate::{PoseError, Size};
-
-/// Sides of what the detector sees.
-const DETECTOR_SIZE: Size = Size::new(640, 640);
-/// Sides of what the keypoint network sees.
-const CROP_SIZE: Size = Size::new(288, 384);
 
 /// A detector of people and a network for their 133 keypoints.
 #[derive(Debug, Clone)]
@@ -22,34 +18,56 @@ pub struct Networks {
 }
 
 impl Networks {
-    /// Opens both files; see [`Yolox::load`] and [`WholeBodyNet::load`]. The networks may be of any width and depth, but
-    /// must take 640×640 and 288×384 pixels and give 133 keypoints.
+    /// Opens both files; see [`Yolox::load`] and [`WholeBodyNet::load`]. The networks may be of any width and depth and of
+    /// their own input sizes; the detector's must be a square, and there must be 133 keypoints.
     ///
     /// # Errors
     /// Files that are missing, damaged or of other networks.
     pub fn load(detector: &Path, estimator: &Path, device: &Device) -> crate::Result<Self> {
+        let nets = Self { detector: Yolox::load(detector, device)?, keypoints: WholeBodyNet::load(estimator, device)? };
+        nets.checked([detector, estimator])
+    }
+
+    /// From safetensors files in memory; errors call them by `labels`, of the detector and of the estimator.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn from_static(labels: [&str; 2], files: [&'static [u8]; 2], device: &Device) -> crate::Result<Self> {
+        let [detector, estimator] = files;
+        let nets = Self {
+            detector: Yolox::from_static(labels[0], detector, device)?,
+            keypoints: WholeBodyNet::from_static(labels[1], estimator, device)?,
+        };
+        nets.checked(labels.map(Path::new))
+    }
+
+    fn checked(self, [detector, estimator]: [&Path; 2]) -> crate::Result<Self> {
         let other = |path: &Path, network, problem| {
             let path = path.to_owned();
-            PoseError::OtherNetwork { path, network, problem }
+            Err(PoseError::OtherNetwork { path, network, problem })
         };
-        let nets = Self { detector: Yolox::load(detector, device)?, keypoints: WholeBodyNet::load(estimator, device)? };
-        let seen = nets.detector.input_size();
-        if seen != DETECTOR_SIZE {
-            let problem = format!("it takes pictures of {seen} pixels; expected {DETECTOR_SIZE}");
-            return Err(other(detector, "YOLOX", problem));
+        let seen = self.detector.input_size();
+        if seen.width != seen.height {
+            return other(detector, "YOLOX", format!("it takes pictures of {seen} pixels; expected a square"));
         }
-        let (seen, points) = (nets.keypoints.input_size(), nets.keypoints.config().keypoints);
-        if seen != CROP_SIZE || points != WHOLE_BODY_POINTS {
-            let problem = format!(
-                "it finds {points} keypoints in {seen} pixels; expected {WHOLE_BODY_POINTS} in {CROP_SIZE} (dw-ll_ucoco_384)"
-            );
-            return Err(other(estimator, "DWPose", problem));
+        let points = self.keypoints.config().keypoints;
+        if points != WHOLE_BODY_POINTS {
+            let problem = format!("it finds {points} keypoints; expected {WHOLE_BODY_POINTS} (dw-ll_ucoco_384)");
+            return other(estimator, "DWPose", problem);
         }
-        Ok(nets)
+        Ok(self)
     }
 }
 
 impl PoseNetworks for Networks {
+    fn detector_side(&self) -> usize {
+        self.detector.config().input_size[0]
+    }
+
+    fn crop_size(&self) -> Size {
+        self.keypoints.input_size()
+    }
+
     fn detect(&self, pictures: &Tensor) -> Result<Tensor> {
         self.detector.forward(pictures)
     }

@@ -26,6 +26,12 @@ impl File {
         }
     }
 
+    /// A safetensors file in memory; `label` stands for its path.
+    pub fn embedded(network: &'static str, label: &str, bytes: &'static [u8]) -> crate::Result<Self> {
+        let checkpoint = Checkpoint::from_bytes(label, bytes);
+        checkpoint.map(Self::Checkpoint).map_err(|source| PoseError::Weights { network, source })
+    }
+
     fn path(&self) -> &Path {
         match self {
             Self::Onnx(model) => model.weights.path(),

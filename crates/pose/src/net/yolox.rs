@@ -24,6 +24,9 @@ const EPS: f64 = 1e-3;
 /// Pixels of a place of each level.
 pub const STRIDES: [usize; 3] = [8, 16, 32];
 
+/// Largest side in pixels of the pictures that a detector may take: a frame in flight needs 2 GiB then.
+pub const MAX_INPUT_SIDE: usize = 2048;
+
 /// Sizes of a YOLOX.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct YoloxConfig {
@@ -71,12 +74,36 @@ impl YoloxConfig {
         Ok(config)
     }
 
+    /// As [`detect`](Self::detect); the size of pictures, which no tensor tells, is 640×640 unless the file's metadata say
+    /// otherwise under `input_size`, such as `256x256` (height, width).
+    ///
+    /// # Errors
+    /// As [`detect`](Self::detect), and a size that cannot be.
+    pub fn of(checkpoint: &Checkpoint) -> Result<Self> {
+        let mut config = Self::detect(|name| checkpoint.shape(name))?;
+        if let Some(text) = checkpoint.metadata().get("input_size") {
+            let sides = text.split_once('x').and_then(|(h, w)| Some([h.parse().ok()?, w.parse().ok()?]));
+            let Some(sides) = sides else {
+                candle_core::bail!("its metadata give the input size {text:?}; expected say 256x256");
+            };
+            config.input_size = sides;
+            config.check()?;
+        }
+        Ok(config)
+    }
+
     pub(super) fn check(&self) -> Result<()> {
-        let Self { width, blocks, neck_blocks, classes, input_size: [height, width_px] } = self;
-        let sizes = [(*width, 512), (*neck_blocks, 64), (*classes, 10_000), (*height, 8192), (*width_px, 8192)];
+        let Self { width, blocks, neck_blocks, classes, input_size } = self;
+        let [height, width_px] = input_size;
+        if input_size.iter().any(|side| !(32..=MAX_INPUT_SIDE).contains(side) || side % 32 != 0) {
+            candle_core::bail!(
+                "its input size is {height}x{width_px}; expected multiples of 32 up to {MAX_INPUT_SIDE}, such as 640x640"
+            );
+        }
+        let sizes = [(*width, 512), (*neck_blocks, 64), (*classes, 10_000)];
         let blocks_fit = blocks.iter().all(|n| (1..=64).contains(n));
         let sizes_fit = sizes.iter().all(|(n, most)| (1..=*most).contains(n));
-        if !blocks_fit || !sizes_fit || height % 32 != 0 || width_px % 32 != 0 {
+        if !blocks_fit || !sizes_fit {
             candle_core::bail!("no YOLOX has these sizes: {self:?}");
         }
         Ok(())
@@ -131,6 +158,15 @@ impl YoloxConfig {
     }
 }
 
+/// Larger side of the pictures that the detector in a file takes; see [`Yolox::load`]. Reads headers only.
+///
+/// # Errors
+/// As [`Yolox::load`], of what headers show.
+pub fn detector_side(path: &Path) -> crate::Result<usize> {
+    let file = File::open(NETWORK, path)?;
+    Yolox::side_in(&file).map_err(|e| file.error(NETWORK, e))
+}
+
 /// What [`Yolox`] needs of a checkpoint, under mmdet's names.
 ///
 /// # Errors
@@ -154,8 +190,31 @@ impl Yolox {
     /// # Errors
     /// [`PoseError`](crate::PoseError) for files that are missing or damaged, and for other networks.
     pub fn load(path: impl AsRef<Path>, device: &Device) -> crate::Result<Self> {
-        let file = File::open(NETWORK, path.as_ref())?;
-        let built = match &file {
+        Self::from_file(&File::open(NETWORK, path.as_ref())?, device)
+    }
+
+    /// From a safetensors file in memory, which errors call `label`.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn from_static(label: &str, bytes: &'static [u8], device: &Device) -> crate::Result<Self> {
+        Self::from_file(&File::embedded(NETWORK, label, bytes)?, device)
+    }
+
+    /// The side of the pictures that the detector in a file takes, as far as headers tell; memory grows with its square.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), of what headers show.
+    fn side_in(file: &File) -> Result<usize> {
+        match file {
+            File::Onnx(model) => onnx::yolox_input(model),
+            File::Checkpoint(checkpoint) => YoloxConfig::of(checkpoint).map(|config| config.input_size),
+        }
+        .map(|[height, width]| height.max(width))
+    }
+
+    fn from_file(file: &File, device: &Device) -> crate::Result<Self> {
+        let built = match file {
             File::Onnx(model) => onnx::yolox(model)
                 .and_then(|(config, found)| Self::new(config, |conv| found.load(conv, &model.weights, device))),
             File::Checkpoint(checkpoint) => Self::from_checkpoint(checkpoint, device),
@@ -164,7 +223,7 @@ impl Yolox {
     }
 
     fn from_checkpoint(checkpoint: &Checkpoint, device: &Device) -> Result<Self> {
-        let config = YoloxConfig::detect(|name| checkpoint.shape(name))?;
+        let config = YoloxConfig::of(checkpoint)?;
         let weights = source::checked(checkpoint, &yolox_manifest(&config)?, NETWORK, device)?;
         Self::new(config, |conv| Stored::named(conv, &weights)?.fold())
     }

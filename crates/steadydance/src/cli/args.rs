@@ -1,12 +1,15 @@
 //! The arguments. Flags that may also stand in a file or the environment are in [`Values`].
 
+use std::ops::Range;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand};
+use steadydance::eval::Drive;
 
 use super::pose_values::PoseValues;
 use super::terminal::Color;
-use super::values::Values;
+use super::values::{Values, named};
 
 /// Animates the person in a picture with the motion of a video.
 #[derive(Debug, Parser)]
@@ -39,6 +42,8 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Find the poses of a video, fit them to a picture, and show how well that went
     Pose(Box<PoseArgs>),
+    /// Make and judge clips for pairs whose truth is known: every change of speed or precision is measured by it
+    Eval(Box<EvalArgs>),
     /// Show what `run` would do, and the memory it would take; reads no weights
     Plan(Box<RunArgs>),
     /// Say what a checkpoint is: format, tensors, and the network it fits
@@ -123,6 +128,9 @@ pub struct ShowArgs {
 pub struct InspectArgs {
     /// A .safetensors, .pth or .onnx file, a shard index, or a folder with one
     pub file: PathBuf,
+    /// Of a LoRA: the model it is for; says how it fits, and fails if it does not
+    #[arg(long, value_name = "PATH|NAME")]
+    pub model: Option<String>,
     /// As JSON
     #[arg(long)]
     pub json: bool,
@@ -209,6 +217,9 @@ pub struct PoseArgs {
     /// Most frames [default: all]
     #[arg(long, value_name = "N", help_heading = "Inputs")]
     pub max_frames: Option<usize>,
+    /// The model that the poses are for: it has the canvas on which they are drawn, and may have networks beside it
+    #[arg(long, value_name = "PATH|NAME", help_heading = "Poses")]
+    pub model: Option<String>,
     /// Settings.
     #[command(flatten)]
     pub values: PoseValues,
@@ -226,10 +237,79 @@ pub struct PoseArgs {
     pub json: bool,
 }
 
+/// Arguments of `eval`.
+#[derive(Debug, Args)]
+pub struct EvalArgs {
+    /// Folder of the evaluation set (docs/eval.md), say models/demo/eval
+    pub set: PathBuf,
+    /// Which pairs: the first N, or A..B counted from 0, B not included [default: all]
+    #[arg(long, value_name = "N|A..B", help_heading = "Inputs")]
+    pub pairs: Option<PairRange>,
+    /// What drives: video (the plain clip), keypoints (its exact keypoints) or exact (the exact target poses)
+    #[arg(long, value_name = "HOW", help_heading = "Inputs", value_parser = named::<Drive>, default_value = "keypoints")]
+    pub drive: Drive,
+    /// Judge videos that are there, NAME.mp4 or a folder NAME of pictures for each pair; no model runs
+    #[arg(long, value_name = "DIR", help_heading = "Inputs")]
+    pub outputs: Option<PathBuf>,
+    /// Detector that looks for the figure in the results [default: the run's]
+    #[arg(long, value_name = "FILE", help_heading = "Judge")]
+    pub judge_detector: Option<PathBuf>,
+    /// Keypoint network that looks for joints in the results [default: the run's]
+    #[arg(long, value_name = "FILE", help_heading = "Judge")]
+    pub judge_pose: Option<PathBuf>,
+    /// Print the differences to an earlier report.json; exit code 1 if PSNR fell by more than the tolerance
+    #[arg(long, value_name = "FILE", help_heading = "Judge")]
+    pub compare: Option<PathBuf>,
+    /// Fall of the mean PSNR, of picture or figure, that --compare lets pass
+    #[arg(long, value_name = "DB", help_heading = "Judge", default_value = "0.5", allow_negative_numbers = true)]
+    pub tolerance_db: f64,
+    /// Settings.
+    #[command(flatten)]
+    pub values: FlagValues,
+    /// New folder for report.json, index.html and contact sheets
+    #[arg(short, long, value_name = "DIR", help_heading = "Output")]
+    pub output: PathBuf,
+    /// Keep the clips in its folder `videos`
+    #[arg(long, help_heading = "Output", conflicts_with = "outputs")]
+    pub keep_videos: bool,
+    /// Drop what an unfinished evaluation into this folder with other settings has finished
+    #[arg(long, help_heading = "Output")]
+    pub restart: bool,
+    /// Write JSON to stdout: one event a line
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Some pairs of a set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PairRange(pub Range<usize>);
+
+impl FromStr for PairRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let range = match text.split_once("..") {
+            Some((from, to)) => from.parse().ok().zip(to.parse().ok()).map(|(from, to)| from..to),
+            None => text.parse().ok().map(|count| 0..count),
+        };
+        let range = range.filter(|range| range.start < range.end);
+        range.map(Self).ok_or_else(|| "expected a number of pairs, or A..B with A below B".to_owned())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use clap::CommandFactory;
+
+    #[test]
+    fn pairs_are_a_number_or_a_range() {
+        assert_eq!("3".parse(), Ok(PairRange(0..3)));
+        assert_eq!("2..5".parse(), Ok(PairRange(2..5)));
+        for wrong in ["", "0", "..", "5..5", "5..2", "-1", "1..", "a..b", "1...2"] {
+            assert!(wrong.parse::<PairRange>().unwrap_err().contains("A..B"), "{wrong}");
+        }
+    }
 
     #[test]
     fn the_tree_is_consistent() {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Command, FromArgMatches};
+use clap::{ArgAction, Args, Command, FromArgMatches};
 use figment::providers::{Format, Serialized, Toml};
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
@@ -16,7 +16,7 @@ use steadydance::preset;
 use super::args::ShowArgs;
 use super::failure::Failure;
 use super::terminal::{self, Terminal};
-use super::values::{PATH_KEYS, Values};
+use super::values::{LoraValue, PATH_KEYS, Values};
 
 /// Beginning of the environment variables.
 const PREFIX: &str = "STEADYDANCE_";
@@ -118,28 +118,35 @@ fn file_layer(file: &Path) -> Result<Layer, Failure> {
         dict.extend(table);
     }
     for (key, value) in &dict {
-        values = set(
-            values,
-            key,
-            &text_of(value)
-                .ok_or_else(|| Failure::usage(format!("{name}: key `{key}` is a table; expected a single value")))?,
-        )
-        .map_err(|problem| Failure::usage(format!("{name}: {problem}")))?;
+        let texts = match value {
+            Value::Array(_, items) if is_repeatable(key) => items.iter().map(text_of).collect(),
+            one => text_of(one).map(|text| vec![text]),
+        };
+        let texts =
+            texts.ok_or_else(|| Failure::usage(format!("{name}: key `{key}` is a table; expected a single value")))?;
+        values = set(values, key, &texts).map_err(|problem| Failure::usage(format!("{name}: {problem}")))?;
     }
     let mut layer = Layer::of(name, &values)?;
     // In the user's file a path means a place beside that file, not beside whatever is current.
     if let Some(folder) = file.parent().filter(|f| !f.as_os_str().is_empty()) {
         for key in PATH_KEYS {
             if let Some(text) = layer.dict.get(key).and_then(Value::as_str) {
-                let is_name = key == "model" && !text.contains(['/', '\\']) && !folder.join(text).exists();
-                if !is_name {
-                    let joined = folder.join(text).to_string_lossy().into_owned();
-                    layer.dict.insert(key.to_owned(), joined.into());
-                }
+                let place = beside(folder, text, key == "model");
+                layer.dict.insert(key.to_owned(), place.into());
             }
+        }
+        if let Some(loras) = values.lora {
+            let moved = loras.into_iter().map(|l| LoraValue { file: beside(folder, &l.file, true), ..l }.to_string());
+            layer.dict.insert("lora".to_owned(), moved.collect::<Vec<_>>().into());
         }
     }
     Ok(layer)
+}
+
+/// A path from a file in `folder`. Where names are allowed, a word that is no file there is one.
+fn beside(folder: &Path, text: &str, names: bool) -> String {
+    let is_name = names && !text.contains(['/', '\\']) && !folder.join(text).exists();
+    if is_name { text.to_owned() } else { folder.join(text).to_string_lossy().into_owned() }
 }
 
 fn environment(terminal: Terminal) -> Result<Vec<Layer>, Failure> {
@@ -158,8 +165,8 @@ fn environment(terminal: Terminal) -> Result<Vec<Layer>, Failure> {
             continue;
         }
         let text = text.into_string().map_err(|_| Failure::usage(format!("{variable}: not valid UTF-8")))?;
-        let values =
-            set(Values::default(), &key, &text).map_err(|problem| Failure::usage(format!("{variable}: {problem}")))?;
+        let values = set(Values::default(), &key, &[text])
+            .map_err(|problem| Failure::usage(format!("{variable}: {problem}")))?;
         layers.push(Layer::of(variable, &values)?);
     }
     Ok(layers)
@@ -175,8 +182,13 @@ fn keys() -> Vec<String> {
     flags().get_arguments().filter_map(|a| a.get_long()).map(str::to_owned).collect()
 }
 
-/// Sets one key to what its flag would understand.
-fn set(mut values: Values, key: &str, text: &str) -> Result<Values, String> {
+/// Whether the flag may be given several times, and its key be an array of whole values.
+fn is_repeatable(key: &str) -> bool {
+    flags().get_arguments().any(|a| a.get_long() == Some(key) && matches!(a.get_action(), ArgAction::Append))
+}
+
+/// Sets one key to what its flag would understand, given once for each text.
+fn set(mut values: Values, key: &str, texts: &[String]) -> Result<Values, String> {
     if !keys().iter().any(|k| k == key) {
         let dashed = key.replace('_', "-");
         let hint = match keys().contains(&dashed) {
@@ -185,10 +197,10 @@ fn set(mut values: Values, key: &str, text: &str) -> Result<Values, String> {
         };
         return Err(format!("unknown key `{key}`; {hint}"));
     }
-    let outcome = flags().try_get_matches_from([format!("--{key}={text}")]);
+    let outcome = flags().try_get_matches_from(texts.iter().map(|text| format!("--{key}={text}")));
     outcome.and_then(|m| values.update_from_arg_matches(&m)).map_err(|e| {
         let reason = std::error::Error::source(&e).map(ToString::to_string);
-        format!("key `{key}` is {text:?}: {}", reason.unwrap_or_else(|| Failure::from_clap(&e).message))
+        format!("key `{key}` is {:?}: {}", texts.join(","), reason.unwrap_or_else(|| Failure::from_clap(&e).message))
     })?;
     Ok(values)
 }
@@ -250,13 +262,20 @@ mod tests {
     fn every_key_can_be_set_as_text_and_unknown_ones_are_named() {
         let mut values = Values::default();
         for (key, text) in [("size", "64x48"), ("sigmas", "1,0.5,0"), ("metadata", "false"), ("guidance-scale", "5")] {
-            values = set(values, key, text).unwrap();
+            values = set(values, key, &[text.to_owned()]).unwrap();
         }
         assert_eq!(values.size.unwrap().0, [64, 48]);
         assert_eq!((values.metadata, values.guidance_scale), (Some(false), Some(5.0)));
-        assert!(set(values.clone(), "num_frames", "5").unwrap_err().contains("`num-frames`"));
-        assert!(set(values.clone(), "steps", "many").unwrap_err().contains("`steps` is \"many\""));
-        assert!(set(values, "stepz", "5").unwrap_err().contains("`stepz`"));
+        let set = |key: &str, texts: &[&str]| {
+            set(values.clone(), key, &texts.iter().map(|t| (*t).to_owned()).collect::<Vec<_>>())
+        };
+        assert!(set("num_frames", &["5"]).unwrap_err().contains("`num-frames`"));
+        assert!(set("steps", &["many"]).unwrap_err().contains("`steps` is \"many\""));
+        assert!(set("stepz", &["5"]).unwrap_err().contains("`stepz`"));
+        assert!(is_repeatable("lora") && !is_repeatable("sigmas"));
+        let loras = set("lora", &["a,b.pth:0.5", "c.pth"]).unwrap().lora.unwrap();
+        assert_eq!(loras.iter().map(LoraValue::to_string).collect::<Vec<_>>(), ["a,b.pth:0.5", "c.pth:1"]);
+        assert!(set("lora", &["a:1000"]).unwrap_err().contains("-100 to 100"));
     }
 
     #[test]
@@ -267,6 +286,7 @@ mod tests {
             text_encoder: Some("t".into()),
             image_encoder: Some("i".into()),
             tokenizer: Some("t".into()),
+            lora: Some(vec!["l:2".parse().unwrap()]),
             dtype: Some(steadydance::HeldDType::F16),
             memory_budget: Some(2.0),
             placement: Some(steadydance::Placement::Streamed),

@@ -30,6 +30,11 @@ impl Failure {
         Self::new("other", 1, message)
     }
 
+    /// A result that is worse than it may be.
+    pub fn regression(message: impl ToString) -> Self {
+        Self::new("regression", 1, message)
+    }
+
     /// A wrong command line, configuration file or variable.
     pub fn usage(message: impl ToString) -> Self {
         Self::new("usage", 2, message)
@@ -154,7 +159,10 @@ mod tests {
         let code = |e: PipelineError| Failure::from(e).exit_code;
         assert_eq!(code(RequestError::Crf { found: 99 }.into()), 2);
         assert_eq!(code(RequestError::Device { found: "cuda:9".into(), why: "none".into() }.into()), 7);
-        assert_eq!(code(PipelineError::NobodyFound { what: "video", path: "a.mp4".into(), frames: 5 }), 3);
+        assert_eq!(
+            code(PipelineError::NobodyFound { what: "video", path: "a.mp4".into(), frames: 5, puppets_only: false }),
+            3
+        );
         assert_eq!(code(PipelineError::Model { path: "m".into(), problem: "gone".into() }), 4);
         assert_eq!(code(PipelineError::NotFinite { place: "dit".into() }), 4);
         assert_eq!(code(PipelineError::Cancelled { phase: steadydance::Phase::Decode }), 130);

@@ -3,6 +3,7 @@
 mod args;
 mod completions;
 mod config;
+mod eval;
 mod failure;
 mod inspect;
 mod models;
@@ -52,6 +53,7 @@ fn parse_and_run(arguments: &[OsString], terminal: Terminal) -> Result<(), Failu
     match cli.command {
         Command::Run(args) => run::run(&args, terminal),
         Command::Pose(args) => pose::pose(&args, terminal),
+        Command::Eval(args) => eval::eval(&args, terminal),
         Command::Plan(args) => plan::plan(&args, terminal),
         Command::Inspect(args) => inspect::inspect(&args, terminal),
         Command::Models { command } => match command {

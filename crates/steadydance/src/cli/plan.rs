@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use steadydance::{AnimatePlan, Engine, Memory, PhasePlan, Placement, plan_known};
+use steadydance::{AnimatePlan, Engine, LoraInfo, Memory, PhasePlan, Placement, plan_known};
 
 use super::args::RunArgs;
 use super::failure::Failure;
@@ -48,7 +48,11 @@ fn table(plan: &AnimatePlan) -> String {
         *num_frames as f64 / fps
     );
     let steps = plan.schedule.num_steps();
-    let _ = writeln!(text, "{steps} steps, {forwards} forwards of {tokens} tokens\n");
+    let _ = writeln!(text, "{steps} steps, {forwards} forwards of {tokens} tokens");
+    for lora in &plan.loras {
+        let _ = writeln!(text, "{}", lora_line(lora));
+    }
+    text.push('\n');
     let _ = writeln!(text, "{:<14}{:<10}{:>12}{:>14}{:>12}", "phase", "weights", "in memory", "activations", "peak");
     let scale = plan.stages.budget_bytes.min(plan.stages.peak_bytes.saturating_mul(2)).max(1);
     for phase in &plan.stages.phases {
@@ -80,6 +84,12 @@ fn table(plan: &AnimatePlan) -> String {
         let _ = writeln!(text, "note: {note}");
     }
     text
+}
+
+/// A LoRA in one line.
+pub fn lora_line(lora: &LoraInfo) -> String {
+    let LoraInfo { name, strength, fit, .. } = lora;
+    format!("LoRA {name}, strength {strength}: changes {} tensors", fit.targets)
 }
 
 /// The memory of one phase as a bar of [`BAR`] characters; a full bar is `scale` bytes.
@@ -143,6 +153,7 @@ mod tests {
             schedule,
             guidance,
             stages,
+            loras: vec![],
             notes: vec!["the motion has 90 frames; the last 9 are left out".into()],
         }
     }

@@ -4,14 +4,16 @@ use std::fmt::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use steadydance::{Motion, PoseOutcome, PoseRequest, RequestError, find_poses};
+use steadydance::{
+    EmbeddedPoses, FinderOptions, Motion, PoseModels, PoseOutcome, PoseRequest, RequestError, find_poses, pose_canvas,
+};
 
 use super::args::PoseArgs;
 use super::config::Config;
 use super::failure::{self, Failure};
 use super::plan::bytes;
 use super::progress::{Progress, Told, clock, write_event};
-use super::request::same_file;
+use super::request::{Model, find_model, same_file};
 use super::stop::Stop;
 use super::terminal::{self, Terminal};
 use super::values::Values;
@@ -31,13 +33,17 @@ pub fn pose(args: &PoseArgs, terminal: Terminal) -> Result<(), Failure> {
 
 fn find(args: &PoseArgs, terminal: Terminal) -> Result<(), Failure> {
     let stop = Stop::install(args.json, terminal)?;
-    let given = Values { pose: args.values.clone(), seed: args.seed, ..Values::default() };
+    let (pose, model) = (args.values.clone(), args.model.clone());
+    let given = Values { pose, model, seed: args.seed, ..Values::default() };
     let values = Config::load(&given, terminal)?.values;
-    let request = request(args, &values)?;
+    let mut request = request(args, &values)?;
     if let (Some(sentence), Motion::Keypoints { .. }) = (args.values.unused(false), &request.motion) {
         terminal.warning(&sentence);
     }
-    let options = values.pose.finder(values.model_folder());
+    // Without a model this is about the demo's puppets as likely as about people; the networks for people come first.
+    let demo = values.model.as_deref().is_none_or(|model| model == "demo");
+    let options = values.pose.finder(values.model_folder(), demo.then_some(EmbeddedPoses::IfNoneFound));
+    request.settings.canvas = canvas(&values, &request.motion, &options)?;
 
     let mut observer = Progress::new(stop.token().clone(), args.json, terminal);
     let outcome = stop.guard(|| find_poses(&request, &options, &mut observer).map_err(Failure::from));
@@ -51,6 +57,21 @@ fn find(args: &PoseArgs, terminal: Terminal) -> Result<(), Failure> {
         terminal.say(&line);
     }
     terminal::write_out(&format!("{}\n", outcome.folder.display()))
+}
+
+/// The canvas of the model that is named; without a name that of the demo where its own networks look for puppets, else
+/// SteadyDancer's.
+fn canvas(values: &Values, motion: &Motion, options: &FinderOptions) -> Result<Option<[usize; 2]>, Failure> {
+    let puppets = || {
+        matches!(motion, Motion::Video { .. }) && PoseModels::find(&options.models).ok() == Some(PoseModels::Embedded)
+    };
+    Ok(match values.model.as_deref().map(find_model) {
+        Some(Model::Path(path)) => pose_canvas(Some(&path))?,
+        Some(Model::Demo) => pose_canvas(None)?,
+        None if puppets() => pose_canvas(None)?,
+        // The published models' canvas is SteadyDancer's.
+        Some(Model::Known(_)) | None => None,
+    })
 }
 
 /// Errors in keypoints do not know their file.

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use steadydance::{
-    AlignFrame, FinderOptions, PersonChoice, PoseModelPlaces, PoseRecipe, PoseSettings, StoredModel, hub, known_models,
+    AlignFrame, EmbeddedPoses, FinderOptions, PersonChoice, PoseModelPlaces, PoseRecipe, PoseSettings, StoredModel,
+    hub, known_models,
 };
 
 use super::values::named;
@@ -119,13 +120,15 @@ impl PoseValues {
             smooth: self.smooth.unwrap_or(usual.smooth),
             max_gap_s: self.max_gap.unwrap_or(usual.max_gap_s),
             score_threshold: self.score_threshold.or(usual.score_threshold),
+            canvas: None,
             mirror: self.mirror.unwrap_or(usual.mirror),
             upstream_parity: self.upstream_parity.unwrap_or(usual.upstream_parity),
         }
     }
 
-    /// Where networks are looked for, and where found keypoints are kept. `beside` is the model's folder.
-    pub fn finder(&self, beside: Option<PathBuf>) -> FinderOptions {
+    /// Where networks are looked for, and where found keypoints are kept. `beside` is the model's folder, `embedded` tells
+    /// when the demo's own networks do; `None` leaves it to the model.
+    pub fn finder(&self, beside: Option<PathBuf>, embedded: Option<EmbeddedPoses>) -> FinderOptions {
         let known = known_models().into_iter().find(|m| m.name == POSE_MODEL);
         let stored = known.and_then(|known| StoredModel::find(&known, &hub::Cache::from_env(), None));
         let pulled = stored.map(|stored| stored.folder().to_owned());
@@ -135,6 +138,7 @@ impl PoseValues {
                 detector: self.detector.clone(),
                 estimator: self.estimator.clone(),
                 folders: beside.into_iter().chain(pulled).collect(),
+                embedded,
             },
             cache: cache.filter(|_| self.pose_cache.unwrap_or(true)),
         }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
+use steadydance::eval::{Comparison, EvalReport};
 use steadydance::{CancelToken, Event, ModelInfo, Observer, Phase, PoseOutcome, Report};
 
 use super::failure::Failure;
@@ -20,6 +21,16 @@ pub enum Told<'a> {
     Done(&'a Report),
     /// The last line of a search for poses that succeeded.
     Poses(&'a PoseOutcome),
+    /// The last line of an evaluation that succeeded.
+    Evaluated {
+        /// What it found.
+        #[serde(flatten)]
+        report: &'a EvalReport,
+        /// The folder that was written.
+        folder: &'a str,
+        /// How that differs from an earlier report, if one was given.
+        comparison: Option<&'a Comparison>,
+    },
     /// The last line of one that did not.
     Error(&'a Failure),
 }
@@ -62,7 +73,7 @@ impl Progress {
         self.finish();
         (self.began, self.last_line) = (Instant::now(), Instant::now());
         if self.terminal.interactive && self.terminal.verbosity >= 0 {
-            self.bar = Some(bar(phase, total, self.terminal.has_color()));
+            self.bar = Some(bar(&phase.to_string(), total, self.terminal.has_color()));
         } else {
             self.terminal.detail(&format!("{phase}: begins"));
         }
@@ -124,13 +135,14 @@ pub fn write_event(event: &impl Serialize) {
     }
 }
 
-fn bar(phase: Phase, total: usize, color: bool) -> ProgressBar {
+/// A bar on stderr with a name before it and a message behind it.
+pub fn bar(name: &str, total: usize, color: bool) -> ProgressBar {
     let drawn = if color { "{bar:32.cyan/blue}" } else { "{bar:32}" };
     let template = format!("{{prefix:<12}} {drawn} {{pos}}/{{len}} {{elapsed}}, {{eta}} left {{msg}}");
     let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
     let bar = ProgressBar::with_draw_target(Some(total as u64), ProgressDrawTarget::stderr());
     bar.set_style(style.progress_chars("█▉▊▋▌▍▎▏ "));
-    bar.set_prefix(phase.to_string());
+    bar.set_prefix(name.to_owned());
     bar.enable_steady_tick(Duration::from_millis(200));
     bar
 }

@@ -11,7 +11,7 @@ use super::args::RunArgs;
 use super::config::Config;
 use super::failure::Failure;
 use super::terminal::Terminal;
-use super::values::{Numbers, Values};
+use super::values::{LoraValue, Numbers, Values};
 
 /// The model that was asked for.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,14 +43,23 @@ impl Job {
     /// # Errors
     /// Settings that cannot be understood.
     pub fn new(args: &RunArgs, terminal: Terminal) -> Result<Self, Failure> {
-        let values = Config::load(&args.values.given(), terminal)?.values;
+        Self::of(&args.values.given(), terminal)
+    }
+
+    /// The same for flags of another command.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn of(given: &Values, terminal: Terminal) -> Result<Self, Failure> {
+        let values = Config::load(given, terminal)?.values;
         let model = find_model(values.model.as_deref().unwrap_or("demo"));
         let options = EngineOptions {
             device: values.device.clone().unwrap_or_default(),
             dtype: values.dtype,
             memory_budget_bytes: values.memory_budget.map(|gib| (gib * f64::from(1u32 << 30)) as u64),
             placement: values.placement,
-            poses: values.pose.finder(values.model_folder()),
+            loras: values.lora.iter().flatten().map(LoraValue::lora).collect(),
+            poses: values.pose.finder(values.model_folder(), None),
         };
         let settings = settings(&values)?;
         Ok(Self { values, model, options, settings, terminal })
@@ -107,7 +116,7 @@ impl Job {
     /// An input is not named, or a number is impossible.
     pub fn request(&self, args: &RunArgs) -> Result<AnimateRequest, Failure> {
         // Wrong numbers are reported before missing inputs, so that they can be tried out.
-        self.build(PathBuf::new(), unnamed_motion()).validate()?;
+        self.template()?;
         let Some(reference) = args.reference.clone() else {
             return Err(Failure::usage("no picture of a person; give one with --ref PICTURE"));
         };
@@ -127,6 +136,16 @@ impl Job {
         let mut request = self.build(reference, motion);
         request.latents.clone_from(&args.latents);
         request.debug_dir.clone_from(&args.debug_dir);
+        Ok(request)
+    }
+
+    /// A request without inputs, its numbers checked.
+    ///
+    /// # Errors
+    /// A number is impossible.
+    pub fn template(&self) -> Result<AnimateRequest, Failure> {
+        let request = self.build(PathBuf::new(), unnamed_motion());
+        request.validate()?;
         Ok(request)
     }
 
@@ -190,7 +209,7 @@ fn motion(args: &RunArgs) -> Option<Motion> {
     drive.map(|drive| Motion::Video { drive })
 }
 
-fn find_model(name: &str) -> Model {
+pub(super) fn find_model(name: &str) -> Model {
     if name == "demo" {
         return Model::Demo;
     }

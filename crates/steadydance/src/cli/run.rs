@@ -68,5 +68,5 @@ fn introduce(engine: &Engine, request: &AnimateRequest, json: bool, terminal: Te
 }
 
 /// Said once per run; nobody should take noise for a failure.
-const UNTRAINED: &str = "the embedded demo model is untrained: its weights are random, so the clip shows noise, not a dance; \
+pub const UNTRAINED: &str = "the embedded demo model is untrained: its weights are random, so the clip shows noise, not a dance; \
                          give a trained model with --model PATH";

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use steadydance::{ModelInfo, Report};
 
-use super::plan::bytes;
+use super::plan::{bytes, lora_line};
 use super::progress::clock;
 use super::terminal::Terminal;
 
@@ -20,7 +20,7 @@ fn lines(report: &Report, model: &ModelInfo) -> Vec<String> {
     let sound = if report.has_audio { "with sound" } else { "no sound" };
     let phases: Vec<_> = report.phase_seconds.iter().map(|(phase, s)| format!("{phase} {s:.1} s")).collect();
     let measured = report.peak_rss_bytes.map_or_else(|| "unknown".to_owned(), bytes);
-    vec![
+    let mut lines = vec![
         format!(
             "{width}x{height}, {num_frames} frames at {fps} fps ({:.2} s), {sound}, seed {seed}",
             *num_frames as f64 / fps
@@ -32,7 +32,9 @@ fn lines(report: &Report, model: &ModelInfo) -> Vec<String> {
             phases.join(", ")
         ),
         format!("peak memory: {} predicted, {measured} measured", bytes(report.predicted_peak_bytes)),
-    ]
+    ];
+    lines.extend(model.loras.iter().map(lora_line));
+    lines
 }
 
 #[cfg(test)]
@@ -56,7 +58,7 @@ mod tests {
             predicted_peak_bytes: 1 << 30,
             peak_rss_bytes: Some(3 << 29),
         };
-        let info = ModelInfo { label: "demo".into(), trained: false, parameters: 1, components: vec![] };
+        let info = ModelInfo { label: "demo".into(), trained: false, parameters: 1, components: vec![], loras: vec![] };
         let text = lines(&report, &info).join("\n");
         for part in [
             "64x48",

@@ -9,7 +9,7 @@ use super::pose_values::PoseValues;
 use clap::Args;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use steadydance::{Audio, HeldDType, Placement, Preset, SamplerKind, SizeRule, Timing};
+use steadydance::{Audio, HeldDType, Lora, Placement, Preset, SamplerKind, SizeRule, Timing};
 
 /// The settings; what is not given is `None`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, Args)]
@@ -35,6 +35,10 @@ pub struct Values {
     #[arg(long, value_name = "FILE", help_heading = "Model")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<PathBuf>,
+    /// LoRA for the transformer, with its strength if that is not 1; may be given several times
+    #[arg(long, value_name = "FILE[:STRENGTH]", help_heading = "Model")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lora: Option<Vec<LoraValue>>,
     /// auto, cpu or cuda:N
     #[arg(long, value_name = "DEVICE", help_heading = "Model")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -180,6 +184,61 @@ impl Values {
     }
 }
 
+/// A LoRA, written `FILE` or `FILE:STRENGTH`. Only a number after the last colon is a strength, so that `C:\loras\a.pth`
+/// is a file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct LoraValue {
+    /// File, or the name of an embedded one.
+    pub file: String,
+    /// 1 if it was not given.
+    pub strength: f64,
+}
+
+impl LoraValue {
+    /// For the engine.
+    pub fn lora(&self) -> Lora {
+        Lora::named(&self.file, self.strength)
+    }
+}
+
+impl FromStr for LoraValue {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let strength = |number: &str| number.parse::<f64>().ok().filter(|_| !number.is_empty());
+        let split = text.rsplit_once(':').and_then(|(file, number)| Some((file, strength(number.trim())?)));
+        let (file, strength) = split.unwrap_or((text, 1.0));
+        if file.is_empty() {
+            return Err("expected FILE or FILE:STRENGTH, say style.safetensors:0.8".to_owned());
+        }
+        match (-100.0..=100.0).contains(&strength) {
+            true => Ok(Self { file: file.to_owned(), strength }),
+            false => Err(format!("the strength is {strength}; expected -100 to 100, 1 is as trained and 0 off")),
+        }
+    }
+}
+
+impl fmt::Display for LoraValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file, self.strength)
+    }
+}
+
+impl TryFrom<String> for LoraValue {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<LoraValue> for String {
+    fn from(lora: LoraValue) -> Self {
+        lora.to_string()
+    }
+}
+
 /// Width and height, written `832x480`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -282,6 +341,30 @@ mod tests {
         assert!("1,,0".parse::<Numbers>().is_err());
         assert!(interval("0.1").is_err() && interval("0.1,0.4").is_ok());
         assert!(gibibytes("0").is_err() && gibibytes("nan").is_err() && gibibytes("7.5").is_ok());
+    }
+
+    #[test]
+    fn only_a_number_after_the_last_colon_is_a_strength() {
+        let read = |text: &str| text.parse::<LoraValue>().map(|l| (l.file, l.strength));
+        for (text, file, strength) in [
+            ("a.safetensors", "a.safetensors", 1.0),
+            ("a.safetensors:0.8", "a.safetensors", 0.8),
+            ("a.safetensors:-1", "a.safetensors", -1.0),
+            ("a.safetensors:0", "a.safetensors", 0.0),
+            ("a.safetensors:", "a.safetensors:", 1.0),
+            ("a:b.pth", "a:b.pth", 1.0),
+            (r"C:\loras\a.pth", r"C:\loras\a.pth", 1.0),
+            (r"C:\loras\a.pth:.5", r"C:\loras\a.pth", 0.5),
+            ("demo-4step:1e-1", "demo-4step", 0.1),
+            ("a:1:2", "a:1", 2.0),
+        ] {
+            assert_eq!(read(text), Ok((file.to_owned(), strength)), "{text}");
+            let again = read(text).unwrap();
+            assert_eq!(read(&LoraValue { file: again.0.clone(), strength: again.1 }.to_string()), Ok(again));
+        }
+        for wrong in ["", ":0.5", "a:nan", "a:inf", "a:101"] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

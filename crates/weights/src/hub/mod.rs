@@ -28,6 +28,7 @@ mod upkeep;
 
 pub use cache::{Cache, Found};
 
+pub(crate) use checksum::hexadecimal;
 pub use error::{Bytes, HubError, HubErrorKind};
 pub use plan::{FreeSpace, Hub, PlannedFile, PullEvent, PullObserver, PullPlan, Wanted, WantedFile};
 pub use settings::{Settings, Token};

@@ -4,3 +4,6 @@ Axes: x to the picture's right, y up from the floor, z to the viewer; a puppet t
 The unit of length is the puppet's standing height; angles are degrees. Pixels count from the picture's top left corner,
 so the middle of the first pixel is (0.5, 0.5). Pictures are uint8 RGB [H, W, 3].
 """
+
+# Changes when the same seeds give other pictures, motions or keypoints.
+__version__ = "2"

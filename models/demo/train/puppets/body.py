@@ -90,23 +90,23 @@ class _Torso:
 
 
 def _pattern(look, tone, rings, count, base="top"):
-    """Colours [rings, count, 3] of a piece of clothing; dots come apart."""
+    """Colours [rings, count, 3] of a piece of clothing; dots come apart. Coarse, so that small pictures show them."""
     out = np.broadcast_to(tone[base], (rings, count, 3)).copy()
     kind = look["pattern"]
     r, s = np.arange(rings)[:, None], np.arange(count)[None]
     if kind == "striped":
-        on = (r // 2 % 2 == 1) & (s >= 0)
+        on = (r // 4 % 2 == 1) & (s >= 0)
     elif kind == "pinstriped":
-        on = (s % 4 == 1) & (r >= 0)
+        on = (s % (count // 4) < 2) & (r >= 0)
     elif kind == "checked":
-        on = (r // 2 + s // 2) % 2 == 1
+        on = (r // 5 + s // (count // 4)) % 2 == 1
     else:
         return out
     out[on] = tone["trim"]
     return out
 
 
-def _dots(mesh, look, tone, grid, every=(3, 4), size=0.016, skip=lambda r, s: False):
+def _dots(mesh, look, tone, grid, every=(5, 7), size=0.03, skip=lambda r, s: False):
     """Round dots on a grid's surface, staggered."""
     if look["pattern"] != "dotted":
         return
@@ -248,7 +248,7 @@ def _skirt(mesh, look, tone, torso):
     colours = np.broadcast_to(tone[base], (rows - 1, _AROUND, 3)).copy()
     if not coat and outfit == "dress":
         colours = _pattern(look, tone, rows - 1, _AROUND, base)
-        _dots(mesh, look, tone, grid[1:], size=0.018)
+        _dots(mesh, look, tone, grid[1:])
     colours[-1] = tone["trim"] if not coat else tone["top"] * 0.85
     if coat:
         edge = 2

@@ -128,9 +128,10 @@ def _covered(joints, camera, look, xy, near):
     return out
 
 
-def write_json(path, frames, size, fps, reference=None, reference_size=None):
+def write_json(path, frames, size, fps, reference=None, reference_size=None, digits=3):
     """Writes our keypoint file: frames [T, 133, 3], `reference` [133, 3] in a picture of `reference_size` (width, height)."""
-    person = lambda k: {"keypoints": [[round(float(x), 3), round(float(y), 3), round(float(s), 3)] for x, y, s in k]}
+    number = lambda value, places: int(value) if value == int(value) else round(float(value), places)
+    person = lambda k: {"keypoints": [[number(x, digits), number(y, digits), number(s, min(digits + 1, 3))] for x, y, s in k]}
     compact = lambda value: json.dumps(value, separators=(",", ":"), allow_nan=False)
     head = {"format": "steadydance-keypoints", "version": 1, "width": int(size[0]), "height": int(size[1]), "fps": float(fps)}
     lines = [f"{json.dumps(key)}: {compact(value)}" for key, value in head.items()]

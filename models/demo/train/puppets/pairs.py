@@ -166,7 +166,7 @@ def _frame_up(rng, joints, size, pitch, look):
     best = None
     for attempt in range(16):
         close = attempt < 6 and rng.random() < 0.12
-        share = rng.uniform(0.92, 1.1) if close else rng.uniform(0.56, 0.86) * (1 - 0.02 * attempt)
+        share = rng.uniform(0.92, 1.1) if close else rng.uniform(0.64, 0.88) * (1 - 0.02 * attempt)
         base = rng.uniform(1.02, 1.12) if close else rng.uniform(0.88, 0.96)
         camera = Camera((width * rng.normal(0.5, 0.035), height * base), height * share, pitch)
         lost = _outside(joints, camera, size, look)

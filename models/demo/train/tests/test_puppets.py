@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import shutil
 import sys
 import tempfile
 import unittest
@@ -19,6 +20,7 @@ from puppets.keypoints import HANDS, keypoints, points, write_json  # noqa: E402
 from puppets.look import COLOURS, prompt, proportions, sample_look  # noqa: E402
 from puppets.pairs import Actor, _faces, _neck, _place, sample_pair, split_of  # noqa: E402
 from puppets.preview import row  # noqa: E402
+from puppets.write import write_set  # noqa: E402
 
 STEP = 1 / 60
 
@@ -257,6 +259,24 @@ class Pairs(unittest.TestCase):
             self.assertEqual([len(rows), {len(r) for r in rows}], [133, {3}])
             self.assertTrue(all(math.isfinite(v) for r in rows for v in r))
             self.assertTrue(all(0 <= r[2] <= 1 for r in rows))
+
+    @unittest.skipUnless(shutil.which("ffmpeg"), "a set is videos")
+    def test_a_set_is_compact_and_says_what_it_is(self):
+        with tempfile.TemporaryDirectory() as folder:
+            write_set(Path(folder), 2, 4, "held-out", (96, 128), 5)
+            head = json.loads((Path(folder) / "set.json").read_text())
+            self.assertEqual([row["name"] for row in head["pairs"]], ["0004", "0005"])
+            self.assertEqual((head["width"], head["height"], head["frames"], head["settle"]), (96, 128, 5, 4))
+            self.assertGreater(head["truth_figure_psnr_db"]["min"], 35)
+            files = {f.name for f in (Path(folder) / "0004").iterdir()}
+            clip = json.loads((Path(folder) / "0004" / "pose.json").read_text())
+        self.assertEqual(
+            files, {"reference.png", "driving.mp4", "truth.mp4", "mask.mp4", "pose.json", "driving.json", "prompt.txt"}
+        )
+        points = np.array(clip["frames"][0]["people"][0]["keypoints"])
+        exact = sample_pair(4, "held-out", (96, 128), 5).pose.keypoints()[0]
+        drawn = [*range(23), *range(91, 133)]
+        np.testing.assert_allclose(points[drawn], exact[drawn], atol=0.051)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-//! Weights from an exported graph, by the flow of data and not by names: exporters fold batch norms into convolutions and
-//! rename what they fold.
+//! Weights from an exported graph, by the flow of data and not by names: exporters fold batch norms into convolutions
+//! and rename what they fold.
 //!
-//! The file's graph is compared with our description of the network from its outputs to the picture ([`trunk`], [`head`]).
-//! That both finds the weights and proves that the graph is this network; the first difference is the error.
+//! The file's graph is compared with our description of the network from its outputs to the picture ([`trunk`],
+//! [`head`]). That both finds the weights and proves that the graph is this network; the first difference is the error.
 
 mod flow;
 mod head;
@@ -18,7 +18,7 @@ use self::flow::{Flow, Found};
 use self::head::HeadFound;
 pub(super) use self::trunk::Convs;
 use super::dwpose::{BINS_PER_PIXEL, DwPoseConfig};
-use super::yolox::YoloxConfig;
+use super::yolox::{MAX_INPUT_SIDE, YoloxConfig};
 
 /// Versions of the standard operators whose meaning is known here.
 const OPSETS: std::ops::RangeInclusive<i64> = 9..=21;
@@ -31,14 +31,27 @@ pub(super) fn yolox(model: &Model) -> Result<(YoloxConfig, Convs)> {
     find_yolox(model).map_err(candle_core::Error::msg)
 }
 
+/// Height and width of a YOLOX's pictures: 640×640 where the file leaves them open.
+///
+/// # Errors
+/// Its input is no picture, or too large a one.
+pub(super) fn yolox_input(model: &Model) -> Result<[usize; 2]> {
+    find_yolox_input(model).map_err(candle_core::Error::msg)
+}
+
+fn find_yolox_input(model: &Model) -> Found<[usize; 2]> {
+    let expected = format!("one, f32 [B, 3, H, W] with sides that are multiples of 32 up to {MAX_INPUT_SIDE}");
+    let fits = |side: &usize| side.is_multiple_of(32) && *side <= MAX_INPUT_SIDE;
+    match input_size(model, &expected)? {
+        Some(sides) if sides.iter().all(fits) => Ok(sides),
+        None => Ok(YoloxConfig::yolox_l().input_size),
+        Some(_) => Err(format!("it has the inputs {}; expected {expected}", listed(&model.inputs))),
+    }
+}
+
 fn find_yolox(model: &Model) -> Found<(YoloxConfig, Convs)> {
     check_opset(model)?;
-    let expected = "one, f32 [B, 3, H, W] with sides that are multiples of 32";
-    let input_size = match input_size(model, expected)? {
-        Some([height, width]) if height % 32 == 0 && width % 32 == 0 => [height, width],
-        None => YoloxConfig::yolox_l().input_size,
-        Some(_) => return Err(format!("it has the inputs {}; expected {expected}", listed(&model.inputs))),
-    };
+    let input_size = find_yolox_input(model)?;
     let [output] = model.outputs.as_slice() else {
         let found = listed(&model.outputs);
         return Err(format!(
@@ -160,6 +173,7 @@ fn find_dwpose(model: &Model) -> Found<DwPoseFound<'_>> {
         hidden: head.dims.hidden,
         expanded: head.dims.expanded,
         attention: head.dims.attention,
+        kernel: convs.last().and_then(|conv| flow.weight_dims(conv)?.last().copied()).unwrap_or(0),
     };
     config.check().map_err(|e| e.to_string())?;
     if given.is_some_and(|given| given != config.input_size) || config.head() != head.dims {

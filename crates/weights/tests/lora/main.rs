@@ -1,0 +1,6 @@
+//! LoRA files against the weights that PyTorch makes of them (tests/reference/make_lora.py), and LoRAs that do not fit.
+
+mod hostile;
+mod merging;
+mod spellings;
+mod support;
