@@ -275,7 +275,6 @@ fn puppet(name: &str) -> PathBuf {
 }
 
 #[test]
-#[ignore = "the committed estimator is an early stop (models/demo/pose/README.md): wants the trained one"]
 fn the_embedded_model_takes_a_plain_video_of_a_puppet() {
     let sandbox = Sandbox::new();
     let video = sandbox.work("puppet");
