@@ -28,7 +28,8 @@ mod tests {
 
     use super::*;
 
-    /// Share of the figure's height. The committed estimator is a stage (models/demo/pose/README.md); the goals are 0.015 and nine in ten.
+    /// Share of the figure's height. The committed estimator is a stage (models/demo/pose/README.md); the goals are
+    /// 0.015 here and nine sure joints in ten below.
     const MEDIAN: f64 = 0.03;
 
     /// Held-out frames with the keypoints that they were drawn from (models/demo/pose/README.md).
