@@ -11,6 +11,7 @@ mod exp;
 mod level;
 pub mod linear;
 pub mod norm;
+pub mod quant;
 pub mod residual;
 pub mod rope;
 mod rows;
