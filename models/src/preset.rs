@@ -31,6 +31,9 @@ pub struct Preset {
     pub pose_guidance_interval: [f64; 2],
     /// Seed of the initial noise.
     pub seed: u64,
+    /// LoRAs that these settings are made for, by their names inside the program; used unless others are asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub loras: Vec<String>,
 }
 
 /// A preset that does not exist.
@@ -78,6 +81,7 @@ mod tests {
             if let Some(t) = &p.distilled_timesteps {
                 assert_eq!(t.len(), p.num_inference_steps);
             }
+            assert!(p.loras.iter().all(|l| crate::DEMO.loras.iter().any(|e| e.name == l)), "{}", p.name);
         }
         assert!(preset("nonsense").unwrap_err().to_string().contains("official"));
     }

@@ -108,6 +108,11 @@ fn the_same_evaluation_gives_the_same_numbers_and_comparisons_find_a_fall() {
     // A report that cannot be compared is refused before clips are made.
     eval(&sandbox, &set(), "e", &["--pairs", "3..4", "--compare", path.to_str().unwrap()]).fails(2, &["no pair"]);
     let mut other = report(&sandbox, "a");
+    for name in ["psnr", "psnr_figure"] {
+        other["pairs"][0]["scores"].as_object_mut().unwrap().remove(name);
+    }
+    fs::write(sandbox.work("other.json"), other.to_string()).unwrap();
+    eval(&sandbox, &set(), "e", &["--pairs", "1..2", "--compare", "other.json"]).fails(3, &["other.json", "PSNR"]);
     other["set"]["frames"] = 17.into();
     fs::write(sandbox.work("other.json"), other.to_string()).unwrap();
     eval(&sandbox, &set(), "e", &["--compare", "other.json"]).fails(2, &["another set", "frames is 17"]);

@@ -52,6 +52,13 @@ pub struct EngineOptions {
     pub poses: FinderOptions,
 }
 
+impl EngineOptions {
+    /// The usual ones, with the LoRAs that the preset's settings are made for.
+    pub fn for_preset(preset: &models::Preset) -> Self {
+        Self { loras: preset.loras.iter().map(|name| Lora::named(name, 1.0)).collect(), ..Self::default() }
+    }
+}
+
 /// What is known of an opened model.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ModelInfo {

@@ -236,6 +236,7 @@ fn broken_sets_are_refused_in_a_line() {
     };
     assert!(error("{").contains("set.json"));
     assert!(error(&head(r#""pairs": []"#)).contains("0 pairs"));
+    assert!(error(&head(r#""settle": 5, "pairs": [{"name": "a"}]"#)).contains("settle is 5; expected less than its 5"));
     for name in ["..", "a/b", "", "/etc", "a\\u0000"] {
         assert!(error(&head(&format!(r#""pairs": [{{"name": "{name}"}}]"#))).contains("name of a folder"), "{name}");
     }

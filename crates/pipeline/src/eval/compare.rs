@@ -52,7 +52,7 @@ impl EvalReport {
     /// Whether this report, which was read from `path`, can be compared with one of that set and those pairs.
     ///
     /// # Errors
-    /// It is of another set, or they have no pair in common.
+    /// It is of another set, they have no pair in common, or it has no PSNR of such a pair.
     pub fn suits(&self, set: &SetInfo, path: &Path) -> Result<(), PipelineError> {
         let then = &self.set;
         let differs = [
@@ -69,9 +69,13 @@ impl EvalReport {
         if !differs.is_empty() {
             return Err(EvalError::OtherSet { path, differs: differs.join(", ") }.into());
         }
-        match set.pairs.iter().any(|pair| self.pair(&pair.name, pair.seed).is_some()) {
+        let mut common = set.pairs.iter().filter_map(|pair| self.pair(&pair.name, pair.seed)).peekable();
+        if common.peek().is_none() {
+            return Err(EvalError::NothingInCommon { path }.into());
+        }
+        match common.any(|pair| pair.scores.psnr.or(pair.scores.psnr_figure).is_some()) {
             true => Ok(()),
-            false => Err(EvalError::NothingInCommon { path }.into()),
+            false => Err(EvalError::Report { path, problem: "none of the pairs has a PSNR in it".to_owned() }.into()),
         }
     }
 

@@ -179,9 +179,16 @@ impl EvalSet {
         let info = &self.info;
         let pixels = [info.width, info.height];
         let size = pixels.map(f64::from);
-        let frames = read_frames(&files.truth, pixels, count)?;
+        // A video that is too small or too short is the set's fault here, not that of one to be judged.
+        let read = |path: &Path| match read_frames(path, pixels, count) {
+            Err(PipelineError::Eval(EvalError::Video { path, problem })) => {
+                Err(EvalError::Set { path, problem }.into())
+            }
+            other => other,
+        };
+        let frames = read(&files.truth)?;
         let figure = |frame: RgbImage| frame.chunks_exact(3).map(|p| p[0] >= FIGURE_LEVEL).collect();
-        let masks = read_frames(&files.mask, pixels, count)?.into_iter().map(figure).collect();
+        let masks = read(&files.mask)?.into_iter().map(figure).collect();
         let clip = keypoints(&files.pose)?;
         let person = |people: &[WholeBody]| people.first().cloned();
         let poses: Vec<_> = clip.frames.iter().take(count).map(|frame| person(&frame.people)).collect();
@@ -251,6 +258,9 @@ impl SetInfo {
         }
         if !(self.fps.is_finite() && self.fps > 0.0) {
             return Err(format!("fps is {}; expected a rate above 0", self.fps));
+        }
+        if self.settle >= self.frames {
+            return Err(format!("settle is {}; expected less than its {} frames", self.settle, self.frames));
         }
         // Names become paths, here and in the report.
         let plain = |name: &str| {

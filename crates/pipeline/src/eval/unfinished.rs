@@ -106,8 +106,9 @@ impl Unfinished {
     pub fn outcome(&self, pair: &PairInfo) -> Option<Judged> {
         let text = small_text(&self.file(&pair.name, OUTCOME), MOST_BYTES).ok()?;
         let judged: Judged = serde_json::from_str(&text).ok()?;
-        let has_files = self.file(&pair.name, "jpg").is_file()
-            && (judged.video.is_none() || self.file(&pair.name, "mp4").is_file());
+        let whole =
+            |ending| fs::metadata(self.file(&pair.name, ending)).is_ok_and(|info| info.is_file() && info.len() > 0);
+        let has_files = whole("jpg") && (judged.video.is_none() || whole("mp4"));
         Some(judged).filter(|judged| has_files && (&judged.name, judged.seed) == (&pair.name, pair.seed))
     }
 
@@ -236,6 +237,8 @@ mod tests {
             (1, Some(judged("a")), None)
         );
         assert_eq!(again.outcome(&PairInfo { seed: Some(2), ..pair("a") }), None, "another pair of that name");
+        fs::write(again.file("a", "jpg"), "").unwrap();
+        assert_eq!(again.outcome(&pair("a")), None, "its sheet was emptied");
         let error = open(1).unwrap_err().to_string();
         assert!(error.contains("in use"), "{error}");
         drop(again);

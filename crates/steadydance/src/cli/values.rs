@@ -179,6 +179,8 @@ impl Values {
             pose_guidance_scale: Some(preset.pose_guidance_scale),
             pose_guidance_interval: Some(Numbers(preset.pose_guidance_interval.to_vec())),
             seed: Some(preset.seed),
+            lora: (!preset.loras.is_empty())
+                .then(|| preset.loras.iter().map(|file| LoraValue { file: file.clone(), strength: 1.0 }).collect()),
             ..Self::default()
         }
     }

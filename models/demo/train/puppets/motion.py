@@ -36,6 +36,7 @@ class Motion:
     pelvis: np.ndarray
     legs: list
     arms: list
+    beat: float  # seconds
 
     @property
     def words(self):
@@ -229,7 +230,7 @@ class _Dance:
         length = t[-1] if len(t) else 0.0
         legs = [m for start, _, m in self.leg_parts if start < length - 0.4] or [self.leg_parts[0][2]]
         arms = [m for start, _, m, _ in self.arm_parts if start < length - 0.4] or [self.arm_parts[0][2]]
-        return Motion(channels, pelvis, legs, arms)
+        return Motion(channels, pelvis, legs, arms, self.beat)
 
     def _arms(self, c, t, b, awake):
         arm_names = [

@@ -67,6 +67,7 @@ class Pair:
     seed: int
     split: str
     fps: float
+    beat: float  # of the dance, in seconds
     prompt: str
     reference: Actor  # one pose
     driving: Actor
@@ -115,6 +116,7 @@ def sample_pair(seed, split="train", size=(208, 288), frames=33, fps=16.0, drivi
         int(seed),
         split,
         fps,
+        dance.beat,
         prompt(look, dance.words),
         actor(standing, rest.channels),
         driving,

@@ -14,7 +14,6 @@ CONFIG = {
     "model_type": "i2v", "in_dim": 36, "in_dim_c": 16, "out_dim": 16, "dim": 256, "ffn_dim": 512, "freq_dim": 256, "num_heads": 4,
     "num_layers": 7, "text_dim": 96, "clip_dim": 96, "text_len": 64, "eps": 1e-6,
 }  # fmt: skip
-_COMPILE = {"dynamic": False}
 
 
 def per_frame(layer, x):
@@ -258,8 +257,10 @@ class Dit(nn.Module):
         nn.init.zeros_(self.head.head.weight)
 
     def compile_blocks(self):
+        """Faster by an eighth; once for each shape of a clip."""
+        torch._dynamo.config.recompile_limit = 32
         for block in self.blocks:
-            block.compile(**_COMPILE)
+            block.compile(dynamic=False)
 
     def time(self, t):
         """[B] in 0..1000 -> [B, D], in f32."""

@@ -38,8 +38,8 @@ def conditions(items, plain=()):
 class Encoded:
     """Encoded clips by shape, renewed as more appear in the folder."""
 
-    def __init__(self, folder, seed, frames=None):
-        self.folder, self.rng, self.items, self.frames = Path(folder), np.random.default_rng(seed), {}, frames
+    def __init__(self, folder, seed):
+        self.folder, self.rng, self.items = Path(folder), np.random.default_rng(seed), {}
         self.refresh()
 
     def refresh(self):
@@ -52,10 +52,12 @@ class Encoded:
             self.groups.setdefault(item["truth"].shape, []).append(item)
 
     def batch(self, n):
+        """`n` clips of one shape if they have 17 frames; of longer ones as many as take about the same time."""
         groups = list(self.groups.values())
         weights = np.array([len(g) for g in groups], float)
         group = groups[self.rng.choice(len(groups), p=weights / weights.sum())]
-        return [group[i] for i in self.rng.integers(len(group), size=n)]
+        frames = group[0]["truth"].shape[1]
+        return [group[i] for i in self.rng.integers(len(group), size=max(1, round(n * 6 / (frames + 1))))]
 
 
 @torch.no_grad()

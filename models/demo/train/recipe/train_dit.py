@@ -67,6 +67,7 @@ def main():
     torch.manual_seed(a.seed)
     model, encoders = Dit(CONFIG), load_encoders(a.encoders)
     model.initialise()
+    model.compile_blocks()
     optimiser = Muon(model.named_parameters(), a.rate)
     average = {k: v.clone() for k, v in model.state_dict().items()}
     step, spent, path = 0, 0.0, a.out / "dit.pt"
