@@ -8,6 +8,7 @@ pub mod attention;
 pub mod conv2d;
 pub mod conv3d;
 mod exp;
+mod gemm;
 mod level;
 pub mod linear;
 pub mod norm;
@@ -15,6 +16,7 @@ pub mod quant;
 pub mod residual;
 pub mod rope;
 mod rows;
+mod vector;
 
 #[cfg(test)]
 mod testing {

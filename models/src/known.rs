@@ -1,24 +1,46 @@
+use std::sync::LazyLock;
+
 use serde::{Deserialize, Serialize};
 
-/// A model that is known by name.
+use crate::manifest;
+
+/// A model that is known by name: a network, or all that a run needs, or one part of that.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct KnownModel {
-    /// Name on the command line.
+    /// Name on the command line: lower-case letters, digits, `.`, `-` and `_`.
     pub name: String,
     /// Name for people.
     pub title: String,
-    /// One line for people.
+    /// What it is for, in one line.
     pub summary: String,
-    /// The network it is.
+    /// The network it is: `steadydancer`, `wan-t2v`, `wan-i2v`, `wan-vace`, `umt5`, `clip-vision`, `wan-vae`, `dwpose`,
+    /// `tokenizer` or `lora`.
     pub network: String,
+    /// How its own weights are stored.
+    pub format: String,
     /// Parameters of the networks that make it up: of the diffusion transformer, or of detector and estimator.
-    pub parameters: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parameters: Option<u64>,
+    /// Memory hint: weights of its largest network when they are held whole, in GB. Streamed runs take less.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_gb: Option<f64>,
     /// Repository on the hub; empty for the embedded model.
     pub repository: String,
-    /// Licence of the weights, an SPDX expression.
+    /// Licence of the weights, an SPDX expression; `NOASSERTION` where that is not established.
     pub licence: String,
-    /// What it consists of; none for the embedded model.
+    /// Whose licence that is, where it is not the repository's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub licence_note: Option<String>,
+    /// The preset that it goes with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preset: Option<String>,
+    /// What else one must know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+    /// Models whose files belong to it; they are among [`files`](Self::files).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub with: Vec<String>,
+    /// What it consists of, its own files first; none for the embedded model.
     pub files: Vec<KnownFile>,
 }
 
@@ -33,12 +55,31 @@ pub struct KnownFile {
     /// Its repository where that is not the model's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repository: Option<String>,
+    /// The model of [`KnownModel::with`] that it comes from; `None` for the model's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<String>,
     /// Its size, where several public sources agree on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size_bytes: Option<u64>,
+    /// Its size as far as it was told or follows from its shapes, in GB; nothing is checked against it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub about_gb: Option<f64>,
     /// Its SHA-256 in lower-case hexadecimal, where several public sources agree on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
+    /// What is not known exactly. A download takes it from the hub.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unknown: Vec<Fact>,
+}
+
+/// What can be known about a file beforehand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fact {
+    /// Its size in bytes.
+    Size,
+    /// Its SHA-256.
+    Sha256,
 }
 
 /// What a file is for.
@@ -63,10 +104,12 @@ pub enum Part {
     Detector,
     /// Finds the keypoints of one person.
     Estimator,
+    /// Changes a transformer's weights.
+    Lora,
 }
 
 impl KnownModel {
-    /// Whether `--model` can run it; the others are helpers of a run.
+    /// Whether `--model` can run it; the others are parts or helpers of a run, or networks that no pipeline runs yet.
     pub fn animates(&self) -> bool {
         self.network == "steadydancer"
     }
@@ -75,7 +118,7 @@ impl KnownModel {
     pub fn repositories(&self) -> Vec<(&str, Vec<&KnownFile>)> {
         let mut grouped: Vec<(&str, Vec<&KnownFile>)> = Vec::new();
         for file in &self.files {
-            let repository = file.repository.as_deref().unwrap_or(&self.repository);
+            let repository = self.repository_of(file);
             match grouped.iter_mut().find(|(r, _)| *r == repository) {
                 Some((_, files)) => files.push(file),
                 None => grouped.push((repository, vec![file])),
@@ -85,62 +128,20 @@ impl KnownModel {
         grouped
     }
 
+    /// Where one of its files is kept.
+    pub fn repository_of<'a>(&'a self, file: &'a KnownFile) -> &'a str {
+        file.repository.as_deref().unwrap_or(&self.repository)
+    }
+
     /// Bytes of all files, where every one's size is known.
     pub fn size_bytes(&self) -> Option<u64> {
         self.files.iter().map(|f| f.size_bytes).sum()
     }
 }
 
-#[derive(Deserialize)]
-struct File {
-    model: Vec<KnownModel>,
-}
-
-const KNOWN: &str = include_str!("../manifests/known.toml");
-
-/// All known models, the embedded one first. The table is part of the program; a test reads it.
+/// All known models, the embedded one first, then by family: SteadyDancer, poses, LoRAs, Wan, its parts. The tables are
+/// part of the program; a test reads them.
 pub fn known_models() -> Vec<KnownModel> {
-    toml::from_str::<File>(KNOWN).map(|f| f.model).unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_table_is_readable_and_names_are_unique() {
-        let models = known_models();
-        assert!(models.len() >= 3 && models[0].name == "demo");
-        let mut names: Vec<_> = models.iter().map(|m| &m.name).collect();
-        names.sort();
-        names.dedup();
-        assert_eq!(names.len(), models.len());
-    }
-
-    #[test]
-    fn every_model_on_the_hub_is_complete() {
-        for model in known_models().iter().filter(|m| !m.repository.is_empty()) {
-            let parts: Vec<Part> = model.files.iter().map(|f| f.part).collect();
-            let needed: &[Part] = match model.animates() {
-                true => &[Part::Transformer, Part::Vae, Part::TextEncoder, Part::ImageEncoder, Part::Tokenizer],
-                false => &[Part::Detector, Part::Estimator],
-            };
-            for part in needed {
-                assert_eq!(parts.iter().filter(|p| *p == part).count(), 1, "{} {part:?}", model.name);
-            }
-            let repositories = model.repositories();
-            assert_eq!(repositories[0].0, model.repository);
-            assert_eq!(repositories.iter().map(|(_, files)| files.len()).sum::<usize>(), model.files.len());
-            for hash in model.files.iter().filter_map(|f| f.sha256.as_ref()) {
-                assert!(hash.len() == 64 && hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')), "{hash}");
-            }
-            assert!(!model.licence.is_empty());
-        }
-    }
-
-    #[test]
-    fn sizes_are_summed_only_when_all_are_known() {
-        let of = |name: &str| known_models().into_iter().find(|m| m.name == name).unwrap().size_bytes();
-        assert_eq!((of("dwpose"), of("steadydancer-14b")), (Some(351_145_849), None));
-    }
+    static MODELS: LazyLock<Vec<KnownModel>> = LazyLock::new(|| manifest::read_all().unwrap_or_default());
+    MODELS.clone()
 }

@@ -2,8 +2,9 @@
 
 mod demo;
 mod known;
+mod manifest;
 mod preset;
 
 pub use demo::{DEMO, DemoModel, EmbeddedLora};
-pub use known::{KnownFile, KnownModel, Part, known_models};
+pub use known::{Fact, KnownFile, KnownModel, Part, known_models};
 pub use preset::{Preset, PresetError, preset, presets};

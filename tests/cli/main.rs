@@ -2,6 +2,7 @@
 
 mod cancel;
 mod config;
+mod convert;
 mod eval;
 mod hostile;
 mod lora;

@@ -160,7 +160,7 @@ fn models_are_listed_for_people_and_programs() {
     let sandbox = Sandbox::new();
     let list = sandbox.run(&["models", "list", "--json"]).json();
     assert_eq!(list[0]["name"], "demo");
-    let people = sandbox.run(&["models", "list"]);
+    let people = sandbox.run(&["models", "list", "--all"]);
     for model in list.as_array().unwrap() {
         assert!(people.ok().contains(model["name"].as_str().unwrap()));
     }

@@ -38,7 +38,9 @@ fn whole_tower(config: &Config) -> HashMap<String, Tensor> {
     let random = Weights::new(Arc::new(RandomWeights::new(3)), Device::Cpu, None);
     let one_more = Config { num_layers: config.num_layers + 1, ..config.clone() };
     let manifest = clip::manifest(&one_more).unwrap();
-    let make = |name: &str, shape: &[usize]| (name.to_owned(), random.matrix(shape, name).unwrap());
+    let make = |name: &str, shape: &[usize]| {
+        (name.to_owned(), random.matrix(shape, name).unwrap().to_tensor(DType::BF16).unwrap())
+    };
     let mut all: HashMap<String, Tensor> = manifest.tensors().map(|t| make(&t.name, &t.shape)).collect();
     all.extend([
         make("post_norm.weight", &[config.dim]),

@@ -1,10 +1,11 @@
 use candle_core::{Result, Tensor};
+use kernels::linear::Matrix;
 use weights::Weights;
 
-/// `y = x·Wᵀ + b`. There is one Linear for all precisions: f32, bf16 and f16 weights give f32 outputs.
+/// `y = x·Wᵀ + b`. There is one Linear for all precisions: f32, bf16, f16 and quantised weights give f32 outputs.
 #[derive(Debug, Clone)]
 pub struct Linear {
-    weight: Tensor,
+    weight: Matrix,
     bias: Option<Tensor>,
 }
 
@@ -27,8 +28,8 @@ impl Linear {
     }
 
     /// From tensors in hand: `weight` `[out, in]`, `bias` `[out]` f32.
-    pub fn from_tensors(weight: Tensor, bias: Option<Tensor>) -> Self {
-        Self { weight, bias }
+    pub fn from_tensors(weight: impl Into<Matrix>, bias: Option<Tensor>) -> Self {
+        Self { weight: weight.into(), bias }
     }
 
     /// `x` `[.., in]` f32 → `[.., out]` f32.

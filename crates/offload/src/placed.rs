@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use candle_core::{DType, Device, Result, Tensor};
-use weights::{Resident, TensorSource, WeightSource, Weights};
+use weights::{Matrix, Resident, TensorSource, WeightSource, Weights};
 
 use crate::Placement;
 
@@ -16,7 +16,7 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// Bytes of tensors read, in the precision they are held in.
+    /// Bytes of tensors read, in the form they are held in.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
@@ -78,6 +78,12 @@ impl TensorSource for Counted {
         self.traffic.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         Ok(tensor)
     }
+
+    fn matrix(&self, name: &str, shape: &[usize], dtype: Option<DType>, device: &Device) -> Result<Matrix> {
+        let matrix = self.source.matrix(name, shape, dtype, device)?;
+        self.traffic.bytes.fetch_add(matrix.stored_bytes(), Ordering::Relaxed);
+        Ok(matrix)
+    }
 }
 
 #[cfg(test)]
@@ -91,8 +97,8 @@ mod tests {
         let (resident, streamed) = (make(Placement::Resident), make(Placement::Streamed));
         let read = |p: &Placed| p.group("blocks.0").unwrap().matrix((4, 8), "w.weight").unwrap();
         for _ in 0..3 {
-            let same = read(&resident).to_dtype(DType::F32).unwrap().to_vec2::<f32>().unwrap();
-            assert_eq!(read(&streamed).to_dtype(DType::F32).unwrap().to_vec2::<f32>().unwrap(), same);
+            let same = read(&resident).to_tensor(DType::F32).unwrap().to_vec2::<f32>().unwrap();
+            assert_eq!(read(&streamed).to_tensor(DType::F32).unwrap().to_vec2::<f32>().unwrap(), same);
         }
         assert_eq!(resident.traffic().bytes(), 4 * 8 * 2);
         assert_eq!(streamed.traffic().bytes(), 3 * 4 * 8 * 2);

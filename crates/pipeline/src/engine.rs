@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::animate::animate;
 use crate::lora::Loras;
-use crate::model::OpenModel;
+use crate::model::{OpenModel, Part};
 use crate::motion::POSES_AT_HAND;
-use crate::needs::{Blueprint, ClipShape};
+use crate::needs::{Blueprint, ClipShape, held_as};
 use crate::poses::lossy;
 use crate::progress::Progress;
 use crate::resolve::{ModelSide, PoseSide, Resolved, make_plan, resolve};
@@ -263,7 +263,7 @@ impl Engine {
         let side = ModelSide {
             label: self.info.label.clone(),
             blueprint: &self.model.blueprint,
-            dtypes: [self.model.dit.dtype(), self.model.text_encoder.dtype(), self.model.image_encoder.dtype()],
+            held: [&self.model.dit, &self.model.text_encoder, &self.model.image_encoder].map(Part::held_bytes),
             default_size: self.model.default_size.unwrap_or(request.settings.default_size),
             memory,
             placement: self.options.placement,
@@ -298,7 +298,7 @@ pub fn plan_known(
     let side = ModelSide {
         label,
         blueprint: &blueprint,
-        dtypes: [held; 3],
+        held: [held; 3].map(held_as),
         default_size: request.settings.default_size,
         memory: *memory,
         placement: options.placement,

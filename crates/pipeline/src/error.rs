@@ -5,6 +5,7 @@ use offload::{Phase, PlanError};
 use pose::PoseError;
 use scheduler::{GuidanceError, ScheduleError};
 use weights::WeightsError;
+use weights::convert::ConvertError;
 use weights::lora::LoraError;
 
 use crate::poses::CANVAS_WANTED;
@@ -297,6 +298,9 @@ pub enum PipelineError {
         /// Where the latents are.
         latents: std::path::PathBuf,
     },
+    /// A checkpoint cannot be converted or compared.
+    #[error(transparent)]
+    Convert(#[from] ConvertError),
     /// An evaluation cannot be made.
     #[error(transparent)]
     Eval(#[from] crate::eval::EvalError),
@@ -361,6 +365,12 @@ impl PipelineError {
             PipelineError::Cancelled { .. } => ErrorKind::Cancelled,
             PipelineError::AfterDenoise { source, .. } => source.kind(),
             PipelineError::Eval(error) => error.kind(),
+            PipelineError::Convert(error) => match error {
+                ConvertError::Weights(_) | ConvertError::Value { .. } => ErrorKind::Model,
+                ConvertError::Cancelled { .. } | ConvertError::Stopped { .. } => ErrorKind::Cancelled,
+                ConvertError::Space { .. } | ConvertError::Write { .. } => ErrorKind::Other,
+                _ => ErrorKind::Usage,
+            },
             PipelineError::Output(_) | PipelineError::Compute { .. } => ErrorKind::Other,
         }
     }

@@ -112,6 +112,22 @@ pub fn inspect(path: &Path) -> Result<Inspection, PipelineError> {
     })
 }
 
+/// Which network a checkpoint is of, and what GGUF calls its kind.
+pub(crate) fn component_of(checkpoint: &Checkpoint) -> Option<(Component, &'static str)> {
+    let named = |component| canonical(checkpoint.clone(), component);
+    let (dit, vae) = (named(Component::Dit), named(Component::Vae));
+    let (text, image) = (named(Component::TextEncoder), named(Component::ImageEncoder));
+    if dit::Config::detect(|n| dit.shape(n)).is_some() {
+        Some((Component::Dit, "wan"))
+    } else if vae::Config::detect(|n| vae.shape(n).map(<[usize]>::to_vec)).is_ok() {
+        Some((Component::Vae, "wan-vae"))
+    } else if umt5::Config::detect(|n| text.shape(n)).is_ok() {
+        Some((Component::TextEncoder, "umt5"))
+    } else {
+        clip::Config::detect(|n| image.shape(n)).ok().map(|_| (Component::ImageEncoder, "clip-vision"))
+    }
+}
+
 /// The network whose sizes can be read off the tensors, if there is one.
 fn identify(checkpoint: &Checkpoint) -> Option<NetworkMatch> {
     let named = |component| canonical(checkpoint.clone(), component);

@@ -3,6 +3,7 @@
 mod animate;
 mod clips;
 mod config;
+mod convert;
 mod denoise;
 mod engine;
 mod error;
@@ -25,6 +26,7 @@ mod resolve;
 mod stored;
 
 pub use config::pose_canvas;
+pub use convert::{Conversion, compare_checkpoints};
 pub use denoise::{Conditions, Watch, denoise, frame_mask};
 pub use engine::{AnimatePlan, ComponentInfo, Engine, EngineOptions, HeldDType, ModelInfo, Report, plan_known};
 pub use error::{ErrorKind, PipelineError, RequestError};

@@ -7,11 +7,11 @@ use candle_core::{DType, Device};
 use offload::{Placed, Placement};
 use serde::{Deserialize, Serialize};
 use weights::lora::{Merged, Stack};
-use weights::{Checkpoint, CheckpointSource, Manifest, TensorSource};
+use weights::{Checkpoint, CheckpointSource, Entry, Manifest, StoredType, TensorSource, TensorSpec};
 
 use crate::config::{ConfigFile, check_ordinary, config_beside, demo_config, published_config};
 use crate::lora::Loras;
-use crate::needs::Blueprint;
+use crate::needs::{Blueprint, HeldBytes, held_as};
 use crate::{ComponentInfo, EngineOptions, HeldDType, Lora, ModelInfo, PipelineError};
 
 /// Where a model comes from.
@@ -131,7 +131,7 @@ fn first_of(folder: &Path, names: &[&str]) -> Option<PathBuf> {
 /// One network's weights, checked but not read.
 pub(crate) struct Part {
     pub checkpoint: Checkpoint,
-    /// What matrices are converted to; `None` keeps them as stored.
+    /// What matrices are converted to; `None` keeps them as stored, quantised ones too.
     pub held: Option<DType>,
     manifest: Manifest,
     /// Differences that are added to its tensors.
@@ -158,9 +158,17 @@ impl Part {
         Ok(Self { checkpoint, held, manifest, loras: Arc::default() })
     }
 
-    /// The precision that matrices have in memory.
-    pub fn dtype(&self) -> DType {
-        self.held.unwrap_or(DType::BF16)
+    /// What each tensor takes in memory.
+    pub fn held_bytes(&self) -> HeldBytes<'_> {
+        let stored = |spec: &TensorSpec| {
+            let Some(entry) = self.checkpoint.entry(&spec.name) else { return spec.elements() as u64 * 4 };
+            let beside = if is_quantised(entry) { self.loras.beside_bytes(&spec.name) } else { 0 };
+            entry.stored_bytes() + beside
+        };
+        match self.held {
+            Some(dtype) => held_as(dtype),
+            None => Box::new(move |spec| if spec.matrix { stored(spec) } else { spec.elements() as u64 * 4 }),
+        }
     }
 
     /// Weights that follow a placement, on the host.
@@ -183,11 +191,16 @@ impl Part {
     }
 }
 
+/// Whether numbers are stored in less than 16 bits: such matrices are computed with as they are.
+fn is_quantised(entry: &Entry) -> bool {
+    matches!(entry.dtype, StoredType::Quantised(_))
+}
+
 /// Whether the matrices are stored in more than 16 bits.
 fn stored_wide(checkpoint: &Checkpoint, manifest: &Manifest) -> bool {
     let matrices = manifest.tensors().filter(|t| t.matrix).filter_map(|t| checkpoint.entry(&t.name));
     let mut matrices = matrices.peekable();
-    matrices.peek().is_some() && matrices.all(|e| e.dtype.bitsize() > 16)
+    matrices.peek().is_some() && matrices.all(|e| matches!(e.dtype, StoredType::Plain(d) if d.bitsize() > 16))
 }
 
 /// A model whose files are open and whose tensors all fit.

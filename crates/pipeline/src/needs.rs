@@ -1,8 +1,10 @@
 //! How much memory each phase takes, from sizes alone.
 
+use std::collections::BTreeMap;
+
 use candle_core::DType;
 use offload::{Phase, PhaseNeeds};
-use weights::Manifest;
+use weights::{Manifest, TensorSpec};
 
 use crate::PipelineError;
 
@@ -82,22 +84,38 @@ const F32: u64 = 4;
 /// Score buffers of attention: the bound of the kernel, twice for the softmax's copy.
 const SCORES: u64 = 2 * (64 << 20);
 
-/// The needs of all phases, of which `pose` is known. `dtypes` are the precisions of the matrices of transformer, text
-/// and image encoder; `merge_bytes` is what LoRAs take besides while a block is read.
+/// What a tensor of a network takes in memory.
+pub(crate) type HeldBytes<'a> = Box<dyn Fn(&TensorSpec) -> u64 + 'a>;
+
+/// With matrices of one precision and f32 else.
+pub(crate) fn held_as(dtype: DType) -> HeldBytes<'static> {
+    Box::new(move |spec| (spec.elements() * if spec.matrix { dtype.size_in_bytes() } else { 4 }) as u64)
+}
+
+/// Bytes of all weights, of those outside of `group`s, and of the largest of these (`blocks.7`), which need not be alike:
+/// quantised files mix types.
+fn split(manifest: &Manifest, group: &str, held: &HeldBytes) -> (u64, u64, u64) {
+    let (mut fixed, mut groups) = (0, BTreeMap::<&str, u64>::new());
+    for spec in manifest.tensors() {
+        let rest = spec.name.strip_prefix(group).and_then(|rest| rest.strip_prefix('.'));
+        match rest.and_then(|rest| rest.split_once('.')) {
+            Some((index, _)) => *groups.entry(index).or_default() += held(spec),
+            None => fixed += held(spec),
+        }
+    }
+    (fixed + groups.values().sum::<u64>(), fixed, groups.values().copied().max().unwrap_or(0))
+}
+
+/// The needs of all phases, of which `pose` is known. `held` is for transformer, text and image encoder; `merge_bytes` is
+/// what LoRAs take besides while a block is read.
 pub(crate) fn needs(
     blueprint: &Blueprint,
     clip: ClipShape,
-    dtypes: [DType; 3],
+    held: &[HeldBytes; 3],
     pose: PhaseNeeds,
     merge_bytes: u64,
 ) -> Result<Vec<PhaseNeeds>, PipelineError> {
     let [dit, vae, text, image] = blueprint.manifests()?;
-    let streamed = |manifest: &Manifest, dtype: DType, group: &str| {
-        let weights_bytes = manifest.bytes(dtype);
-        let largest = manifest.under(&format!("{group}.0.")).bytes(dtype);
-        let fixed_bytes = weights_bytes - manifest.under(&format!("{group}.")).bytes(dtype);
-        (weights_bytes, fixed_bytes, largest)
-    };
     let with_groups = |phase, (weights_bytes, fixed_bytes, largest_group_bytes), activation_bytes| PhaseNeeds {
         phase,
         weights_bytes,
@@ -125,13 +143,13 @@ pub(crate) fn needs(
     let encode = vae::encode_activation_bytes(&blueprint.vae, clip.height, clip.width);
     let decode = vae::decode_activation_bytes(&blueprint.vae, clip.height, clip.width);
     let vae_bytes = vae.bytes(DType::F32);
-    let [dit_dtype, text_dtype, image_dtype] = dtypes;
+    let [dit_held, text_held, image_held] = held;
     Ok(vec![
         pose,
-        with_groups(Phase::TextEncode, streamed(&text, text_dtype, "blocks"), text_activations),
-        with_groups(Phase::ImageEncode, streamed(&image, image_dtype, "transformer"), image_activations),
+        with_groups(Phase::TextEncode, split(&text, "blocks", text_held), text_activations),
+        with_groups(Phase::ImageEncode, split(&image, "transformer", image_held), image_activations),
         PhaseNeeds::whole(Phase::VaeEncode, vae_bytes, encode),
-        with_groups(Phase::Denoise, streamed(&dit, dit_dtype, "blocks"), dit_activations),
+        with_groups(Phase::Denoise, split(&dit, "blocks", dit_held), dit_activations),
         PhaseNeeds::whole(Phase::Decode, vae_bytes, decode),
     ])
 }
@@ -143,4 +161,28 @@ pub(crate) fn held_bytes(blueprint: &Blueprint, clip: ClipShape) -> u64 {
     let text = 2 * umt5::MAX_TOKENS as u64 * blueprint.text_encoder.dim as u64 * F32;
     let picture = (clip.width * clip.height * 3) as u64 * F32;
     PROGRAM + 16 * latents + text + 8 * picture
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_that_are_not_alike_are_counted_one_by_one() {
+        let manifest = Manifest::record(|w| {
+            w.tensor(3, "head.bias")?;
+            w.matrix((2, 5), "blocks")?;
+            for (block, rows) in [(0, 4), (1, 8), (11, 2)] {
+                w.matrix((rows, 10), &format!("blocks.{block}.w"))?;
+                w.tensor(1, &format!("blocks.{block}.b"))?;
+            }
+            Ok(())
+        });
+        let held: HeldBytes =
+            Box::new(|spec| if spec.name.starts_with("blocks.11.") { 1000 } else { held_as(DType::BF16)(spec) });
+        let manifest = manifest.unwrap();
+        assert_eq!(split(&manifest, "blocks", &held_as(DType::BF16)), (12 + 20 + 84 + 164 + 44, 32, 164));
+        assert_eq!(split(&manifest, "blocks", &held), (12 + 20 + 84 + 164 + 2000, 32, 2000));
+        assert_eq!(manifest.bytes(DType::BF16), split(&manifest, "blocks", &held_as(DType::BF16)).0);
+    }
 }

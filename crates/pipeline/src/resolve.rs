@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use candle_core::DType;
 use media::output::PendingFolder;
 use offload::{Memory, Phase, PhaseNeeds, Placement};
 use scheduler::{Branch, GuidancePlan, Polarity};
@@ -10,7 +9,7 @@ use scheduler::{Branch, GuidancePlan, Polarity};
 use crate::geometry::{Geometry, LATENT};
 use crate::lora::Loras;
 use crate::motion::ResolvedMotion;
-use crate::needs::{Blueprint, ClipShape, held_bytes, needs};
+use crate::needs::{Blueprint, ClipShape, HeldBytes, held_bytes, needs};
 use crate::preview;
 use crate::request::check_size;
 use crate::{AnimatePlan, AnimateRequest, FinderOptions, Motion, PipelineError, RequestError, kept};
@@ -26,8 +25,8 @@ pub(crate) struct Resolved {
 pub(crate) struct ModelSide<'a> {
     pub label: String,
     pub blueprint: &'a Blueprint,
-    /// Precision of the matrices of transformer, text encoder and image encoder.
-    pub dtypes: [DType; 3],
+    /// Of transformer, text encoder and image encoder.
+    pub held: [HeldBytes<'a>; 3],
     /// The area that is used when no size is asked for.
     pub default_size: [usize; 2],
     pub memory: Memory,
@@ -112,7 +111,7 @@ pub(crate) fn make_plan(
         );
     }
     notes.extend(model.loras.notes());
-    let mut needs = needs(model.blueprint, clip, model.dtypes, poses.needs, model.loras.merge_bytes)?;
+    let mut needs = needs(model.blueprint, clip, &model.held, poses.needs, model.loras.merge_bytes)?;
     if request.latents.is_some() {
         needs.retain(|n| n.phase == Phase::Decode);
     }

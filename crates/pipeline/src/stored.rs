@@ -137,6 +137,26 @@ mod tests {
     }
 
     #[test]
+    fn one_name_asks_for_all_that_a_run_needs() {
+        let animating: Vec<_> =
+            models::known_models().into_iter().filter(|m| m.animates() && m.name != "demo").collect();
+        assert!(animating.len() >= 11);
+        for model in animating {
+            let (root, wanted) = (tempfile::tempdir().unwrap(), StoredModel::wanted(&model, None));
+            for w in &wanted {
+                w.files.iter().for_each(|f| drop(store(root.path(), &w.repository, &f.path)));
+            }
+            let stored = StoredModel::find(&model, &Cache::new(root.path()), None).unwrap();
+            let files = stored.model_files(&ModelOverrides::default()).unwrap();
+            for path in [&files.dit, &files.vae, &files.text_encoder, &files.image_encoder, &files.tokenizer] {
+                assert!(path.is_file(), "{}: {}", model.name, path.display());
+            }
+        }
+        let repositories = |name: &str| StoredModel::wanted(&known(name), None).len();
+        assert_eq!((repositories("steadydancer-14b"), repositories("steadydancer-14b-fp8")), (2, 3));
+    }
+
+    #[test]
     fn what_is_known_of_main_is_not_asked_of_another_revision() {
         let model = known("dwpose");
         assert!(StoredModel::wanted(&model, None)[0].files.iter().all(|f| f.sha256.is_some()));

@@ -29,6 +29,8 @@ pub enum Fault {
     Longer(usize),
     /// So many bytes too many, and no announced length.
     LongerUnannounced(usize),
+    /// Nothing comes for so long in the middle of the body.
+    Stall(Duration),
 }
 
 /// A request as it came.
@@ -54,6 +56,9 @@ struct State {
     announced: Option<u64>,
     etag: Option<String>,
     delay: Duration,
+    patience: Option<String>,
+    listing: Option<String>,
+    listings_moved: bool,
 }
 
 /// The hub; it ends when it is dropped.
@@ -135,6 +140,24 @@ impl FakeHub {
         self
     }
 
+    /// Every refusal has this header, say `retry-after: 3`.
+    pub fn refuse_with(&self, header: &str) -> &Self {
+        self.state.lock().unwrap().patience = Some(format!("{header}\r\n"));
+        self
+    }
+
+    /// Answers this when it is asked what a repository has.
+    pub fn announce_listing(&self, text: &str) -> &Self {
+        self.state.lock().unwrap().listing = Some(text.to_owned());
+        self
+    }
+
+    /// Sends those who ask what a repository has to the host of large files, which answers the same.
+    pub fn move_listings(&self) -> &Self {
+        self.state.lock().unwrap().listings_moved = true;
+        self
+    }
+
     /// Every request so far.
     pub fn log(&self) -> Vec<Request> {
         self.state.lock().unwrap().log.clone()
@@ -187,25 +210,47 @@ fn answer(stream: TcpStream, to_storage: bool, storage: SocketAddr, state: &Mute
     let mut s = state.lock().unwrap();
     s.log.push(request.clone());
     let mut stream = reader.into_inner();
+    let patience = s.patience.clone().unwrap_or_default();
+    let listing = listing(&s, &request);
+    if let (true, Some(text)) = (to_storage, &listing) {
+        return json(&mut stream, text);
+    }
     if to_storage {
         let bytes =
             s.files.values().find(|b| format!("/{}", etag(b)) == request.path.split('?').next().unwrap())?.clone();
         let (fault, delay) = (s.faults.pop_front(), s.delay);
         drop(s);
+        if let Some(Fault::Status(status)) = fault {
+            return plain(&mut stream, status, &patience);
+        }
         return send(&mut stream, &request, bytes, fault, delay);
     }
     let head = request.method == "HEAD";
     if let Some(status) = if head { s.heads.pop_front() } else { None } {
-        return plain(&mut stream, status, "");
+        return plain(&mut stream, status, &patience);
     }
     if s.token.as_ref().is_some_and(|t| request.headers.get("authorization") != Some(&format!("Bearer {t}"))) {
         return plain(&mut stream, 401, "x-error-code: GatedRepo\r\n");
+    }
+    if request.path.starts_with("/api/models/") {
+        let refused = s.faults.pop_front_if(|f| matches!(f, Fault::Status(_)));
+        return match (refused, listing) {
+            (Some(Fault::Status(status)), _) => plain(&mut stream, status, &patience),
+            (_, None) => plain(&mut stream, 404, "x-error-code: RepoNotFound\r\n"),
+            (_, Some(_)) if s.listings_moved => {
+                plain(&mut stream, 307, &format!("location: http://{storage}{}\r\n", request.path))
+            }
+            (_, Some(text)) => json(&mut stream, &text),
+        };
     }
     // Small files take a detour over an address of the hub itself.
     if let Some(key) = request.path.strip_prefix("/api/resolve-cache/") {
         let bytes = s.files.get(key)?.clone();
         let fault = if head { None } else { s.faults.pop_front() };
         drop(s);
+        if let Some(Fault::Status(status)) = fault {
+            return plain(&mut stream, status, &patience);
+        }
         return send(&mut stream, &request, bytes, fault, Duration::ZERO);
     }
     let (repository, rest) = request.path.trim_start_matches('/').split_once("/resolve/")?;
@@ -226,6 +271,27 @@ fn answer(stream: TcpStream, to_storage: bool, storage: SocketAddr, state: &Mute
     plain(&mut stream, 302, &headers)
 }
 
+/// What `/api/models/org/name/revision/main` answers; `None` for other addresses and repositories that are not there.
+fn listing(state: &State, request: &Request) -> Option<String> {
+    let (repository, revision) = request.path.strip_prefix("/api/models/")?.split_once("/revision/")?;
+    if let Some(text) = &state.listing {
+        return Some(text.clone());
+    }
+    let here = |key: &&String| key.starts_with(&format!("{repository}/"));
+    let mut files: Vec<_> = state.files.keys().filter(here).map(|k| &k[repository.len() + 1..]).collect();
+    files.sort();
+    if files.is_empty() || ![COMMIT, "main"].contains(&revision) {
+        return None;
+    }
+    let siblings: Vec<_> = files.iter().map(|f| format!("{{\"rfilename\":\"{f}\"}}")).collect();
+    Some(format!("{{\"id\":\"{repository}\",\"sha\":\"{COMMIT}\",\"siblings\":[{}]}}", siblings.join(",")))
+}
+
+fn json(stream: &mut TcpStream, text: &str) -> Option<()> {
+    let length = text.len();
+    write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{text}").ok()
+}
+
 fn plain(stream: &mut TcpStream, status: u16, headers: &str) -> Option<()> {
     write!(stream, "HTTP/1.1 {status} Status\r\n{headers}content-length: 0\r\nconnection: close\r\n\r\n").ok()
 }
@@ -237,9 +303,6 @@ fn send(
     fault: Option<Fault>,
     delay: Duration,
 ) -> Option<()> {
-    if let Some(Fault::Status(status)) = fault {
-        return plain(stream, status, "");
-    }
     let (name, total) = (etag(&bytes), bytes.len());
     if fault == Some(Fault::Corrupt) {
         *bytes.last_mut()? ^= 1;
@@ -270,6 +333,6 @@ fn send(
     let middle = body.len() / 2;
     stream.write_all(&body[..middle]).ok()?;
     stream.flush().ok()?;
-    std::thread::sleep(delay);
+    std::thread::sleep(if let Some(Fault::Stall(stall)) = fault { stall } else { delay });
     stream.write_all(&body[middle..]).ok()
 }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{Result, Tensor};
 use nn::{Linear, RmsNorm, attention_with_bias, merge_heads, split_heads};
 use serde::{Deserialize, Serialize};
 use weights::{Manifest, WeightSource, Weights};
@@ -256,8 +256,7 @@ impl Encoder {
         let mut states = Vec::with_capacity(prompts.len());
         let mut buckets = Vec::with_capacity(prompts.len());
         for ids in prompts {
-            let rows = table.index_select(&Tensor::new(*ids, device)?, 0)?;
-            states.push(rows.to_dtype(DType::F32)?.unsqueeze(0)?);
+            states.push(table.select(ids)?.to_device(device)?.unsqueeze(0)?);
             buckets.push(position::buckets(ids.len(), self.config.num_buckets, device)?);
         }
         let shared = if self.config.shared_pos { Some(position_table(&self.config, &weights)?) } else { None };

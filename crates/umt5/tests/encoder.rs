@@ -64,7 +64,10 @@ fn hugging_face(name: &str) -> String {
 fn tiny_weights() -> HashMap<String, Tensor> {
     let random = Weights::new(Arc::new(RandomWeights::new(7)), Device::Cpu, None);
     let manifest = umt5::manifest(&Config::tiny()).unwrap();
-    manifest.tensors().map(|t| (t.name.clone(), random.matrix(t.shape.as_slice(), &t.name).unwrap())).collect()
+    manifest
+        .tensors()
+        .map(|t| (t.name.clone(), random.matrix(t.shape.as_slice(), &t.name).unwrap().to_tensor(DType::BF16).unwrap()))
+        .collect()
 }
 
 /// The tensors written to a file under the names that `rename` gives, and opened again.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum WeightsError {
     /// The path does not exist or cannot be opened.
-    #[error("cannot open {path}: {source}; give a .safetensors or .pth file, or a folder with one")]
+    #[error("cannot open {path}: {source}; give a .safetensors, .gguf or .pth file, or a folder with one")]
     Open {
         /// The path asked for.
         path: PathBuf,
@@ -14,7 +14,7 @@ pub enum WeightsError {
     },
     /// The file is neither of the formats that can be read.
     #[error(
-        "{path} is not a checkpoint: {found}; allowed are .safetensors (single, or sharded with an index), .pth/.pt and .onnx files"
+        "{path} is not a checkpoint: {found}; allowed are .safetensors (single, or sharded with an index), .gguf, .pth/.pt and .onnx files"
     )]
     NotACheckpoint {
         /// The file.
@@ -71,7 +71,9 @@ pub enum WeightsError {
         element: usize,
     },
     /// A stored type that cannot be computed with.
-    #[error("{path}: tensor {name} is stored as {dtype}; allowed are F32, F16, BF16 and F64")]
+    #[error(
+        "{path}: tensor {name} is stored as {dtype}; allowed are F32, F16, BF16, F64, F8_E4M3, F8_E5M2, I8 with scales, and of GGUF's types Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K to Q6_K, IQ4_NL and IQ4_XS"
+    )]
     DType {
         /// The checkpoint.
         path: PathBuf,
@@ -79,6 +81,18 @@ pub enum WeightsError {
         name: String,
         /// The stored type.
         dtype: String,
+    },
+    /// Quantised tensors that are not told unambiguously, or in a form that is not read.
+    #[error("{path}: {count} of its tensors {problem} ({tensors}); take another file of this model")]
+    Quantised {
+        /// The checkpoint.
+        path: PathBuf,
+        /// How many tensors.
+        count: usize,
+        /// What is wrong with them.
+        problem: &'static str,
+        /// The first ten of them.
+        tensors: String,
     },
     /// A weight with its LoRAs is beyond the range of the precision it is held in.
     #[error(
@@ -124,4 +138,10 @@ impl WeightsError {
             other => Err(other),
         }
     }
+}
+
+/// The first ten of a list of names, as messages show them.
+pub(crate) fn first_ten(names: &[String]) -> String {
+    let shown = names.iter().take(10).map(String::as_str).collect::<Vec<_>>().join(", ");
+    if names.len() > 10 { format!("{shown}, …") } else { shown }
 }

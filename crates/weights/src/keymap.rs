@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::checkpoint::Entry;
+use crate::checkpoint::{Entry, StoredType};
 
 /// How the names of one network are brought to canonical form.
 #[derive(Debug, Clone, Default)]
@@ -78,9 +78,7 @@ impl KeyMap {
                 let Some(parts) = names.iter().map(|n| out.get(n).cloned()).collect::<Option<Vec<_>>>() else {
                     continue;
                 };
-                let alike =
-                    parts.windows(2).all(|p| p[0].dtype == p[1].dtype && p[0].shape.get(1..) == p[1].shape.get(1..));
-                if !alike || parts.iter().any(|p| p.shape.is_empty()) {
+                if !may_be_joined(&parts) {
                     continue;
                 }
                 let mut shape = parts[0].shape.clone();
@@ -88,9 +86,11 @@ impl KeyMap {
                 let name = format!("{stem}{to}");
                 let joined = Entry {
                     name: name.clone(),
-                    dtype: parts[0].dtype,
                     shape,
                     parts: parts.iter().flat_map(|p| p.parts.clone()).collect(),
+                    // Each has one for inputs that they share; the joined one could have but one.
+                    input_scale: None,
+                    ..parts[0]
                 };
                 for n in &names {
                     out.remove(n);
@@ -100,6 +100,16 @@ impl KeyMap {
         }
         out
     }
+}
+
+/// Whether rows of these may follow one another: of one type, or quantised (then each piece is decoded for itself).
+fn may_be_joined(parts: &[Entry]) -> bool {
+    let quantised = |p: &Entry| p.parts.iter().any(|part| matches!(part.dtype, StoredType::Quantised(_)));
+    let typed = parts.windows(2).all(|p| p[0].dtype == p[1].dtype)
+        || (parts.iter().any(quantised) && parts.iter().all(Entry::is_loadable));
+    typed
+        && parts.windows(2).all(|p| p[0].shape.get(1..) == p[1].shape.get(1..))
+        && parts.iter().all(|p| !p.shape.is_empty() && p.shape == p.parts[0].shape)
 }
 
 /// Matches `from` against the beginning of `name`, piece by piece, and puts the pieces that `*` stood for into `to`.

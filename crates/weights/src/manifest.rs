@@ -5,8 +5,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use candle_core::{DType, Device, Result, Tensor};
+use kernels::linear::Matrix;
 
-use crate::checkpoint::same_but_ones;
+use crate::error::first_ten;
 use crate::{Checkpoint, TensorSource, Weights, WeightsError};
 
 /// One tensor that a network needs.
@@ -88,14 +89,14 @@ impl Manifest {
         let mut misshapen = Vec::new();
         let mut unusable = Vec::new();
         for spec in self.tensors.values() {
-            match checkpoint.shape(&spec.name) {
-                None => missing.push(spec.name.clone()),
-                Some(found) if !same_but_ones(found, &spec.shape) => {
-                    misshapen.push(format!("{} is {found:?}, needs {:?}", spec.name, spec.shape));
-                }
-                Some(_) => {}
+            let Some(entry) = checkpoint.entry(&spec.name) else {
+                missing.push(spec.name.clone());
+                continue;
+            };
+            if !entry.fits(&spec.shape) {
+                misshapen.push(format!("{} is {:?}, needs {:?}", spec.name, entry.shape, spec.shape));
             }
-            if let Some(entry) = checkpoint.entry(&spec.name).filter(|e| !e.is_loadable()) {
+            if !entry.is_loadable() {
                 unusable.push(format!("{} as {}", entry.name, entry.dtype));
             }
         }
@@ -127,9 +128,7 @@ impl Manifest {
             if names.is_empty() {
                 continue;
             }
-            let shown = names.iter().take(10).cloned().collect::<Vec<_>>().join(", ");
-            let more = if names.len() > 10 { ", …" } else { "" };
-            parts.push(format!("{} {what} ({shown}{more})", names.len()));
+            parts.push(format!("{} {what} ({})", names.len(), first_ten(names)));
         }
         if parts.is_empty() {
             return Ok(());
@@ -144,13 +143,23 @@ struct Recorder {
     seen: Mutex<BTreeMap<String, TensorSpec>>,
 }
 
-impl TensorSource for Recorder {
-    fn tensor(&self, name: &str, shape: &[usize], dtype: Option<DType>, device: &Device) -> Result<Tensor> {
-        let matrix = dtype.is_none();
+impl Recorder {
+    fn record(&self, name: &str, shape: &[usize], matrix: bool) {
         let spec = TensorSpec { name: name.to_owned(), shape: shape.to_vec(), matrix };
         if let Ok(mut seen) = self.seen.lock() {
             seen.insert(name.to_owned(), spec);
         }
+    }
+}
+
+impl TensorSource for Recorder {
+    fn tensor(&self, name: &str, shape: &[usize], dtype: Option<DType>, device: &Device) -> Result<Tensor> {
+        self.record(name, shape, false);
         Tensor::zeros((), dtype.unwrap_or(DType::BF16), device)?.broadcast_as(shape)
+    }
+
+    fn matrix(&self, name: &str, shape: &[usize], dtype: Option<DType>, device: &Device) -> Result<Matrix> {
+        self.record(name, shape, true);
+        Ok(Tensor::zeros((), dtype.unwrap_or(DType::BF16), device)?.broadcast_as(shape)?.into())
     }
 }

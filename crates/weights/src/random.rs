@@ -1,6 +1,7 @@
 //! Seeded random weights: for the untrained demo model, benches and tests at sizes nobody ships.
 
 use candle_core::{DType, Device, Result, Tensor};
+use kernels::linear::Matrix;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
@@ -45,6 +46,10 @@ impl TensorSource for RandomWeights {
             .to_dtype(DType::BF16)?
             .to_dtype(dtype.unwrap_or(DType::BF16))?
             .to_device(device)
+    }
+
+    fn matrix(&self, name: &str, shape: &[usize], dtype: Option<DType>, device: &Device) -> Result<Matrix> {
+        Ok(self.tensor(name, shape, dtype, device)?.into())
     }
 }
 

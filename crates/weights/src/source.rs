@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use candle_core::{DType, Device, Result, Tensor};
+use kernels::linear::Matrix;
 
 use crate::{Checkpoint, Weights};
 
@@ -14,6 +15,13 @@ pub trait TensorSource: Send + Sync {
     /// # Errors
     /// The tensor is missing, has another shape, or cannot be read.
     fn tensor(&self, name: &str, shape: &[usize], dtype: Option<DType>, device: &Device) -> Result<Tensor>;
+
+    /// The matrix `name` of `shape` `[out, in]` to multiply with: converted to floats of `dtype`, or in its stored form when that
+    /// is `None`, which may be quantised. Quantised matrices stay on the host.
+    ///
+    /// # Errors
+    /// As [`tensor`](Self::tensor).
+    fn matrix(&self, name: &str, shape: &[usize], dtype: Option<DType>, device: &Device) -> Result<Matrix>;
 }
 
 /// Reads every tensor from its file each time it is asked for; nothing is kept.
@@ -22,6 +30,15 @@ pub struct CheckpointSource(pub Checkpoint);
 impl TensorSource for CheckpointSource {
     fn tensor(&self, name: &str, shape: &[usize], dtype: Option<DType>, device: &Device) -> Result<Tensor> {
         self.0.load(name, shape, dtype, device)
+    }
+
+    fn matrix(&self, name: &str, shape: &[usize], dtype: Option<DType>, device: &Device) -> Result<Matrix> {
+        match (self.0.matrix(name, shape)?, dtype) {
+            (Some(matrix), None) => Ok(matrix.into()),
+            // Row by row from the stored form: no copy of all of it in f32.
+            (Some(matrix), Some(dtype)) => Ok(Matrix::from(matrix).to_tensor(dtype)?.to_device(device)?.into()),
+            (None, dtype) => Ok(self.0.load(name, shape, dtype, device)?.into()),
+        }
     }
 }
 
@@ -37,6 +54,10 @@ impl TensorSource for TensorMap {
             candle_core::bail!("tensor {name} has shape {:?}; the network needs {shape:?}", tensor.dims());
         }
         tensor.reshape(shape)?.to_dtype(dtype.unwrap_or(tensor.dtype()))?.to_device(device)
+    }
+
+    fn matrix(&self, name: &str, shape: &[usize], dtype: Option<DType>, device: &Device) -> Result<Matrix> {
+        Ok(self.tensor(name, shape, dtype, device)?.into())
     }
 }
 
@@ -63,7 +84,7 @@ pub struct Resident {
 impl Resident {
     /// Keeps every tensor of `source` after its first use, on `device`, matrices as `matrix_dtype` (or as stored).
     pub fn new(source: Arc<dyn TensorSource>, device: Device, matrix_dtype: Option<DType>) -> Self {
-        let kept = Arc::new(Keeping { source, kept: Mutex::new(HashMap::new()) });
+        let kept = Arc::new(Keeping { source, tensors: Mutex::default(), matrices: Mutex::default() });
         Self { weights: Weights::new(kept, device, matrix_dtype) }
     }
 
@@ -81,18 +102,28 @@ impl WeightSource for Resident {
 
 struct Keeping {
     source: Arc<dyn TensorSource>,
-    kept: Mutex<HashMap<String, Tensor>>,
+    tensors: Mutex<HashMap<String, Tensor>>,
+    matrices: Mutex<HashMap<String, Matrix>>,
+}
+
+/// What is kept under a name, or is read now and kept.
+fn kept<T: Clone>(all: &Mutex<HashMap<String, T>>, name: &str, read: impl FnOnce() -> Result<T>) -> Result<T> {
+    // A poisoned lock only means that another thread failed while reading; the map itself is whole.
+    let mut all = all.lock().unwrap_or_else(|e| e.into_inner());
+    if let Some(found) = all.get(name) {
+        return Ok(found.clone());
+    }
+    let found = read()?;
+    all.insert(name.to_owned(), found.clone());
+    Ok(found)
 }
 
 impl TensorSource for Keeping {
     fn tensor(&self, name: &str, shape: &[usize], dtype: Option<DType>, device: &Device) -> Result<Tensor> {
-        // A poisoned lock only means that another thread failed while reading; the map itself is whole.
-        let mut kept = self.kept.lock().unwrap_or_else(|e| e.into_inner());
-        if let Some(tensor) = kept.get(name) {
-            return Ok(tensor.clone());
-        }
-        let tensor = self.source.tensor(name, shape, dtype, device)?;
-        kept.insert(name.to_owned(), tensor.clone());
-        Ok(tensor)
+        kept(&self.tensors, name, || self.source.tensor(name, shape, dtype, device))
+    }
+
+    fn matrix(&self, name: &str, shape: &[usize], dtype: Option<DType>, device: &Device) -> Result<Matrix> {
+        kept(&self.matrices, name, || self.source.matrix(name, shape, dtype, device))
     }
 }

@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Shape, Tensor};
+use kernels::linear::Matrix;
 
 use crate::TensorSource;
 
@@ -48,13 +49,14 @@ impl Weights {
         self.source.tensor(&self.full_name(name), shape.dims(), Some(DType::F32), &self.device)
     }
 
-    /// A large matrix (a Linear's weight, an embedding table), held in the precision of this view.
+    /// A large matrix (a Linear's weight, an embedding table), held in the precision of this view, or as it is stored, which
+    /// may be quantised.
     ///
     /// # Errors
     /// As [`tensor`](Self::tensor).
-    pub fn matrix(&self, shape: impl Into<Shape>, name: &str) -> Result<Tensor> {
+    pub fn matrix(&self, shape: impl Into<Shape>, name: &str) -> Result<Matrix> {
         let shape = shape.into();
-        self.source.tensor(&self.full_name(name), shape.dims(), self.matrix_dtype, &self.device)
+        self.source.matrix(&self.full_name(name), shape.dims(), self.matrix_dtype, &self.device)
     }
 
     /// Where tensors are put.

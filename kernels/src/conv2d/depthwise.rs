@@ -4,10 +4,10 @@ use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
 use super::Activation;
-use super::gemm::{Buffer, CHUNK};
-use super::vector::{Task, Vector, run_at};
+use crate::gemm::{Buffer, CHUNK};
 use crate::level::Level;
 use crate::rows::with_f32;
+use crate::vector::{Task, Vector, run_at};
 
 /// Weights `[tap][channel]` and bias, each filled with zeros to whole chunks of channels.
 #[derive(Debug)]

@@ -2,10 +2,10 @@
 
 use rayon::prelude::*;
 
-use super::gemm::{Buffer, CHUNK, Product, Rows, panel_columns, panel_width};
 use super::host::{Scratch, Work, panels_per_task, with_scratch};
-use super::vector::{Task, Vector, copy, run_at};
+use crate::gemm::{Buffer, CHUNK, Product, Rows, panel_columns, panel_width};
 use crate::level::Level;
+use crate::vector::{Task, Vector, copy, run_at};
 
 /// Values of a row that are multiplied at a time: a panel of them, 64 KiB, passes through the second-level cache.
 const BLOCK_K: usize = 512;

@@ -4,11 +4,11 @@ use std::cell::RefCell;
 
 use candle_core::{Result, Tensor};
 
-use super::gemm::Buffer;
 use super::plan::{Plan, Slice, Source, in_rows};
-use super::vector::{Vector, copy};
 use super::{Activation, Input, direct, winograd};
+use crate::gemm::Buffer;
 use crate::level::Level;
+use crate::vector::{Vector, copy};
 
 /// Tasks for each thread below which they are made smaller.
 const TASKS_PER_THREAD: usize = 4;
@@ -109,7 +109,7 @@ impl Work<'_> {
     /// Writes `activation(sums) + residual` as channels of a pixel of the output, counted over pictures, rows, columns.
     ///
     /// # Safety
-    /// As [`Task::run`](super::vector::Task::run); the pixel and these channels belong to the calling task alone.
+    /// As [`Task::run`](crate::vector::Task::run); the pixel and these channels belong to the calling task alone.
     #[inline(always)]
     pub(super) unsafe fn write<V: Vector>(&self, pixel: usize, channel: usize, values: &[f32]) {
         let channels = self.plan.out_channels;
@@ -134,7 +134,7 @@ impl Activation {
     /// In place.
     ///
     /// # Safety
-    /// As [`Task::run`](super::vector::Task::run).
+    /// As [`Task::run`](crate::vector::Task::run).
     #[inline(always)]
     pub(super) unsafe fn apply<V: Vector>(self, values: &mut [f32]) {
         if self == Self::Identity {

@@ -6,14 +6,12 @@
 
 mod depthwise;
 mod direct;
-mod gemm;
 mod host;
 mod plan;
 mod pool;
 pub mod reference;
 #[cfg(test)]
 mod tests;
-mod vector;
 mod winograd;
 
 use std::sync::Arc;

@@ -3,9 +3,9 @@
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
-use super::vector::{Task, Vector, run_at};
 use crate::level::Level;
 use crate::rows::with_f32;
+use crate::vector::{Task, Vector, run_at};
 
 pub(super) fn max_pool(x: &Tensor, size: usize, level: Level) -> Result<Tensor> {
     let (batch, height, width, channels) = x.dims4()?;

@@ -8,11 +8,11 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::gemm::{Buffer, CHUNK, Product, Rows, panel_columns, panel_width};
 use super::host::{Scratch, Work, panels_per_task, with_scratch};
 use super::plan::Source;
-use super::vector::{Task, Vector, run_at};
+use crate::gemm::{Buffer, CHUNK, Product, Rows, panel_columns, panel_width};
 use crate::level::Level;
+use crate::vector::{Task, Vector, run_at};
 
 /// Outputs of a tile along a side, and inputs under them.
 const OUT: usize = 4;

@@ -1,43 +1,89 @@
 //! `y = x·Wᵀ + b` with weights in any stored precision.
 
+mod float;
+mod matrix;
+mod quantised;
 pub mod reference;
 #[cfg(test)]
 mod tests;
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
+
+use crate::level::Level;
+use crate::rows::with_f32;
+use matrix::Stored;
+
+pub use matrix::{Difference, Matrix};
 
 /// Elements of a matrix that are widened to f32 at a time: a tile of 16 MiB, whatever the size of the matrix.
 const TILE_ELEMENTS: usize = 4 << 20;
 
-/// `x` `[.., in]` f32, `weight` `[out, in]` f32, bf16 or f16, `bias` `[out]` f32 → `[.., out]` f32.
+/// `x` `[.., in]` f32, `weight` `[out, in]`, `bias` `[out]` f32 → `[.., out]` f32.
 ///
-/// Half-precision weights are widened in row tiles, never as a whole. Each output element is the same sum in the
-/// same order whatever the tiling.
+/// Half-precision and quantised weights are widened in tiles, never as a whole: of 16 MiB, and for quantised ones of less than
+/// 1 MiB a thread beside at most 32 MiB of repacked inputs. Each output element is the same sum in the same order whatever the
+/// tiling and the number of threads; with quantised weights up to four rows of inputs are summed in another order than more.
+/// Differences are added in f32 in their order, rows in pieces of at most 16 MiB.
 ///
 /// # Errors
 /// Shapes that do not fit.
-pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+pub fn linear(x: &Tensor, weight: &Matrix, bias: Option<&Tensor>) -> Result<Tensor> {
     let (out_features, in_features) = weight.dims2()?;
     let mut shape = x.dims().to_vec();
     let Some(last) = shape.last_mut().filter(|last| **last == in_features) else {
         candle_core::bail!("linear: input {:?} does not end in {in_features}", x.dims());
     };
     *last = out_features;
-    let rows = x.reshape(((), in_features))?;
-    let product = if weight.dtype() == DType::F32 {
-        rows.matmul(&weight.t()?)?
-    } else {
-        let step = (TILE_ELEMENTS / in_features.max(1)).max(1);
-        let mut tiles = Vec::with_capacity(out_features.div_ceil(step));
-        for start in (0..out_features).step_by(step) {
-            let tile = weight.narrow(0, start, step.min(out_features - start))?;
-            tiles.push(rows.matmul(&tile.to_dtype(DType::F32)?.t()?)?);
+    if let Some(bias) = bias.filter(|b| b.dims() != [out_features]) {
+        candle_core::bail!("linear: bias {:?} for {out_features} outputs", bias.dims());
+    }
+    let count = shape.iter().rev().skip(1).product();
+    let rows = x.reshape((count, in_features))?;
+    let product = match &weight.stored {
+        Stored::Float(weight) => add_bias(float::product(&rows, weight)?, bias)?,
+        Stored::Quantised(weight) if matches!(x.device(), Device::Cpu) => {
+            let bias = bias.map(|b| b.to_dtype(DType::F32)?.to_vec1::<f32>()).transpose()?;
+            let product =
+                with_f32(&rows, |x| Ok(quantised::product(x, count, weight, bias.as_deref(), Level::detect())))?;
+            Tensor::from_vec(product, (count, out_features), &Device::Cpu)?
         }
-        if tiles.len() == 1 { tiles.remove(0) } else { Tensor::cat(&tiles, 1)? }
+        Stored::Quantised(weight) => {
+            let step = (TILE_ELEMENTS / in_features.max(1)).max(1);
+            let tile = |start, count| matrix::decoded(weight, start, count)?.to_device(x.device());
+            add_bias(float::in_tiles(&rows, out_features, step, tile)?, bias)?
+        }
     };
-    let product = match bias {
-        Some(bias) => product.broadcast_add(bias)?,
-        None => product,
-    };
-    product.reshape(shape)
+    add_differences(&rows, product, &weight.differences)?.reshape(shape)
+}
+
+fn add_bias(product: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    match bias {
+        Some(bias) => product.broadcast_add(bias),
+        None => Ok(product),
+    }
+}
+
+/// Adds what the differences make of `x` `[rows, in]` to `[rows, out]`.
+fn add_differences(x: &Tensor, product: Tensor, differences: &[Difference]) -> Result<Tensor> {
+    if differences.is_empty() {
+        return Ok(product);
+    }
+    let (count, out_features) = product.dims2()?;
+    let step = (TILE_ELEMENTS / out_features.max(x.dim(1)?).max(1)).max(1);
+    for first in (0..count).step_by(step) {
+        let rows = step.min(count - first);
+        let x = x.narrow(0, first, rows)?;
+        let mut sum = product.narrow(0, first, rows)?;
+        for difference in differences {
+            sum = match difference {
+                Difference::Whole { difference, factor } => (sum + (float::product(&x, difference)? * *factor)?)?,
+                Difference::LowRank { down, up, first_row, factor } => {
+                    let inner = (float::product(&x, down)? * *factor)?;
+                    float::add_at(&sum, &float::product(&inner, up)?, 1, *first_row)?
+                }
+            };
+        }
+        product.slice_set(&sum.contiguous()?, 0, first)?;
+    }
+    Ok(product)
 }

@@ -3,11 +3,17 @@
 //! A matrix is `[rows, columns]` = `[out features, in features]`, row-major. Whatever the encoding, whole rows begin at whole
 //! bytes, so that any run of rows can be taken for itself.
 
+pub mod decode;
+pub mod encode;
 mod encoding;
+mod number;
+mod rotate;
 
 use bytes::Bytes;
 
+pub use encode::{Scaling, Target, encode};
 pub use encoding::Encoding;
+pub(crate) use rotate::Rotation;
 
 /// What decoded numbers are multiplied with.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,6 +47,13 @@ pub struct QuantError {
     pub problem: String,
 }
 
+impl QuantError {
+    /// As an error of tensor code, with this one inside.
+    pub fn into_candle(self) -> candle_core::Error {
+        candle_core::Error::wrap(self)
+    }
+}
+
 /// A quantised matrix. Cheap to clone: the bytes are shared, and may be a part of a mapped file.
 #[derive(Debug, Clone)]
 pub struct QuantMatrix {
@@ -54,7 +67,7 @@ pub struct QuantMatrix {
 
 impl QuantMatrix {
     /// `bytes` are `rows` x [`Encoding::row_bytes`]; `rotation` is the group size of the Hadamard rotation that was applied to each
-    /// row before quantising (a power of two that divides `columns`), or `None`.
+    /// row before quantising (a power of four that divides `columns`), or `None`.
     ///
     /// # Errors
     /// Numbers of bytes or scales that do not fit the shape, columns that are no whole blocks, a rotation that is none.
@@ -82,7 +95,7 @@ impl QuantMatrix {
             return wrong(format!("takes {needed} scales; {found} were found"));
         }
         if let Some(group) = rotation
-            && (!group.is_power_of_two() || !columns.is_multiple_of(group))
+            && !rotate::can_rotate(group, columns)
         {
             return wrong(format!("cannot be rotated in groups of {group}"));
         }
@@ -112,6 +125,16 @@ impl QuantMatrix {
     /// Group size of the Hadamard rotation of its rows.
     pub fn rotation(&self) -> Option<usize> {
         self.rotation
+    }
+
+    /// Bytes of a row.
+    pub(crate) fn row_bytes(&self) -> usize {
+        self.columns / self.encoding.block() * self.encoding.block_bytes()
+    }
+
+    /// An error about this matrix.
+    fn problem(&self, problem: String) -> QuantError {
+        QuantError { encoding: self.encoding, rows: self.rows, columns: self.columns, problem }
     }
 
     /// Bytes that it takes, scales included.

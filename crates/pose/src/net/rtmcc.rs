@@ -8,7 +8,7 @@
 //! queries and keys.
 
 use candle_core::{Result, Tensor};
-use kernels::linear::linear;
+use kernels::linear::{Matrix, linear};
 use weights::Weights;
 
 /// Least length that a token is divided by.
@@ -31,22 +31,22 @@ pub(super) struct Head {
     dims: Dims,
     mlp_norm: ScaleNorm,
     /// `[C, M]`.
-    mlp: Tensor,
+    mlp: Matrix,
     norm: ScaleNorm,
     /// `[2·E + S, C]`.
-    uv: Tensor,
+    uv: Matrix,
     /// `[2, S]`: of the query, of the key.
     gamma: Tensor,
     /// `[2, S]`.
     beta: Tensor,
     /// `[C, E]`.
-    o: Tensor,
+    o: Matrix,
     /// `[C]`.
     res_scale: Tensor,
     /// `[columns, C]`.
-    cls_x: Tensor,
+    cls_x: Matrix,
     /// `[rows, C]`.
-    cls_y: Tensor,
+    cls_y: Matrix,
 }
 
 impl Head {
@@ -60,15 +60,15 @@ impl Head {
         Ok(Self {
             dims,
             mlp_norm: ScaleNorm::new(features, &weights.pp("mlp.0"))?,
-            mlp: weights.tensor((hidden, features), "mlp.1.weight")?,
+            mlp: weights.tensor((hidden, features), "mlp.1.weight")?.into(),
             norm: ScaleNorm::new(hidden, &gau.pp("ln"))?,
-            uv: gau.tensor((2 * expanded + attention, hidden), "uv.weight")?,
+            uv: gau.tensor((2 * expanded + attention, hidden), "uv.weight")?.into(),
             gamma: gau.tensor((2, attention), "gamma")?,
             beta: gau.tensor((2, attention), "beta")?,
-            o: gau.tensor((hidden, expanded), "o.weight")?,
+            o: gau.tensor((hidden, expanded), "o.weight")?.into(),
             res_scale: gau.tensor(hidden, "res_scale.scale")?,
-            cls_x: weights.tensor((columns, hidden), "cls_x.weight")?,
-            cls_y: weights.tensor((rows, hidden), "cls_y.weight")?,
+            cls_x: weights.tensor((columns, hidden), "cls_x.weight")?.into(),
+            cls_y: weights.tensor((rows, hidden), "cls_y.weight")?.into(),
         })
     }
 

@@ -2,6 +2,7 @@
 
 use candle_core::{Result, Tensor};
 use kernels::conv2d::{DepthwiseFilter, Filter, Input, Part, conv2d, depthwise, max_pool};
+use kernels::linear::{Matrix, linear};
 
 use super::graph::{Conv, Graph, Op, Value};
 
@@ -12,7 +13,7 @@ enum Layer {
     Filter(Filter),
     Depthwise(DepthwiseFilter),
     /// `[C, C]`, `[C]`.
-    Gate(Tensor, Tensor),
+    Gate(Matrix, Tensor),
 }
 
 /// A network ready to run.
@@ -41,7 +42,7 @@ impl Network {
                 Some(conv) => {
                     let (weight, bias) = weigh(conv)?;
                     match op {
-                        Op::Gate { .. } => Layer::Gate(weight.flatten_from(1)?, bias),
+                        Op::Gate { .. } => Layer::Gate(weight.flatten_from(1)?.into(), bias),
                         _ if conv.depthwise => Layer::Depthwise(DepthwiseFilter::new(&weight, &bias, conv.activation)?),
                         _ => Layer::Filter(Filter::new(&weight, &bias, conv.stride, conv.activation)?),
                     }
@@ -95,7 +96,7 @@ fn one(op: &Op, layer: &Layer, values: &[Option<Tensor>]) -> Result<Tensor> {
         },
         (Op::Gate { of, .. }, Layer::Gate(weight, bias)) => {
             let means: Vec<Tensor> = of.iter().map(|v| mean(get(*v)?)).collect::<Result<_>>()?;
-            let y = kernels::linear::linear(&Tensor::cat(&means, 1)?, weight, Some(bias))?;
+            let y = linear(&Tensor::cat(&means, 1)?, weight, Some(bias))?;
             // Hard sigmoid: min(max(v + 3, 0), 6)/6
             ((y + 3.0)? / 6.0)?.clamp(0.0, 1.0)
         }

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand};
+use glob::Pattern;
+use steadydance::convert::Form;
 use steadydance::eval::Drive;
 
 use super::pose_values::PoseValues;
@@ -48,6 +50,8 @@ pub enum Command {
     Plan(Box<RunArgs>),
     /// Say what a checkpoint is: format, tensors, and the network it fits
     Inspect(InspectArgs),
+    /// Write a checkpoint in another form: floats, fp8, int8, GGUF
+    Convert(ConvertArgs),
     /// Models known by name: list, download, check and remove them
     Models {
         /// What about them.
@@ -70,21 +74,17 @@ pub enum Command {
 /// What can be asked about models.
 #[derive(Debug, Subcommand)]
 pub enum ModelsCommand {
-    /// List them, and whether they are here
-    List {
-        /// As JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Download one; goes on where an earlier download ended, and writes its folder to stdout
-    Pull(ModelArgs),
-    /// Write the folder of one that is here
-    Path(ModelArgs),
+    /// List them: what is here, its size, and what is missing
+    List(ListArgs),
+    /// Download one; goes on where an earlier download ended, and writes its place to stdout
+    Pull(PullArgs),
+    /// Write where one is that is here
+    Path(PathArgs),
     /// Read every byte of one and compare sizes and hashes
     Verify(ModelArgs),
-    /// Remove the files of one from the cache
+    /// Remove the files of one from the cache; what another model that is here needs stays
     Rm {
-        /// Name of a model (see `models list`)
+        /// Name of a model (see `models list`), or ORG/NAME for all of a repository
         name: String,
         /// As JSON
         #[arg(long)]
@@ -92,10 +92,23 @@ pub enum ModelsCommand {
     },
 }
 
+/// Arguments of `models list`.
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Only those with this in their name, title or repository
+    pub filter: Option<String>,
+    /// Also Wan 2.1, encoders and VAEs that are not here
+    #[arg(long)]
+    pub all: bool,
+    /// As JSON; always all
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Which model.
 #[derive(Debug, Args)]
 pub struct ModelArgs {
-    /// Name of a model (see `models list`)
+    /// Name of a model (see `models list`), or ORG/NAME[@REVISION] for any repository of the hub
     pub name: String,
     /// Branch, tag or commit of its repository instead of main; sizes and hashes that are known for main do not count
     #[arg(long, value_name = "REVISION")]
@@ -103,6 +116,35 @@ pub struct ModelArgs {
     /// Write JSON to stdout: one event a line for pull, one value otherwise
     #[arg(long)]
     pub json: bool,
+}
+
+/// Arguments of `models pull`.
+#[derive(Debug, Args)]
+pub struct PullArgs {
+    /// Which.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Of ORG/NAME: only files that match; `*` matches slashes too. May be given several times [default: all]
+    #[arg(long, value_name = "GLOB", value_parser = glob)]
+    pub include: Vec<Pattern>,
+    /// Files that come at the same time, each over one connection
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=32), default_value = "4")]
+    pub jobs: u8,
+}
+
+fn glob(text: &str) -> Result<Pattern, String> {
+    Pattern::new(text).map_err(|e| format!("no pattern ({e}); expected one like *.safetensors"))
+}
+
+/// Arguments of `models path`.
+#[derive(Debug, Args)]
+pub struct PathArgs {
+    /// Which.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// A line for each file: what it is for, a tab, its path
+    #[arg(long, conflicts_with = "json")]
+    pub parts: bool,
 }
 
 /// What can be asked about settings.
@@ -126,8 +168,11 @@ pub struct ShowArgs {
 /// Arguments of `inspect`.
 #[derive(Debug, Args)]
 pub struct InspectArgs {
-    /// A .safetensors, .pth or .onnx file, a shard index, or a folder with one
+    /// A .safetensors, .gguf, .pth or .onnx file, a shard index, or a folder with one
     pub file: PathBuf,
+    /// Compare every number with those of another checkpoint, in whatever form; this one is the exact one
+    #[arg(long, value_name = "PATH", conflicts_with = "model")]
+    pub compare: Option<PathBuf>,
     /// Of a LoRA: the model it is for; says how it fits, and fails if it does not
     #[arg(long, value_name = "PATH|NAME")]
     pub model: Option<String>,
@@ -137,6 +182,32 @@ pub struct InspectArgs {
     /// List every tensor
     #[arg(long)]
     pub tensors: bool,
+}
+
+/// Arguments of `convert`.
+#[derive(Debug, Args)]
+pub struct ConvertArgs {
+    /// A .safetensors, .gguf, .pth or .onnx file, a shard index, or a folder with one
+    #[arg(required_unless_present = "list")]
+    pub input: Option<PathBuf>,
+    /// The file to be written [default: <input>-<form>.safetensors or .gguf in the current folder]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// What matrices shall be: bf16, fp8, int8, q8_0, q4_k_m, … (see --list)
+    #[arg(long, value_name = "FORM", required_unless_present = "list")]
+    pub to: Option<Form>,
+    /// List the forms
+    #[arg(long, conflicts_with_all = ["input", "to", "output"])]
+    pub list: bool,
+    /// Replace the output if it exists
+    #[arg(long)]
+    pub force: bool,
+    /// Only say what would be written
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Write JSON to stdout: one event a line
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Settings as flags.

@@ -131,7 +131,8 @@ fn file_layer(file: &Path) -> Result<Layer, Failure> {
     if let Some(folder) = file.parent().filter(|f| !f.as_os_str().is_empty()) {
         for key in PATH_KEYS {
             if let Some(text) = layer.dict.get(key).and_then(Value::as_str) {
-                let place = beside(folder, text, key == "model");
+                let known = steadydance::known_models().iter().any(|m| m.name == text);
+                let place = beside(folder, text, key == "model" || known);
                 layer.dict.insert(key.to_owned(), place.into());
             }
         }

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use steadydance::{Inspection, LoraFit, LoraModel, LoraSummary};
 
 use super::args::InspectArgs;
+
 use super::failure::Failure;
 use super::plan::bytes;
 use super::request::{Model, find_model};
@@ -14,7 +15,10 @@ use super::terminal::{self, Terminal};
 ///
 /// # Errors
 /// The file is missing, damaged or no checkpoint; or a model is named and it is no LoRA for it.
-pub fn inspect(args: &InspectArgs, _terminal: Terminal) -> Result<(), Failure> {
+pub fn inspect(args: &InspectArgs, terminal: Terminal) -> Result<(), Failure> {
+    if let Some(other) = &args.compare {
+        return super::compare::compare(args, other, terminal);
+    }
     let found = steadydance::inspect(&args.file)?;
     let fit = match (&args.model, &found.lora) {
         (None, _) => None,

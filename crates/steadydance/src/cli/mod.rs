@@ -1,8 +1,10 @@
 //! The command line: arguments in, one exit code out. Results go to stdout, talk goes to stderr.
 
 mod args;
+mod compare;
 mod completions;
 mod config;
+mod convert;
 mod eval;
 mod failure;
 mod inspect;
@@ -16,6 +18,7 @@ mod request;
 mod run;
 mod stop;
 mod summary;
+mod target;
 mod terminal;
 mod values;
 
@@ -56,8 +59,9 @@ fn parse_and_run(arguments: &[OsString], terminal: Terminal) -> Result<(), Failu
         Command::Eval(args) => eval::eval(&args, terminal),
         Command::Plan(args) => plan::plan(&args, terminal),
         Command::Inspect(args) => inspect::inspect(&args, terminal),
+        Command::Convert(args) => convert::convert(&args, terminal),
         Command::Models { command } => match command {
-            ModelsCommand::List { json } => models::list(json),
+            ModelsCommand::List(args) => models::list(&args, terminal),
             ModelsCommand::Pull(args) => pull::pull(&args, terminal),
             ModelsCommand::Path(args) => models::path(&args),
             ModelsCommand::Verify(args) => models::verify(&args, terminal),

@@ -1,20 +1,21 @@
 //! `models pull`: the only command that uses the network.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use glob::Pattern;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
-use steadydance::hub::{Bytes, Hub, PullEvent, PullObserver, PullPlan};
+use steadydance::hub::{self, Bytes, Hub, PullEvent, PullObserver, PullPlan, Wanted, WantedFile};
 use steadydance::{CancelToken, StoredModel};
 
-use super::args::ModelArgs;
+use super::args::PullArgs;
 use super::failure::{self, Failure};
-use super::models;
 use super::progress::{LINE_EVERY, Told, clock, write_event};
 use super::stop::Stop;
+use super::target::Target;
 use super::terminal::{self, Terminal};
 
 /// Events about the same file come no faster than this.
@@ -25,64 +26,110 @@ const EVENT_EVERY: Duration = Duration::from_millis(500);
 #[serde(tag = "event", rename_all = "snake_case")]
 enum Said<'a> {
     /// What will be done.
-    Plan { name: &'a str, licence: &'a str, files: usize, bytes: u64, missing_bytes: u64, cache: PathBuf },
+    Plan { name: &'a str, licence: Option<&'a str>, files: usize, bytes: u64, missing_bytes: u64, cache: &'a Path },
     /// The last line of a pull that succeeded.
-    Done { name: &'a str, path: &'a PathBuf, bytes: u64, seconds: f64 },
+    Done { name: &'a str, path: &'a Path, bytes: u64, seconds: f64 },
 }
 
-/// Downloads a model. Its folder is all that goes to stdout, or events when `--json` is given.
+/// Downloads a model. Its place is all that goes to stdout, or events when `--json` is given.
 ///
 /// # Errors
 /// See `docs/cli.md`.
-pub fn pull(args: &ModelArgs, terminal: Terminal) -> Result<(), Failure> {
+pub fn pull(args: &PullArgs, terminal: Terminal) -> Result<(), Failure> {
     let result = failure::catch_panic(|| download(args, terminal));
-    if let (Err(failure), true) = (&result, args.json) {
+    if let (Err(failure), true) = (&result, args.model.json) {
         write_event(&Told::Error(failure));
     }
     result
 }
 
-fn download(args: &ModelArgs, terminal: Terminal) -> Result<(), Failure> {
-    let known = models::known(&args.name)?;
-    let stop = Stop::install(args.json, terminal)?;
-    let hub = Hub::from_env();
+fn download(args: &PullArgs, terminal: Terminal) -> Result<(), Failure> {
+    let json = args.model.json;
+    let target = Target::of(&args.model.name, args.model.revision.as_deref())?;
+    if let (Target::Known { model, .. }, false) = (&target, args.include.is_empty()) {
+        let name = &model.name;
+        return Err(Failure::usage(format!("--include is for ORG/NAME; {name} is made of files that it needs all")));
+    }
+    let stop = Stop::install(json, terminal)?;
+    let hub = Hub::new(hub::Settings { connections: args.jobs.into(), ..hub::Settings::from_env() });
     let began = Instant::now();
-    let observer = Progress::new(stop.token().clone(), args.json, terminal);
-    let (path, bytes) = stop.guard(|| {
-        terminal.detail(&format!("asking the hub about {} files", known.files.len()));
-        let plan = hub.plan(&StoredModel::wanted(&known, args.revision.as_deref()), &observer)?;
-        announce(&plan, &known.name, &known.licence, &hub, &observer);
+    let observer = Progress::new(stop.token().clone(), json, terminal);
+    let (wanted, bytes) = stop.guard(|| {
+        let wanted = wanted(&target, &args.include, &hub, &observer)?;
+        let files: usize = wanted.iter().map(|w| w.files.len()).sum();
+        terminal.detail(&format!("asking the hub about {files} files"));
+        let plan = hub.plan(&wanted, &observer)?;
+        announce(&plan, &target, &hub, &observer);
         plan.check_space()?;
-        observer.begin(&known.name, &plan);
+        observer.begin(target.name(), &plan);
         let result = plan.run(&observer);
         observer.finish();
         result?;
-        let path = plan.folder(&known.repository).ok_or_else(|| Failure::other("the model has no files"))?;
-        Ok((path, plan.missing().0))
+        let place = |w: Wanted| plan.folder(&w.repository).map(|folder| (folder, w.files));
+        let places: Vec<_> = wanted.into_iter().filter_map(place).collect();
+        Ok((places, plan.missing().0))
     })?;
-    let seconds = began.elapsed().as_secs_f64();
-    if args.json {
-        write_event(&Said::Done { name: &known.name, path: &path, bytes, seconds });
+    let path = match wanted.as_slice() {
+        [(folder, files)] if files.len() == 1 => folder.join(&files[0].path),
+        [(folder, _), ..] => folder.clone(),
+        [] => return Err(Failure::other("the model has no files")),
+    };
+    if json {
+        let seconds = began.elapsed().as_secs_f64();
+        write_event(&Said::Done { name: target.name(), path: &path, bytes, seconds });
         return Ok(());
     }
     terminal.say(&match bytes {
-        0 => format!("{}: everything was here", known.name),
-        b => format!("{}: {} in {}", known.name, Bytes(b), clock(began.elapsed())),
+        0 => format!("{}: everything was here", target.name()),
+        b => format!("{}: {} in {}", target.name(), Bytes(b), clock(began.elapsed())),
     });
     terminal::write_out(&format!("{}\n", path.display()))
 }
 
-fn announce(plan: &PullPlan, name: &str, licence: &str, hub: &Hub, observer: &Progress) {
+/// What to ask the hub for.
+fn wanted(target: &Target, include: &[Pattern], hub: &Hub, observer: &Progress) -> Result<Vec<Wanted>, Failure> {
+    let (repository, revision) = match target {
+        Target::Known { model, revision } => return Ok(StoredModel::wanted(model, revision.as_deref())),
+        Target::Repository { repository, revision } => (repository, revision),
+    };
+    let listing = hub.list(repository, revision.as_deref(), observer)?;
+    let fits = |file: &&String| include.is_empty() || include.iter().any(|glob| glob.matches(file));
+    let file = |path: &String| WantedFile { path: path.clone(), ..WantedFile::default() };
+    let files: Vec<_> = listing.files.iter().filter(fits).map(file).collect();
+    if files.is_empty() {
+        let globs: Vec<_> = include.iter().map(Pattern::as_str).collect();
+        let some: Vec<_> = listing.files.iter().take(3).map(String::as_str).collect();
+        return Err(Failure::usage(format!(
+            "{repository} has no file for --include {}; it has {} files: {}{}",
+            globs.join(" --include "),
+            listing.files.len(),
+            some.join(", "),
+            if listing.files.len() > some.len() { ", …" } else { "" }
+        )));
+    }
+    Ok(vec![Wanted { repository: repository.clone(), revision: revision.clone(), files }])
+}
+
+fn announce(plan: &PullPlan, target: &Target, hub: &Hub, observer: &Progress) {
     let (files, cache) = (plan.files().len(), hub.cache().root());
-    let (all, missing) = (plan.bytes(), plan.missing());
+    let (all, missing, name) = (plan.bytes(), plan.missing(), target.name());
+    let licence = match target {
+        Target::Known { model, .. } => Some(model.licence.as_str()),
+        Target::Repository { .. } => None,
+    };
     if observer.json {
-        let cache = cache.to_owned();
-        write_event(&Said::Plan { name, licence, files, bytes: all.0, missing_bytes: missing.0, cache });
-    } else if missing.0 > 0 {
-        let place = cache.display();
-        observer
-            .terminal
-            .say(&format!("{name}: {files} files, {missing} of {all} to come; licence {licence}; into {place}"));
+        return write_event(&Said::Plan { name, licence, files, bytes: all.0, missing_bytes: missing.0, cache });
+    }
+    if missing.0 > 0 {
+        let (licence, place) = (licence.unwrap_or("on its page"), cache.display());
+        let text = format!("{name}: {files} files, {missing} of {all} to come; licence {licence}; into {place}");
+        observer.terminal.say(&text);
+        if let Target::Known { model, .. } = target {
+            let notes = [("licence", &model.licence_note), ("note", &model.note)];
+            for (what, note) in notes.into_iter().filter_map(|(what, note)| Some((what, note.as_ref()?))) {
+                observer.terminal.say(&format!("{what}: {note}"));
+            }
+        }
     }
 }
 
@@ -125,9 +172,11 @@ impl ByteBar {
         let come = here.saturating_sub(self.began.1);
         if last_line.elapsed() >= LINE_EVERY && come > 0 {
             *last_line = Instant::now();
-            let left = self.began.0.elapsed().mul_f64(self.total.saturating_sub(here) as f64 / come as f64);
+            let (passed, missing) = (self.began.0.elapsed(), self.total.saturating_sub(here));
+            let left = passed.mul_f64(missing as f64 / come as f64);
+            let speed = Bytes((come as f64 / passed.as_secs_f64()) as u64);
             let (here, total) = (Bytes(here), Bytes(self.total));
-            self.terminal.say(&format!("{}: {here} of {total}, about {} left", self.title, clock(left)));
+            self.terminal.say(&format!("{}: {here} of {total}, {speed}/s, about {} left", self.title, clock(left)));
         }
     }
 
@@ -159,9 +208,16 @@ struct Progress {
 struct Shown {
     bar: Option<ByteBar>,
     /// Bytes of each file that are here.
-    here: HashMap<String, u64>,
+    here: HashMap<FileName, u64>,
     /// When an event was last written about a file.
-    told: HashMap<String, Instant>,
+    told: HashMap<FileName, Instant>,
+}
+
+/// Repository and path: two repositories may have files of one name.
+type FileName = (String, String);
+
+fn named(repository: &str, file: &str) -> FileName {
+    (repository.to_owned(), file.to_owned())
 }
 
 impl Progress {
@@ -171,7 +227,7 @@ impl Progress {
 
     fn begin(&self, title: &str, plan: &PullPlan) {
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        shown.here = plan.files().iter().map(|f| (f.path.clone(), f.here_bytes)).collect();
+        shown.here = plan.files().iter().map(|f| (named(&f.repository, &f.path), f.here_bytes)).collect();
         if plan.missing().0 > 0 && !self.json {
             shown.bar = Some(ByteBar::new(title, plan.bytes().0, shown.here.values().sum(), self.terminal));
         }
@@ -188,26 +244,33 @@ impl PullObserver for Progress {
     fn event(&self, event: &PullEvent) {
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
         if self.json {
-            if let PullEvent::Progress { file, here_bytes, size_bytes } = event {
-                let fresh = shown.told.get(*file).is_some_and(|t| t.elapsed() < EVENT_EVERY);
+            if let PullEvent::Progress { repository, file, here_bytes, size_bytes } = event {
+                let name = named(repository, file);
+                let fresh = shown.told.get(&name).is_some_and(|t| t.elapsed() < EVENT_EVERY);
                 if fresh && here_bytes != size_bytes {
                     return;
                 }
-                shown.told.insert((*file).to_owned(), Instant::now());
+                shown.told.insert(name, Instant::now());
             }
             return write_event(event);
         }
+        let moved = match event {
+            PullEvent::Progress { repository, file, here_bytes, .. } => Some((repository, file, here_bytes)),
+            // Another process, or another name of the same content, may have brought it.
+            PullEvent::FileFinished { repository, file, size_bytes } => Some((repository, file, size_bytes)),
+            _ => None,
+        };
+        if let Some((repository, file, here)) = moved {
+            shown.here.insert(named(repository, file), *here);
+            let here = shown.here.values().sum();
+            shown.bar.iter().for_each(|bar| bar.advance(here));
+        }
         let line = match event {
-            PullEvent::Progress { file, here_bytes, .. } => {
-                shown.here.insert((*file).to_owned(), *here_bytes);
-                let here = shown.here.values().sum();
-                return shown.bar.iter().for_each(|bar| bar.advance(here));
-            }
-            PullEvent::Waiting { file } => format!("note: another process is downloading {file}; waiting for it"),
+            PullEvent::Waiting { file, .. } => format!("note: another process is downloading {file}; waiting for it"),
             PullEvent::Retry { what, problem, seconds } => {
                 format!("note: {what}: {problem}; trying again in {seconds:.0} s")
             }
-            PullEvent::FileFinished { file, size_bytes } if self.terminal.verbosity >= 1 => {
+            PullEvent::FileFinished { file, size_bytes, .. } if self.terminal.verbosity >= 1 => {
                 format!("{file}: complete, {}", Bytes(*size_bytes))
             }
             _ => return,

@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use steadydance::{
-    AnimateRequest, EngineOptions, KnownModel, ModelFiles, ModelOverrides, ModelSource, Motion, PipelineError,
-    RequestError, Settings, StoredModel, hub, known_models, preset,
+    AnimateRequest, EngineOptions, KnownModel, Lora, ModelFiles, ModelOverrides, ModelSource, Motion, Part,
+    PipelineError, RequestError, Settings, StoredModel, hub, known_models, preset,
 };
 
 use super::args::RunArgs;
 use super::config::Config;
 use super::failure::Failure;
+use super::target;
 use super::terminal::Terminal;
 use super::values::{LoraValue, Numbers, Values};
 
@@ -58,7 +59,7 @@ impl Job {
             dtype: values.dtype,
             memory_budget_bytes: values.memory_budget.map(|gib| (gib * f64::from(1u32 << 30)) as u64),
             placement: values.placement,
-            loras: values.lora.iter().flatten().map(LoraValue::lora).collect(),
+            loras: values.lora.iter().flatten().map(known_lora).collect::<Result<_, _>>()?,
             poses: values.pose.finder(values.model_folder(), None),
         };
         let settings = settings(&values)?;
@@ -80,11 +81,14 @@ impl Job {
                 ))),
                 None => Ok(ModelSource::Demo),
             },
-            Model::Path(path) => Ok(ModelSource::Files(ModelFiles::find(path, &self.overrides())?)),
+            Model::Path(path) if is_a_name_of_nothing(path) => {
+                Err(Failure::model(target::unknown(&path.to_string_lossy())))
+            }
+            Model::Path(path) => Ok(ModelSource::Files(ModelFiles::find(path, &self.overrides()?)?)),
             Model::Known(known) if !known.animates() => {
                 let others: Vec<_> = known_models().into_iter().filter(KnownModel::animates).map(|m| m.name).collect();
                 Err(Failure::usage(format!(
-                    "{} is a helper ({}) and makes no clip; --model takes {}, or a PATH",
+                    "{} ({}) makes no clip; --model takes {}, or a PATH",
                     known.name,
                     known.title,
                     others.join(", ")
@@ -93,21 +97,27 @@ impl Job {
             Model::Known(known) => {
                 let cache = hub::Cache::from_env();
                 match StoredModel::find(known, &cache, None) {
-                    Some(stored) => Ok(ModelSource::Files(stored.model_files(&self.overrides())?)),
-                    None => Err(not_here(known, &cache)),
+                    Some(stored) => Ok(ModelSource::Files(stored.model_files(&self.overrides()?)?)),
+                    None => Err(target::not_here(known, &cache)),
                 }
             }
         }
     }
 
-    fn overrides(&self) -> ModelOverrides {
+    /// Parts that were named apart, by their files or as models that are here.
+    fn overrides(&self) -> Result<ModelOverrides, Failure> {
+        let part = |given: &Option<PathBuf>, part: Part, flag: &str| -> Result<Option<PathBuf>, Failure> {
+            let Some(path) = given else { return Ok(None) };
+            let known = path.to_str().map(|text| target::known_file(text, part, flag)).transpose()?.flatten();
+            Ok(Some(known.unwrap_or_else(|| path.clone())))
+        };
         let v = &self.values;
-        ModelOverrides {
-            vae: v.vae.clone(),
-            text_encoder: v.text_encoder.clone(),
-            image_encoder: v.image_encoder.clone(),
-            tokenizer: v.tokenizer.clone(),
-        }
+        Ok(ModelOverrides {
+            vae: part(&v.vae, Part::Vae, "--vae")?,
+            text_encoder: part(&v.text_encoder, Part::TextEncoder, "--text-encoder")?,
+            image_encoder: part(&v.image_encoder, Part::ImageEncoder, "--image-encoder")?,
+            tokenizer: part(&v.tokenizer, Part::Tokenizer, "--tokenizer")?,
+        })
     }
 
     /// The request, its numbers checked.
@@ -173,18 +183,6 @@ impl Job {
     }
 }
 
-/// A known model has to be pulled first.
-pub fn not_here(known: &KnownModel, cache: &hub::Cache) -> Failure {
-    Failure::model(format!(
-        "{} ({}) is not complete in {}; get it with `steadydance models pull {}`{}",
-        known.name,
-        known.repository,
-        cache.root().display(),
-        known.name,
-        if known.animates() { ", or give a folder with --model PATH" } else { "" }
-    ))
-}
-
 /// What the engine said about a request. Errors in keypoints do not know their file: a library may have them from elsewhere.
 pub fn explain(error: PipelineError, request: &AnimateRequest) -> Failure {
     match (&error, &request.motion) {
@@ -218,6 +216,19 @@ pub(super) fn find_model(name: &str) -> Model {
         Some(known) if !Path::new(name).exists() => Model::Known(Box::new(known)),
         _ => Model::Path(name.into()),
     }
+}
+
+/// Whether a path is a single word without an ending, and there is nothing: a name that was misspelt.
+fn is_a_name_of_nothing(path: &Path) -> bool {
+    let word = path.components().count() == 1 && path.file_name().is_some_and(|n| n == path.as_os_str());
+    let ending = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
+    word && !["safetensors", "json", "pth", "pt", "gguf", "onnx"].contains(&ending) && !path.exists()
+}
+
+/// A LoRA by its file, or as a model that is here.
+fn known_lora(value: &LoraValue) -> Result<Lora, Failure> {
+    let known = target::known_file(&value.file, Part::Lora, "--lora")?;
+    Ok(known.map_or_else(|| value.lora(), |file| Lora::file(file, value.strength)))
 }
 
 fn settings(values: &Values) -> Result<Settings, Failure> {

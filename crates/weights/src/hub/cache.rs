@@ -20,6 +20,23 @@ pub struct Found {
     pub commit: String,
 }
 
+impl Found {
+    /// Its files whose content is here, as the repository names them, sorted.
+    pub fn files(&self) -> Vec<String> {
+        let inside = |path: PathBuf| {
+            let pieces = path.strip_prefix(&self.folder).ok()?.iter().map(|p| p.to_str());
+            Some(pieces.collect::<Option<Vec<_>>>()?.join("/"))
+        };
+        let mut files: Vec<_> =
+            files_below(&self.folder).into_iter().filter(|p| p.is_file()).filter_map(inside).collect();
+        // A link that was not yet in its place when a pull was killed is none of them.
+        let loose = |f: &str| f.rsplit('/').next().is_some_and(|n| n.starts_with('.') && n.ends_with(".link"));
+        files.retain(|f| check_file(f).is_ok() && !loose(f));
+        files.sort();
+        files
+    }
+}
+
 impl Cache {
     /// The one that the environment names ([`Settings::cache`]).
     pub fn from_env() -> Self {
@@ -61,11 +78,12 @@ impl Cache {
         others.into_iter().find(complete)
     }
 
-    /// Bytes of unfinished downloads of a repository.
-    pub fn unfinished_bytes(&self, repository: &str) -> u64 {
-        let Ok(folder) = self.repository(repository) else { return 0 };
-        let sizes = entries(&folder.blobs()).into_iter().filter(|p| is_unfinished(p));
-        sizes.filter_map(|p| fs::metadata(p).ok()).map(|info| info.len()).sum()
+    /// Unfinished downloads of a repository: names of their blobs, which are SHA-256 where the hub is the public one,
+    /// and bytes that are here.
+    pub fn unfinished(&self, repository: &str) -> Vec<(String, u64)> {
+        let Ok(folder) = self.repository(repository) else { return Vec::new() };
+        let told = |path: PathBuf| Some((unfinished_name(&path)?.to_owned(), fs::metadata(&path).ok()?.len()));
+        entries(&folder.blobs()).into_iter().filter_map(told).collect()
     }
 
     /// The folder of a repository, which need not exist.
@@ -131,9 +149,24 @@ impl Folder {
     }
 }
 
-/// Whether a file of a blob folder is an unfinished download.
-pub(super) fn is_unfinished(path: &Path) -> bool {
-    path.extension().is_some_and(|e| e == "incomplete")
+/// The blob of which a file of a blob folder is an unfinished download. Python's library writes
+/// `<etag>.<random>.incomplete`.
+pub(super) fn unfinished_name(path: &Path) -> Option<&str> {
+    path.extension().filter(|e| *e == "incomplete")?;
+    path.file_name()?.to_str()?.split('.').next()
+}
+
+/// Files and links below a folder; links to folders are not followed.
+pub(super) fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for path in entries(folder) {
+        match path.symlink_metadata() {
+            Ok(info) if info.is_dir() => found.extend(files_below(&path)),
+            Ok(_) => found.push(path),
+            Err(_) => {}
+        }
+    }
+    found
 }
 
 /// What is in a folder; nothing if it cannot be read.

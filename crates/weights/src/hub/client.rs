@@ -7,11 +7,25 @@ use std::time::Duration;
 use ureq::http::{HeaderMap, StatusCode, Uri};
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 
-use super::names::{blob_name, encode, is_commit};
+use serde::Deserialize;
+
+use super::names::{blob_name, check_file, encode, is_commit};
 use super::{HubError, Settings, Token};
 
 /// Redirects that are followed before it is taken for a circle.
 const MOST_REDIRECTS: usize = 10;
+
+/// Bytes of an answer about a repository, far more than the largest list needs.
+const LONGEST_LIST: u64 = 64 << 20;
+
+/// What a repository has at one commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listing {
+    /// The commit.
+    pub commit: String,
+    /// Its files, each a path inside the repository.
+    pub files: Vec<String>,
+}
 
 /// Asks one hub.
 pub(super) struct Client {
@@ -133,6 +147,51 @@ impl Client {
         Err(circle(&url).into())
     }
 
+    /// Asks for the names of all files.
+    pub fn list(&self, repository: &str, revision: &str) -> Result<Listing, Trouble> {
+        #[derive(Deserialize)]
+        struct Answer {
+            sha: String,
+            siblings: Vec<Sibling>,
+        }
+        #[derive(Deserialize)]
+        struct Sibling {
+            rfilename: String,
+        }
+        let mut url = self.join(&format!("api/models/{repository}/revision/{}", encode(revision, "")))?;
+        for _ in 0..MOST_REDIRECTS {
+            let response = self.send(&url, false, None)?;
+            let (status, headers) = (response.status(), response.headers());
+            if status.is_redirection() {
+                url = target(&url, headers)?;
+                continue;
+            }
+            self.check(status, headers, &url, repository)?;
+            let strange = |problem: String| HubError::NotAHub { url: shown(&url), problem };
+            let mut text = Vec::new();
+            let read = response.into_body().into_reader().take(LONGEST_LIST + 1).read_to_end(&mut text);
+            if let Err(source) = read {
+                let (host, problem) = (url.host().unwrap_or_default().to_owned(), source.to_string());
+                let error = Box::new(HubError::Unreachable { host, problem: problem.clone() });
+                return Err(Trouble::Passing { problem, wait: None, error });
+            }
+            if text.len() as u64 > LONGEST_LIST {
+                return Err(strange(format!("its list has more than {LONGEST_LIST} B")).into());
+            }
+            let answer: Answer = serde_json::from_slice(&text)
+                .map_err(|e| strange(format!("its list of files cannot be read ({e})")))?;
+            let files: Vec<_> = answer.siblings.into_iter().map(|s| s.rfilename).collect();
+            if let Some(bad) = files.iter().find(|f| check_file(f).is_err()) {
+                let bad: String = bad.chars().take(80).collect();
+                return Err(strange(format!("it lists {bad:?}, which is no file inside a repository")).into());
+            }
+            let commit = Some(answer.sha.to_ascii_lowercase()).filter(|c| is_commit(c));
+            let commit = commit.ok_or_else(|| strange("it names no commit".to_owned()))?;
+            return Ok(Listing { commit, files });
+        }
+        Err(circle(&url).into())
+    }
+
     /// Opens a file from byte `start` on. Gives where the bytes begin, which is 0 when the server does not do parts,
     /// how many are announced, and the bytes.
     pub fn open(&self, repository: &str, commit: &str, file: &str, start: u64) -> Result<Body, Trouble> {
@@ -165,7 +224,10 @@ impl Client {
     }
 
     fn address(&self, repository: &str, revision: &str, file: &str) -> Result<Uri, HubError> {
-        let path = format!("{repository}/resolve/{}/{}", encode(revision, ""), encode(file, "/"));
+        self.join(&format!("{repository}/resolve/{}/{}", encode(revision, ""), encode(file, "/")))
+    }
+
+    fn join(&self, path: &str) -> Result<Uri, HubError> {
         let text = format!("{}/{path}", self.endpoint.to_string().trim_end_matches('/'));
         text.parse().map_err(|_| HubError::NotAHub { url: text, problem: "it is no address".to_owned() })
     }
@@ -217,8 +279,8 @@ impl Client {
             // Signed addresses of the host that keeps the files expire; the hub makes a new one. 408, 425, 429 and
             // 5xx ask for patience.
             401 | 403 | 408 | 425 | 429 | 500..=599 => {
-                let wait = header(headers, "retry-after").and_then(|w| w.trim().parse().ok()).map(Duration::from_secs);
-                return Err(Trouble::Passing { problem: format!("status {status}"), wait, error: Box::new(refused) });
+                let (problem, wait) = (format!("status {status}"), retry_after(headers));
+                return Err(Trouble::Passing { problem, wait, error: Box::new(refused) });
             }
             _ => refused,
         }))
@@ -237,6 +299,14 @@ pub(super) struct Body {
 
 fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name).and_then(|v| v.to_str().ok()).filter(|v| !v.is_empty())
+}
+
+/// How long the server wants to be left alone: `Retry-After` in seconds, or until the window of `RateLimit` ends
+/// (`"api";r=0;t=47`), which is what the hub sends.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = header(headers, "retry-after").and_then(|w| w.trim().parse().ok());
+    let window = || header(headers, "ratelimit")?.split(';').find_map(|p| p.trim().strip_prefix("t=")?.parse().ok());
+    seconds.or_else(window).map(Duration::from_secs)
 }
 
 /// The first byte of `bytes 5-9/10`.
@@ -310,6 +380,20 @@ mod tests {
             assert_eq!(go("https://h/a", to), None, "{to}");
         }
         assert!(target(&"https://h/a".parse().unwrap(), &HeaderMap::new()).is_err());
+    }
+
+    #[test]
+    fn servers_say_how_long_to_wait() {
+        let wait = |pairs: &[(&'static str, &'static str)]| {
+            retry_after(&pairs.iter().map(|(n, v)| (n.parse().unwrap(), v.parse().unwrap())).collect())
+                .map(|d| d.as_secs())
+        };
+        assert_eq!(wait(&[("retry-after", " 7 ")]), Some(7));
+        assert_eq!(wait(&[("ratelimit", "\"api\";r=0;t=47")]), Some(47));
+        assert_eq!(wait(&[("ratelimit", "\"api\";r=0; t=47"), ("retry-after", "5")]), Some(5));
+        for none in ["Wed, 21 Oct 2026 07:28:00 GMT", "-1", "soon", ""] {
+            assert_eq!(wait(&[("retry-after", none)]), None, "{none}");
+        }
     }
 
     #[test]

@@ -3,12 +3,14 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::cache::Folder;
 use super::checksum::{CHUNK, Checksum, Hasher, hash_file};
 use super::client::{Client, Trouble};
-use super::plan::{PlannedFile, PullEvent, Watch};
+use super::events::{PullEvent, Watch};
+use super::plan::PlannedFile;
 use super::{Bytes, HubError, Settings};
 
 /// The download of one file.
@@ -43,7 +45,11 @@ impl Job<'_> {
             drop(lock);
         }
         link(self.folder, f)?;
-        self.watch.observer.event(&PullEvent::FileFinished { file: &f.path, size_bytes: f.size_bytes });
+        self.watch.observer.event(&PullEvent::FileFinished {
+            repository: &f.repository,
+            file: &f.path,
+            size_bytes: f.size_bytes,
+        });
         Ok(())
     }
 
@@ -63,7 +69,8 @@ impl Job<'_> {
                 Err(TryLockError::WouldBlock) => {}
             }
             if !told {
-                self.watch.observer.event(&PullEvent::Waiting { file: &self.file.path });
+                let PlannedFile { repository, path: file, .. } = self.file;
+                self.watch.observer.event(&PullEvent::Waiting { repository, file });
                 told = true;
             }
             if self.watch.ends() {
@@ -81,6 +88,7 @@ impl Job<'_> {
         let mut from_earlier = length(&part) > 0;
         let mut tries = 1;
         self.watch.observer.event(&PullEvent::FileStarted {
+            repository: &f.repository,
             file: &f.path,
             here_bytes: length(&part),
             size_bytes: f.size_bytes,
@@ -187,7 +195,7 @@ impl Job<'_> {
                 remove(part)?;
                 return Err(HubError::Size { file: f.path.clone(), found: here + n as u64, expected: f.size_bytes });
             }
-            file.write_all(piece).map_err(io("write", part))?;
+            file.write_all(piece).map_err(|e| self.unwritten(part, e))?;
             hasher.update(piece);
             here += n as u64;
             self.progress(here);
@@ -199,7 +207,7 @@ impl Job<'_> {
                     return Ok(Outcome::Broken { problem, wait: None });
                 }
                 None => {
-                    file.sync_all().map_err(io("write", part))?;
+                    file.sync_all().map_err(|e| self.unwritten(part, e))?;
                     return Ok(Outcome::Complete(hasher.finish()));
                 }
             }
@@ -211,8 +219,22 @@ impl Job<'_> {
     }
 
     fn progress(&self, here_bytes: u64) {
-        let (file, size_bytes) = (self.file.path.as_str(), self.file.size_bytes);
-        self.watch.observer.event(&PullEvent::Progress { file, here_bytes, size_bytes });
+        let PlannedFile { repository, path: file, size_bytes, .. } = self.file;
+        let size_bytes = *size_bytes;
+        self.watch.observer.event(&PullEvent::Progress { repository, file, here_bytes, size_bytes });
+    }
+
+    /// Another program may have filled the disk since it was asked for its space.
+    fn unwritten(&self, part: &Path, source: io::Error) -> HubError {
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => HubError::Full {
+                file: self.file.path.clone(),
+                folder: self.settings.cache.clone(),
+                done: Bytes(length(part)),
+                size: Bytes(self.file.size_bytes),
+            },
+            _ => io("write", part)(source),
+        }
     }
 
     fn cancelled(&self) -> HubError {
@@ -244,6 +266,9 @@ fn finish(part: &Path, blob: &Path) -> Result<(), HubError> {
     fs::rename(part, blob).map_err(io("create", blob))
 }
 
+/// Files of one content in one folder are linked at the same time; each link has a name of its own until it is in place.
+static LINKS: AtomicU64 = AtomicU64::new(0);
+
 /// Puts the link into the snapshot that leads to the blob, relative, so that the cache can be moved.
 fn link(folder: &Folder, file: &PlannedFile) -> Result<(), HubError> {
     let pointer = folder.snapshot(&file.commit).folder.join(&file.path);
@@ -257,7 +282,8 @@ fn link(folder: &Folder, file: &PlannedFile) -> Result<(), HubError> {
         return Ok(());
     }
     // Made beside it and moved into its place: nobody sees a moment without it.
-    let fresh = above.join(format!(".{}.{}.link", file.etag, std::process::id()));
+    let fresh =
+        above.join(format!(".{}.{}.{}.link", file.etag, std::process::id(), LINKS.fetch_add(1, Ordering::Relaxed)));
     remove(&fresh)?;
     make_link(&target, &folder.blob(&file.etag), &fresh).map_err(io("create", &pointer))?;
     fs::rename(&fresh, &pointer).map_err(io("create", &pointer))

@@ -108,11 +108,25 @@ pub enum HubError {
         /// What is still to come, and a reserve.
         needed: Bytes,
     },
+    /// The disk became too full on the way.
+    #[error("{folder} is full: {file} ends at {done} of {size}; free some, the same command goes on from there")]
+    Full {
+        /// The file.
+        file: String,
+        /// The cache's folder.
+        folder: PathBuf,
+        /// What is there.
+        done: Bytes,
+        /// All of it.
+        size: Bytes,
+    },
     /// The hub's file is not the one that this program knows.
     #[error(
-        "{file} on the hub is not the file that is known here ({what} {found}, known {known}); choose its commit with --revision"
+        "{file} of {repository} on the hub is not the file that is known here ({what} {found}, known {known}); choose its commit with --revision, or take the hub's with `models pull {repository} --include {file}`"
     )]
     Changed {
+        /// The repository.
+        repository: String,
         /// The file.
         file: String,
         /// `size` or `sha256`.
@@ -204,9 +218,11 @@ impl HubError {
             | Self::NotAHub { .. } => HubErrorKind::Network,
             Self::Changed { .. } | Self::Checksum { .. } | Self::Size { .. } => HubErrorKind::Model,
             Self::Cancelled { .. } => HubErrorKind::Cancelled,
-            Self::NoSpace { .. } | Self::Busy { .. } | Self::OutsideCache { .. } | Self::Io { .. } => {
-                HubErrorKind::Other
-            }
+            Self::NoSpace { .. }
+            | Self::Full { .. }
+            | Self::Busy { .. }
+            | Self::OutsideCache { .. }
+            | Self::Io { .. } => HubErrorKind::Other,
         }
     }
 }

@@ -3,13 +3,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use serde::Serialize;
 
 use super::cache::{Cache, Folder, Found};
-use super::client::{Client, Metadata, Trouble};
+use super::client::{Client, Listing, Metadata, Trouble};
 use super::download::{self, Job};
+use super::events::{PullObserver, Watch};
 use super::names::{check_file, check_revision, is_commit, repository_folder};
 use super::{Bytes, HubError, MAIN, Settings};
 
@@ -102,6 +102,62 @@ impl Hub {
             plan.ask(w, observer)?;
         }
         Ok(plan)
+    }
+
+    /// What a repository has at a revision, `main` if none is named. With `HF_HUB_OFFLINE` it is what is here of it.
+    ///
+    /// # Errors
+    /// A name is none; offline and nothing is here; the hub cannot be reached, refuses, does not have it, or lists what
+    /// is no file inside a repository.
+    pub fn list(
+        &self,
+        repository: &str,
+        revision: Option<&str>,
+        observer: &dyn PullObserver,
+    ) -> Result<Listing, HubError> {
+        repository_folder(repository)?;
+        check_revision(revision.unwrap_or(MAIN))?;
+        if self.settings.offline {
+            let found = self.cache.snapshot(repository, revision, &[]);
+            let found = found.filter(|f| !f.files().is_empty()).ok_or_else(|| HubError::Offline {
+                repository: repository.to_owned(),
+                file: "the list of files".to_owned(),
+                cache: self.cache.root().to_owned(),
+            })?;
+            return Ok(Listing { files: found.files(), commit: found.commit });
+        }
+        let client = Client::new(&self.settings)?;
+        self.patiently(&client, observer, || client.list(repository, revision.unwrap_or(MAIN)))
+    }
+
+    /// Asks again where that may help.
+    fn patiently<T>(
+        &self,
+        client: &Client,
+        observer: &dyn PullObserver,
+        ask: impl Fn() -> Result<T, Trouble>,
+    ) -> Result<T, HubError> {
+        let watch = Watch { observer, stopped: &AtomicBool::new(false) };
+        let mut tries = 1;
+        loop {
+            if watch.ends() {
+                return Err(HubError::Cancelled { cache: self.cache.root().to_owned() });
+            }
+            match ask() {
+                Ok(answer) => return Ok(answer),
+                Err(Trouble::Lasting(error)) => return Err(*error),
+                Err(Trouble::Passing { error, .. }) if tries >= self.settings.tries => {
+                    return Err(match *error {
+                        HubError::Status { host, status, .. } => HubError::Status { host, status, tries },
+                        other => other,
+                    });
+                }
+                Err(Trouble::Passing { problem, wait, .. }) => {
+                    watch.pause(client.host(), &problem, wait, self.settings.backoff, tries);
+                    tries += 1;
+                }
+            }
+        }
     }
 
     fn offline(&self, wanted: &Wanted) -> HubError {
@@ -240,8 +296,9 @@ impl PullPlan<'_> {
         let revision = wanted.revision.as_deref().unwrap_or(MAIN);
         let mut at = revision.to_owned();
         for file in &wanted.files {
-            let told = self.patiently(observer, || self.client.metadata(&wanted.repository, &at, &file.path))?;
-            check_known(file, &told)?;
+            let ask = || self.client.metadata(&wanted.repository, &at, &file.path);
+            let told = self.hub.patiently(&self.client, observer, ask)?;
+            check_known(&wanted.repository, file, &told)?;
             let planned = PlannedFile {
                 repository: wanted.repository.clone(),
                 path: file.path.clone(),
@@ -259,37 +316,13 @@ impl PullPlan<'_> {
         }
         Ok(())
     }
-
-    /// Asks again where that may help.
-    fn patiently<T>(&self, observer: &dyn PullObserver, ask: impl Fn() -> Result<T, Trouble>) -> Result<T, HubError> {
-        let settings = &self.hub.settings;
-        let watch = Watch { observer, stopped: &AtomicBool::new(false) };
-        let mut tries = 1;
-        loop {
-            if watch.ends() {
-                return Err(HubError::Cancelled { cache: self.hub.cache.root().to_owned() });
-            }
-            match ask() {
-                Ok(answer) => return Ok(answer),
-                Err(Trouble::Lasting(error)) => return Err(*error),
-                Err(Trouble::Passing { error, .. }) if tries >= settings.tries => {
-                    return Err(match *error {
-                        HubError::Status { host, status, .. } => HubError::Status { host, status, tries },
-                        other => other,
-                    });
-                }
-                Err(Trouble::Passing { problem, wait, .. }) => {
-                    watch.pause(self.client.host(), &problem, wait, settings.backoff, tries);
-                    tries += 1;
-                }
-            }
-        }
-    }
 }
 
-fn check_known(file: &WantedFile, told: &Metadata) -> Result<(), HubError> {
-    let changed =
-        |what, found: String, known: String| Err(HubError::Changed { file: file.path.clone(), what, found, known });
+fn check_known(repository: &str, file: &WantedFile, told: &Metadata) -> Result<(), HubError> {
+    let changed = |what, found: String, known: String| {
+        let (repository, file) = (repository.to_owned(), file.path.clone());
+        Err(HubError::Changed { repository, file, what, found, known })
+    };
     match (&file.sha256, file.size_bytes) {
         (Some(known), _) if known.len() == told.blob.len() && *known != told.blob => {
             changed("sha256", told.blob.clone(), known.clone())
@@ -305,95 +338,4 @@ fn here_bytes(folder: &Folder, told: &Metadata) -> u64 {
     let length = |path: PathBuf| std::fs::metadata(path).ok().filter(|i| i.is_file()).map(|i| i.len());
     let whole = length(folder.blob(&told.blob)).filter(|l| *l == told.size_bytes);
     whole.or_else(|| length(folder.unfinished(&told.blob)).filter(|l| *l <= told.size_bytes)).unwrap_or(0)
-}
-
-/// What a pull tells while it goes on. Events of several files are mixed.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(tag = "event", rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum PullEvent<'a> {
-    /// A file begins, or goes on from `here_bytes`.
-    FileStarted {
-        /// The file.
-        file: &'a str,
-        /// Bytes of it that are here.
-        here_bytes: u64,
-        /// All of it.
-        size_bytes: u64,
-    },
-    /// Bytes have come, or were thrown away.
-    Progress {
-        /// The file.
-        file: &'a str,
-        /// Bytes of it that are here.
-        here_bytes: u64,
-        /// All of it.
-        size_bytes: u64,
-    },
-    /// Another process is writing this file; it is waited for.
-    Waiting {
-        /// The file.
-        file: &'a str,
-    },
-    /// It did not work and is tried again.
-    Retry {
-        /// The file or the hub.
-        what: &'a str,
-        /// What happened.
-        problem: &'a str,
-        /// Time until then.
-        seconds: f64,
-    },
-    /// A file is complete and checked.
-    FileFinished {
-        /// The file.
-        file: &'a str,
-        /// Its size.
-        size_bytes: u64,
-    },
-}
-
-/// Watches a pull, from several threads at once.
-pub trait PullObserver: Sync {
-    /// Something happened.
-    fn event(&self, event: &PullEvent);
-
-    /// Whether to stop. Asked after every piece that comes, and while waiting for another process or a further try.
-    fn cancelled(&self) -> bool {
-        false
-    }
-}
-
-/// Does not listen and never cancels.
-impl PullObserver for () {
-    fn event(&self, _: &PullEvent) {}
-}
-
-/// The observer, and whether another file has failed.
-#[derive(Clone, Copy)]
-pub(super) struct Watch<'a> {
-    pub observer: &'a dyn PullObserver,
-    pub stopped: &'a AtomicBool,
-}
-
-impl Watch<'_> {
-    /// Whether to end here.
-    pub fn ends(&self) -> bool {
-        self.observer.cancelled() || self.stopped.load(Ordering::SeqCst)
-    }
-
-    /// Waits before try number `tries` + 1, twice as long each time unless the server names a time; ends early when
-    /// cancelled.
-    pub fn pause(&self, what: &str, problem: &str, wait: Option<Duration>, backoff: Duration, tries: u32) {
-        let doubled = backoff.saturating_mul(1 << (tries - 1).min(5)).min(Duration::from_secs(30));
-        let pause = wait.map_or(doubled, |w| w.min(Duration::from_secs(120)));
-        self.observer.event(&PullEvent::Retry { what, problem, seconds: pause.as_secs_f64() });
-        let end = std::time::Instant::now() + pause;
-        while let Some(left) = end.checked_duration_since(std::time::Instant::now()) {
-            if self.ends() {
-                return;
-            }
-            std::thread::sleep(left.min(Duration::from_millis(100)));
-        }
-    }
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::cache::{Cache, Folder, Found, entries, is_unfinished};
+use super::cache::{Cache, Folder, Found, entries, files_below, unfinished_name};
 use super::checksum::{Checksum, hash_file};
 use super::names::check_file;
 use super::{HubError, WantedFile};
@@ -101,8 +101,9 @@ impl Cache {
         files.iter().map(check).collect()
     }
 
-    /// Removes `files` of a repository from all snapshots, their blobs unless another file of the cache needs them,
-    /// unfinished downloads, and folders that are empty then. Files of others in the same repository stay.
+    /// Removes `files` of a repository from all snapshots, their blobs unless another file of the cache needs them, and
+    /// folders that are empty then. Files of others in the same repository stay. Unfinished downloads go too if they may
+    /// be of these files: if one of them is not here, or if no other file of the repository is.
     ///
     /// # Errors
     /// Another process is downloading, a link leads out of the cache (nothing is removed then), or the disk fails.
@@ -115,7 +116,8 @@ impl Cache {
         }
         let removal = Removal { root: self.root(), folder: &folder };
         let pointers = removal.pointers(files)?;
-        let unfinished = removal.unfinished(repository)?;
+        let unfinished =
+            if removal.may_be_unfinished(files, &pointers) { removal.unfinished(repository)? } else { vec![] };
         let blobs: HashSet<PathBuf> = pointers.iter().filter_map(|p| removal.blob_of(p)).collect();
 
         for path in pointers.iter().chain(&unfinished) {
@@ -175,12 +177,20 @@ impl Removal<'_> {
         Ok(found)
     }
 
+    /// Whether unfinished downloads may be of `files`.
+    fn may_be_unfinished(&self, files: &[&str], pointers: &[PathBuf]) -> bool {
+        let snapshots = self.folder.snapshots();
+        let all: usize = snapshots.iter().map(|s| files_below(&s.folder).len()).sum();
+        let here = |file: &&str| snapshots.iter().any(|s| s.folder.join(file).is_file());
+        all == pointers.len() || !files.iter().all(here)
+    }
+
     /// Unfinished downloads, none of which is being written.
     fn unfinished(&self, repository: &str) -> Result<Vec<PathBuf>, HubError> {
-        let found: Vec<_> = entries(&self.folder.blobs()).into_iter().filter(|p| is_unfinished(p)).collect();
+        let blobs = entries(&self.folder.blobs());
+        let found: Vec<_> = blobs.into_iter().filter(|p| unfinished_name(p).is_some()).collect();
         for path in &found {
-            // Python's library writes `<etag>.<random>.incomplete`.
-            let name = path.file_name().and_then(|n| n.to_str()?.split('.').next()).unwrap_or_default();
+            let name = unfinished_name(path).unwrap_or_default();
             let lock = File::open(self.folder.lock(name));
             if lock.is_ok_and(|l| matches!(l.try_lock(), Err(TryLockError::WouldBlock))) {
                 return Err(HubError::Busy { repository: repository.to_owned() });
@@ -210,19 +220,6 @@ impl Removal<'_> {
             remove_empty(&self.folder.path);
         }
     }
-}
-
-/// Files and links below a folder; links to folders are not followed.
-fn files_below(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for path in entries(folder) {
-        match path.symlink_metadata() {
-            Ok(info) if info.is_dir() => found.extend(files_below(&path)),
-            Ok(_) => found.push(path),
-            Err(_) => {}
-        }
-    }
-    found
 }
 
 /// Removes a folder with all folders in it, as far as there are no files.

@@ -195,7 +195,8 @@ impl Module {
 /// What is wrong with a tensor of a type that cannot be computed with.
 fn unreadable(entry: &Entry) -> Option<String> {
     let Entry { name, dtype, .. } = entry;
-    (!entry.is_loadable()).then(|| format!("{name} is stored as {dtype}; F32, F16, BF16 and F64 can be read"))
+    (!entry.is_loadable())
+        .then(|| format!("{name} is stored as {dtype}; F32, F16, BF16, F64 and 8-bit floats can be read"))
 }
 
 enum Finished {

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor};
+use kernels::linear::Difference as Beside;
 use rayon::prelude::*;
+use safetensors::Dtype;
 
 use super::file::Pair;
 use super::fit::{Difference, Fitted};
-use crate::{Checkpoint, Manifest, TensorSource, WeightsError};
+use crate::{Checkpoint, Entry, Manifest, Matrix, StoredType, TensorSource, WeightsError};
 
 /// Rows of a weight are merged in pieces of this size: no second copy of it is made in f32, and a piece stays in a core's
 /// cache from the product to the rounding.
@@ -50,6 +52,11 @@ impl Stack {
         manifest.tensors().filter(|spec| self.changes(&spec.name)).map(one).max().unwrap_or(0)
     }
 
+    /// Bytes of the differences that are held beside the tensor of that name if it is a quantised matrix.
+    pub fn beside_bytes(&self, name: &str) -> u64 {
+        self.terms(name).map(|t| t.beside_bytes()).sum()
+    }
+
     fn terms<'a>(&'a self, name: &str) -> impl Iterator<Item = Summand<'a>> {
         let of = move |(lora, strength): &'a (Fitted, f64)| {
             let terms = lora.targets.get(name).filter(|_| *strength != 0.0);
@@ -86,29 +93,52 @@ impl TensorSource for Merged {
         // As stored: narrowing the weight before the sum would be a second rounding.
         let weight = self.source.tensor(name, shape, None, &Device::Cpu)?;
         let dtype = dtype.unwrap_or(weight.dtype());
-        let rows = shape.first().copied().unwrap_or(1);
-        let columns = weight.elem_count() / rows.max(1);
-        let weight = weight.reshape((rows, columns))?;
-        let differences = summands.iter().map(|s| s.read(rows, columns)).collect::<Result<Vec<_>>>()?;
-        let tile_rows = (TILE_BYTES / 4 / columns.max(1)).max(1);
-        let merged = Tensor::zeros((rows, columns), dtype, &Device::Cpu)?;
-        (0..rows.div_ceil(tile_rows)).into_par_iter().try_for_each(|tile| {
-            let first = tile * tile_rows;
-            let count = tile_rows.min(rows - first);
-            let mut tile = weight.narrow(0, first, count)?.to_dtype(DType::F32)?;
-            for (difference, summand) in differences.iter().zip(&summands) {
-                let mut rows = difference.rows(first, count)?;
-                if summand.factor as f32 != 1.0 {
-                    rows = (rows * summand.factor)?;
-                }
-                tile = (tile + rows)?;
-            }
-            let rounded = tile.to_dtype(dtype)?.contiguous()?;
-            check_finite(&rounded, name, &summands)?;
-            merged.slice_set(&rounded, 0, first)
-        })?;
-        merged.reshape(shape)?.to_device(device)
+        merge(weight, name, shape, dtype, &summands)?.to_device(device)
     }
+
+    fn matrix(&self, name: &str, shape: &[usize], dtype: Option<DType>, device: &Device) -> Result<Matrix> {
+        let summands: Vec<Summand> = self.stack.terms(name).collect();
+        if summands.is_empty() {
+            return self.source.matrix(name, shape, dtype, device);
+        }
+        if dtype.is_some() {
+            return Ok(self.tensor(name, shape, dtype, device)?.into());
+        }
+        let stored = self.source.matrix(name, shape, None, &Device::Cpu)?;
+        match stored.float() {
+            Some(weight) => {
+                Ok(merge(weight.clone(), name, shape, weight.dtype(), &summands)?.to_device(device)?.into())
+            }
+            // What is quantised stays as it is: merging would be another quantisation.
+            None => summands.iter().try_fold(stored, |stored, summand| summand.put_beside(stored, device)),
+        }
+    }
+}
+
+/// A weight with its differences, rounded once to `dtype`.
+fn merge(weight: Tensor, name: &str, shape: &[usize], dtype: DType, summands: &[Summand]) -> Result<Tensor> {
+    let rows = shape.first().copied().unwrap_or(1);
+    let columns = weight.elem_count() / rows.max(1);
+    let weight = weight.reshape((rows, columns))?;
+    let differences = summands.iter().map(|s| s.read(rows, columns)).collect::<Result<Vec<_>>>()?;
+    let tile_rows = (TILE_BYTES / 4 / columns.max(1)).max(1);
+    let merged = Tensor::zeros((rows, columns), dtype, &Device::Cpu)?;
+    (0..rows.div_ceil(tile_rows)).into_par_iter().try_for_each(|tile| {
+        let first = tile * tile_rows;
+        let count = tile_rows.min(rows - first);
+        let mut tile = weight.narrow(0, first, count)?.to_dtype(DType::F32)?;
+        for (difference, summand) in differences.iter().zip(summands) {
+            let mut rows = difference.rows(first, count)?;
+            if summand.factor as f32 != 1.0 {
+                rows = (rows * summand.factor)?;
+            }
+            tile = (tile + rows)?;
+        }
+        let rounded = tile.to_dtype(dtype)?.contiguous()?;
+        check_finite(&rounded, name, summands)?;
+        merged.slice_set(&rounded, 0, first)
+    })?;
+    merged.reshape(shape)
 }
 
 /// One difference to be added to one tensor.
@@ -141,6 +171,46 @@ impl Summand<'_> {
                 let ups = ups.iter().map(|up| matrix(up, *rank)).collect::<Result<_>>()?;
                 Ok(Read::LowRank { down: matrix(down, columns)?, ups, rank: *rank })
             }
+        }
+    }
+
+    /// The matrix with this difference beside it, in 16 bits where it is stored in as many.
+    fn put_beside(&self, matrix: Matrix, device: &Device) -> Result<Matrix> {
+        let (rows, columns) = matrix.dims2()?;
+        let load = |name: &str, columns: usize| {
+            let Some(entry) = self.checkpoint.entry(name) else {
+                candle_core::bail!("{}: tensor {name} is missing", self.checkpoint.path().display());
+            };
+            let tensor = self.checkpoint.load(name, &entry.shape, Some(beside_dtype(entry)), device)?;
+            let rows = tensor.elem_count() / columns.max(1);
+            tensor.reshape((rows, columns))
+        };
+        match self.difference {
+            Difference::Whole(name) => {
+                let difference = load(name, columns)?.reshape((rows, columns))?;
+                matrix.with(Beside::Whole { difference, factor: self.factor })
+            }
+            Difference::LowRank(Pair { down, ups, rank, .. }) => {
+                let down = load(down, columns)?;
+                let mut first_row = 0;
+                ups.iter().enumerate().try_fold(matrix, |matrix, (block, up)| {
+                    let (down, up) = (down.narrow(0, block * rank, *rank)?, load(up, *rank)?);
+                    let count = up.dim(0)?;
+                    let matrix = matrix.with(Beside::LowRank { down, up, first_row, factor: self.factor });
+                    first_row += count;
+                    matrix
+                })
+            }
+        }
+    }
+
+    /// Of the matrices as they are held beside a quantised one.
+    fn beside_bytes(&self) -> u64 {
+        let held = |e: &Entry| (e.elements() * beside_dtype(e).size_in_bytes()) as u64;
+        let entry = |name: &String| self.checkpoint.entry(name).map_or(0, held);
+        match self.difference {
+            Difference::Whole(name) => entry(name),
+            Difference::LowRank(pair) => entry(&pair.down) + pair.ups.iter().map(entry).sum::<u64>(),
         }
     }
 
@@ -177,6 +247,15 @@ impl Read {
             [one] => Ok(one.clone()),
             several => Tensor::cat(several, 0),
         }
+    }
+}
+
+/// The precision in which a difference is held.
+fn beside_dtype(entry: &Entry) -> DType {
+    match entry.dtype {
+        StoredType::Plain(Dtype::F16) => DType::F16,
+        StoredType::Plain(Dtype::BF16) => DType::BF16,
+        _ => DType::F32,
     }
 }
 

@@ -7,7 +7,8 @@
 //! W' = W + Σ strength · factor · difference
 //!
 //! computed in f32 in the order of the stack and rounded once to the precision in which the tensor is held. The
-//! difference is `up · down` of a low-rank pair (factor alpha / rank, 1 without alpha) or a whole tensor (factor 1).
+//! difference is `up · down` of a low-rank pair (factor alpha / rank, 1 without alpha) or a whole tensor (factor 1). A matrix
+//! that is quantised keeps its bytes: its differences are put beside it and applied to activations.
 //! Nothing is written and nothing is kept: each reading of a tensor gives the same bits, and a source without the stack
 //! gives the original ones.
 

@@ -2,14 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
 use safetensors::Dtype;
 
 use super::{Attribute, Dim, Model, Node, Value, proto, scan};
-use crate::checkpoint::{self, Entry, Part, check_shape};
+use crate::checkpoint::{self, Entry, Part, StoredType, check_shape};
 use crate::{Checkpoint, Format, WeightsError};
 
 /// The format's own limit.
@@ -32,7 +31,7 @@ pub(super) fn open(path: &Path) -> Result<Model, WeightsError> {
         let found = "not a file".to_owned();
         return Err(WeightsError::NotACheckpoint { path: path.to_owned(), found });
     }
-    parse(path, Bytes::from_owner(checkpoint::map_file(path)?))
+    parse(path, checkpoint::map_file(path)?)
 }
 
 pub(crate) fn parse(path: &Path, bytes: Bytes) -> Result<Model, WeightsError> {
@@ -182,9 +181,8 @@ impl Reader<'_> {
             let problem = format!("tensor {name} of shape {shape:?} has {} bytes; expected {needed}", data.len());
             return Err(self.damaged(problem));
         }
-        let part =
-            Part { bytes: Arc::new(checkpoint::Bytes::Shared(data)), offset: 0, shape: shape.clone(), strides: None };
-        let entry = Entry { name: name.clone(), dtype, shape, parts: vec![part] };
+        let part = Part::plain(data, StoredType::Plain(dtype), shape.clone());
+        let entry = Entry::new(name.clone(), shape, part);
         match entries.insert(name.clone(), entry) {
             None => Ok(()),
             Some(_) => Err(self.damaged(format!("tensor {name} stands in it twice"))),

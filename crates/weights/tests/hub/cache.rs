@@ -77,9 +77,31 @@ fn removing_takes_the_models_files_and_leaves_those_of_others() {
 }
 
 #[test]
-fn a_download_that_goes_on_is_not_removed() {
+fn unfinished_downloads_of_others_stay() {
     let place = Place::new();
     place.pull().unwrap();
+    let other = place.path("blobs").join(format!("{}.incomplete", "a".repeat(64)));
+    fs::write(&other, "half").unwrap();
+    place.cache().remove(REPOSITORY, &["large.bin"]).unwrap();
+    assert!(other.is_file(), "all that was to be removed was complete");
+    place.cache().remove(REPOSITORY, &["large.bin", "sub/small.json"]).unwrap();
+    assert!(!place.path("").exists(), "it may be of a file that is not here");
+}
+
+#[test]
+fn a_snapshot_tells_its_files() {
+    let place = Place::new();
+    place.pull().unwrap();
+    let found = || place.cache().snapshot(REPOSITORY, None, &[]).unwrap().files();
+    assert_eq!(found(), ["large.bin", "sub/small.json"]);
+    fs::remove_file(place.blob(&large())).unwrap();
+    assert_eq!(found(), ["sub/small.json"], "a link whose content is gone does not count");
+}
+
+#[test]
+fn a_download_that_goes_on_is_not_removed() {
+    let place = Place::new();
+    place.pull_with(place.settings(), &["large.bin"], &()).unwrap();
     let locks = place.root.path().join("hub/.locks/models--org--model");
     for name in ["a".repeat(64), format!("{}.0123abcd", "b".repeat(64))] {
         fs::write(place.path("blobs").join(format!("{name}.incomplete")), "half").unwrap();

@@ -1,4 +1,5 @@
 use std::fs;
+use std::time::Duration;
 
 use testkit::hub::Fault;
 use weights::hub::{Hub, HubError, HubErrorKind, Settings, Wanted};
@@ -58,6 +59,35 @@ fn a_hub_in_trouble_is_asked_again_and_given_up() {
     fails_alone(&place, &["status 500 3 times"]);
     place.server.heads([418]);
     fails_alone(&place, &["status 418;"]);
+}
+
+#[test]
+fn the_server_says_how_long_to_wait() {
+    for (header, seconds) in [("retry-after: 0", "seconds: 0.0 "), ("ratelimit: \"api\";r=0;t=1", "seconds: 1.0 ")] {
+        let place = Place::new();
+        place.server.refuse_with(header).heads([429]).faults([Fault::Status(429)]);
+        let recorder = Recorder::default();
+        place
+            .pull_with(Settings { backoff: Duration::from_secs(7), ..place.settings() }, &["large.bin"], &recorder)
+            .unwrap();
+        let lines = recorder.lines.lock().unwrap();
+        let told: Vec<_> = lines.iter().filter(|l| l.starts_with("Retry")).collect();
+        assert_eq!(told.len(), 2, "asking and downloading");
+        assert!(told.iter().all(|l| l.contains(seconds) && l.contains("status 429")), "{told:?}");
+    }
+}
+
+#[test]
+fn a_server_that_falls_silent_is_asked_again_from_there() {
+    let place = Place::new();
+    place.server.faults([Fault::Stall(Duration::from_secs(60))]);
+    let settings = Settings { read_timeout: Duration::from_millis(500), ..place.settings() };
+    let recorder = Recorder::default();
+    let folder = place.pull_with(settings, &["large.bin"], &recorder).unwrap();
+    assert_eq!(fs::read(folder.join("large.bin")).unwrap(), large());
+    assert_eq!(recorder.count("Retry"), 1);
+    let last = place.server.log().pop().unwrap();
+    assert!(last.headers["range"].starts_with("bytes=1"), "{last:?}");
 }
 
 fn fails_alone(place: &Place, mentions: &[&str]) {
@@ -123,6 +153,20 @@ fn a_full_disk_is_noticed_before_a_byte_is_sent() {
     assert_eq!((place.server.downloads(), tree(place.root.path()).len()), (0, 0));
     place.pull().unwrap();
     pull(&hub, &[wanted(&["large.bin"])], &()).unwrap();
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_disk_that_fills_up_on_the_way_is_told_with_what_to_do() {
+    let place = Place::new();
+    fs::create_dir_all(place.path("blobs")).unwrap();
+    // A device that takes nothing: there is never room.
+    std::os::unix::fs::symlink("/dev/full", place.unfinished(&large())).unwrap();
+    let error =
+        fails(&place, place.settings(), HubErrorKind::Other, &["is full: large.bin ends at 0 B of 3.0 MB", "goes on"]);
+    assert!(matches!(error, HubError::Full { .. }), "{error:?}");
+    fs::remove_file(place.unfinished(&large())).unwrap();
+    place.pull().unwrap();
 }
 
 #[test]

@@ -2,5 +2,6 @@
 
 mod cache;
 mod faults;
+mod list;
 mod pull;
 mod support;

@@ -88,7 +88,7 @@ fn a_cancelled_pull_goes_on_later() {
     assert!(error.to_string().contains("goes on from there"), "{error}");
     let here = fs::metadata(place.unfinished(&large())).unwrap().len();
     assert!((1_000_000..3_000_017).contains(&here), "{here}");
-    assert_eq!(place.cache().unfinished_bytes(REPOSITORY), here);
+    assert_eq!(place.cache().unfinished(REPOSITORY), [(etag(&large()), here)]);
     assert_eq!(place.cache().find(REPOSITORY, "large.bin"), None);
     assert!(!place.path("refs").exists(), "a ref must not lead to a snapshot that is not complete");
 
@@ -159,6 +159,39 @@ fn files_of_several_repositories_make_one_plan() {
     plan.run(&()).unwrap();
     assert!(plan.folder("other/tokens").unwrap().join("empty").is_file());
     assert_eq!(plan.folder("third/one"), None);
+}
+
+#[test]
+fn files_of_one_content_are_linked_side_by_side() {
+    let place = Place::new();
+    let names: Vec<String> = (0..40).map(|i| format!("twins/{i}.bin")).collect();
+    for name in &names {
+        place.server.put(REPOSITORY, name, vec![7; 2000]);
+    }
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let folder = place.pull_with(Settings { connections: 16, ..place.settings() }, &names, &()).unwrap();
+    assert!(names.iter().all(|n| fs::read(folder.join(n)).unwrap() == vec![7; 2000]));
+    assert_eq!((place.server.downloads(), tree(&folder).len()), (1, 40));
+}
+
+#[test]
+fn at_most_so_many_files_come_at_the_same_time() {
+    let place = Place::new();
+    let names: Vec<String> = (0..6).map(|i| format!("{i}.bin")).collect();
+    for (i, name) in names.iter().enumerate() {
+        place.server.put(REPOSITORY, name, vec![i as u8; 100_000]);
+    }
+    place.server.delay(Duration::from_millis(100));
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let recorder = Recorder::default();
+    place.pull_with(Settings { connections: 2, ..place.settings() }, &names, &recorder).unwrap();
+    let (mut open, mut most) = (0i32, 0);
+    for line in recorder.lines.lock().unwrap().iter() {
+        open += i32::from(line.starts_with("FileStarted")) - i32::from(line.starts_with("FileFinished"));
+        most = most.max(open);
+    }
+    assert_eq!((open, most), (0, 2));
+    assert!(recorder.lines.lock().unwrap().iter().all(|l| l.contains("repository: \"org/model\"")));
 }
 
 #[test]

@@ -32,9 +32,9 @@ pub fn manifest_of(checkpoint: &Checkpoint) -> Manifest {
     Manifest::record(|w| {
         for entry in checkpoint.entries() {
             match entry.shape.len() {
-                2 => w.matrix(entry.shape.as_slice(), &entry.name)?,
-                _ => w.tensor(entry.shape.as_slice(), &entry.name)?,
-            };
+                2 => drop(w.matrix(entry.shape.as_slice(), &entry.name)?),
+                _ => drop(w.tensor(entry.shape.as_slice(), &entry.name)?),
+            }
         }
         Ok(())
     })

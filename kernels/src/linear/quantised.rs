@@ -1,0 +1,272 @@
+//! Products with quantised matrices: a few rows of the matrix are decoded at a time into memory that stays in a core's
+//! cache, and multiplied there.
+//!
+//! A matrix whose rows were rotated is not rotated back: the Hadamard matrix is symmetric and orthonormal, so that
+//! x·(W·H)ᵀ = (x·H)·Wᵀ, and there are fewer inputs than weights to rotate, or they are packed anyway.
+
+use rayon::prelude::*;
+
+use crate::gemm::{Buffer, CHUNK, Product, Rows, panel_columns, panel_width};
+use crate::level::Level;
+use crate::quant::{QuantMatrix, Rotation};
+use crate::vector::{Task, Vector, run_at};
+
+/// Rows of inputs with which decoding takes longer than multiplying: they are multiplied as they are.
+const FEW: usize = 4;
+/// Numbers of a matrix row that are decoded at a time: whole blocks.
+const SPAN: usize = 512;
+/// Inputs that are repacked at a time: 32 MiB. With less, rows would be decoded more often than pays.
+const PACKED: usize = 8 << 20;
+/// Most inputs for which a thread holds sums at once.
+const MOST_ROWS: usize = 1024;
+/// Rows of the matrix that a task takes where inputs are few.
+const TASK_ROWS: usize = 32;
+
+/// `x` `[count, in]` times the transposed matrix `[out, in]`, and the bias `[out]` → `[count, out]`.
+pub(super) fn product(x: &[f32], count: usize, weight: &QuantMatrix, bias: Option<&[f32]>, level: Level) -> Vec<f32> {
+    let [out_features, in_features] = weight.shape();
+    let mut out = vec![0.0; count * out_features];
+    if out.is_empty() {
+        return out;
+    }
+    if count <= FEW {
+        few(x, count, weight, &mut out, level);
+        add_bias(&mut out, bias);
+        return out;
+    }
+    let width = panel_width(level);
+    let step = (PACKED / in_features.max(1)).min(MOST_ROWS).next_multiple_of(width).max(width);
+    let step = count.div_ceil(count.div_ceil(step)).next_multiple_of(width);
+    let mut packed = Buffer::zeros(step.min(count.next_multiple_of(width)) * in_features);
+    for (first, out) in (0..count).step_by(step).zip(out.chunks_mut(step * out_features)) {
+        let rows = step.min(count - first);
+        let x = &x[first * in_features..][..rows * in_features];
+        let source = Source { x, columns: in_features, rotation: weight.rotation(), level };
+        let panels = Panels::pack(&source, width, &mut packed);
+        many(&panels, weight, out, level);
+    }
+    add_bias(&mut out, bias);
+    out
+}
+
+fn add_bias(out: &mut [f32], bias: Option<&[f32]>) {
+    let Some(bias) = bias else { return };
+    out.par_chunks_exact_mut(bias.len()).for_each(|row| row.iter_mut().zip(bias).for_each(|(o, b)| *o += b));
+}
+
+/// Each row of the matrix is decoded once and multiplied with all inputs.
+fn few(x: &[f32], count: usize, weight: &QuantMatrix, out: &mut [f32], level: Level) {
+    let [out_features, _] = weight.shape();
+    let mut rotated = Vec::new();
+    let x = match weight.rotation() {
+        None => x,
+        Some(group) => {
+            rotated.extend_from_slice(x);
+            run_at(level, Rotation { x: &mut rotated, group });
+            &rotated
+        }
+    };
+    // [out][count]
+    let mut sums = vec![0.0; count * out_features];
+    sums.par_chunks_mut(TASK_ROWS * count).enumerate().for_each_init(Buffer::new, |decoded, (task, sums)| {
+        for (i, sums) in sums.chunks_exact_mut(count).enumerate() {
+            run_at(level, Dot { x, weight, row: task * TASK_ROWS + i, decoded: decoded.first(SPAN), sums });
+        }
+    });
+    for (m, out) in out.chunks_exact_mut(out_features).enumerate() {
+        out.iter_mut().zip(sums[m..].iter().step_by(count)).for_each(|(o, s)| *o = *s);
+    }
+}
+
+/// One row of the matrix with up to [`FEW`] rows of inputs.
+struct Dot<'a> {
+    x: &'a [f32],
+    weight: &'a QuantMatrix,
+    row: usize,
+    /// A span.
+    decoded: &'a mut [f32],
+    sums: &'a mut [f32],
+}
+
+impl Task for Dot<'_> {
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        const WAYS: usize = 4;
+        let [_, columns] = self.weight.shape();
+        let span = self.decoded.len();
+        // SAFETY: the instructions are the caller's; no more is read than the slices hold.
+        unsafe {
+            let mut sums = [[V::splat(0.0); WAYS]; FEW];
+            for from in (0..columns).step_by(span) {
+                let decoded = &mut self.decoded[..span.min(columns - from)];
+                V::call(self.weight.rotated_span(self.row, from, decoded));
+                for (x, sums) in self.x.chunks_exact(columns).zip(&mut sums) {
+                    let x = &x[from..][..decoded.len()];
+                    let mut i = 0;
+                    while i + WAYS * V::LANES <= x.len() {
+                        for (way, sum) in sums.iter_mut().enumerate() {
+                            let at = i + way * V::LANES;
+                            *sum = V::load(x.as_ptr().add(at)).mul_add(V::load(decoded.as_ptr().add(at)), *sum);
+                        }
+                        i += WAYS * V::LANES;
+                    }
+                    while i < x.len() {
+                        let count = (x.len() - i).min(V::LANES);
+                        let (x, w) = (x.as_ptr().add(i), decoded.as_ptr().add(i));
+                        sums[0] = V::load_part(x, count).mul_add(V::load_part(w, count), sums[0]);
+                        i += count;
+                    }
+                }
+            }
+            for (out, [a, b, c, d]) in self.sums.iter_mut().zip(sums) {
+                let mut lanes = [0.0; CHUNK];
+                a.add(b).add(c.add(d)).store(lanes.as_mut_ptr());
+                *out = lanes.iter().sum();
+            }
+        }
+    }
+}
+
+/// Inputs as the matrix kernel's panels: `[panel][in][width]`, the last one half as wide if that is enough.
+struct Panels<'a> {
+    values: &'a [f32],
+    rows: usize,
+    columns: usize,
+    width: usize,
+}
+
+/// Inputs `[rows, columns]` to be packed, rotated before if the matrix is.
+struct Source<'a> {
+    x: &'a [f32],
+    columns: usize,
+    rotation: Option<usize>,
+    level: Level,
+}
+
+impl<'a> Panels<'a> {
+    fn pack(source: &Source, width: usize, buffer: &'a mut Buffer) -> Self {
+        let &Source { x, columns, rotation, level } = source;
+        let rows = x.len() / columns.max(1);
+        let values = &mut buffer.all_mut()[..rows.next_multiple_of(width) * columns];
+        // A few columns at a time, so that lines of the panel are whole before they leave the cache.
+        let step = rotation.unwrap_or(CHUNK).max(CHUNK);
+        values.par_chunks_mut(width * columns.max(1)).enumerate().for_each_init(Buffer::new, |group, (p, panel)| {
+            let wide = panel_columns(p, rows, width);
+            let there = wide.min(rows - p * width);
+            let x = &x[p * width * columns..][..there * columns];
+            for from in (0..columns).step_by(step) {
+                let count = step.min(columns - from);
+                let group = group.first(there * count);
+                for (to, x) in group.chunks_exact_mut(count).zip(x.chunks_exact(columns)) {
+                    to.copy_from_slice(&x[from..][..count]);
+                }
+                if let Some(rotation) = rotation {
+                    run_at(level, Rotation { x: group, group: rotation });
+                }
+                for k in 0..count {
+                    let line = &mut panel[(from + k) * wide..][..wide];
+                    for (v, x) in line.iter_mut().zip(group[k..].iter().step_by(count)) {
+                        *v = *x;
+                    }
+                    line[there..].fill(0.0);
+                }
+            }
+        });
+        Self { values, rows, columns, width }
+    }
+
+    fn count(&self) -> usize {
+        self.rows.div_ceil(self.width)
+    }
+
+    /// Columns from `from` on of a panel, and its width.
+    fn part(&self, p: usize, from: usize, count: usize) -> (&[f32], usize) {
+        let wide = panel_columns(p, self.rows, self.width);
+        let panel = &self.values[p * self.width * self.columns..];
+        (&panel[from * wide..][..count * wide], wide)
+    }
+}
+
+/// The result's memory, of which every task writes columns of its own.
+struct Output(*mut f32);
+// SAFETY: tasks do not overlap, so no element is touched by two threads.
+unsafe impl Sync for Output {}
+
+/// Decoded rows in the kernel's order, a span before that, and sums.
+struct Scratch {
+    rows: Buffer,
+    span: Buffer,
+    sums: Buffer,
+}
+
+/// Rows of the matrix are split among tasks, each of which goes through the columns span by span.
+fn many(panels: &Panels, weight: &QuantMatrix, out: &mut [f32], level: Level) {
+    let [out_features, _] = weight.shape();
+    let tasks = out_features.div_ceil(tile_rows(level));
+    let output = Output(out.as_mut_ptr());
+    let scratch = || Scratch { rows: Buffer::new(), span: Buffer::new(), sums: Buffer::new() };
+    (0..tasks).into_par_iter().for_each_init(scratch, |scratch, task| {
+        let first = task * tile_rows(level);
+        let rows = tile_rows(level).min(out_features - first);
+        run_at(level, Tile { panels, weight, first, rows, scratch, out: &output });
+    });
+}
+
+/// Rows of the matrix that a task decodes: some groups of the kernel's.
+fn tile_rows(level: Level) -> usize {
+    match level {
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => 56,
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => 48,
+        Level::Portable => 40,
+    }
+}
+
+struct Tile<'a> {
+    panels: &'a Panels<'a>,
+    weight: &'a QuantMatrix,
+    first: usize,
+    rows: usize,
+    scratch: &'a mut Scratch,
+    out: &'a Output,
+}
+
+impl Task for Tile<'_> {
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        let Self { panels, weight, first, rows, scratch, out } = self;
+        let [out_features, columns] = weight.shape();
+        let pitch = panels.width;
+        let sums = scratch.sums.first(panels.count() * rows * pitch);
+        sums.fill(0.0);
+        for from in (0..columns).step_by(SPAN) {
+            let count = SPAN.min(columns - from);
+            let layout = Rows::new::<V>(rows, count);
+            let packed = scratch.rows.first(layout.floats());
+            let decoded = scratch.span.first(count);
+            for row in 0..rows {
+                // SAFETY: the instructions are the caller's.
+                unsafe { V::call(weight.rotated_span(first + row, from, decoded)) };
+                let (place, step) = layout.place(row);
+                for (chunk, values) in decoded.chunks(CHUNK).enumerate() {
+                    packed[place + chunk * step..][..values.len()].copy_from_slice(values);
+                }
+            }
+            for p in 0..panels.count() {
+                let (panel, width) = panels.part(p, from, count);
+                let sums = &mut sums[p * rows * pitch..][..rows * pitch];
+                let product = Product { rows: layout, packed, k: count, panel, width, start: None, sums, pitch };
+                // SAFETY: as above.
+                unsafe { V::call(product) };
+            }
+        }
+        for m in 0..panels.rows {
+            let sums = &sums[m / pitch * rows * pitch + m % pitch..];
+            for (row, sum) in sums.iter().step_by(pitch).take(rows).enumerate() {
+                // SAFETY: row `m` and column `first + row` are inside, and no other task has this column.
+                unsafe { *out.0.add(m * out_features + first + row) = *sum };
+            }
+        }
+    }
+}
