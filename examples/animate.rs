@@ -2,8 +2,7 @@
 //!
 //! `cargo run --release --example animate -- out.mp4`
 //!
-//! It uses the demo model that is inside the program: the clip shows that everything runs, not what a real model makes
-//! of it.
+//! It uses the demo model that is inside the program, which knows drawn puppets.
 
 use std::io::Write;
 
@@ -23,23 +22,18 @@ fn main() -> anyhow::Result<()> {
     let media = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/media");
 
     // A real model: ModelSource::Files(ModelFiles::find(folder, &ModelOverrides::default())?).
-    let engine = Engine::open(&ModelSource::Demo, &EngineOptions::default())?;
+    let demo = preset("demo")?;
+    let engine = Engine::open(&ModelSource::Demo, &EngineOptions::for_preset(&demo))?;
     let model = engine.model();
-    let trained = if model.trained { "trained" } else { "untrained" };
-    println!("{}: {} parameters, {trained}", model.label, model.parameters);
+    println!("{}: {} parameters", model.label, model.parameters);
 
     let motion = Motion::Keypoints {
         file: format!("{media}/dance.json").into(),
         drive: Some(format!("{media}/dance.mp4").into()), // for its sound
     };
-    let mut settings = Settings::from_preset(&preset("official")?)?;
-    settings.num_inference_steps = 4;
-    let request = AnimateRequest::new(format!("{media}/reference.png"), motion, settings)
-        .prompt("a child dances in a bright room")
-        .size(192, 256)
-        .num_frames(33)
-        .seed(1)
-        .output(output);
+    let settings = Settings::from_preset(&demo)?;
+    let request =
+        AnimateRequest::new(format!("{media}/reference.png"), motion, settings).num_frames(33).seed(1).output(output);
 
     // A plan reads no weight and says everything that will happen.
     let plan = engine.plan(&request)?;

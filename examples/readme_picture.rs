@@ -9,12 +9,12 @@ use pose::{PoseFrames, PoseOptions, Size};
 use steadydance::{AnimateRequest, Engine, EngineOptions, ModelSource, Motion, Observer, Settings, preset};
 
 /// The frames that are shown, of a clip of [`NUM_FRAMES`].
-const SHOWN: [usize; 4] = [9, 24, 33, 42];
-const NUM_FRAMES: usize = 49;
+const SHOWN: [usize; 4] = [9, 17, 25, 32];
+const NUM_FRAMES: usize = 33;
 /// Width and height of the clip.
-const CLIP: [usize; 2] = [144, 192];
+const CLIP: [usize; 2] = [160, 224];
 /// Width and height of a small picture; the reference is twice as large, plus the gap.
-const CELL: [u32; 2] = [132, 176];
+const CELL: [u32; 2] = [130, 182];
 const GAP: u32 = 6;
 
 /// Keeps the frames that are shown.
@@ -55,13 +55,13 @@ fn main() -> anyhow::Result<()> {
     let poses = PoseFrames::new(clip, Size::new(reference.width(), reference.height()), PoseOptions::default())?;
     let drawn: Vec<RgbImage> = SHOWN.iter().filter_map(|&i| poses.draw(i)).map(|pair| pair.positive).collect();
 
-    let settings = Settings::from_preset(&preset("official")?)?;
+    let demo = preset("demo")?;
+    let settings = Settings::from_preset(&demo)?;
     let request = AnimateRequest::new(picture, Motion::Keypoints { file: dance, drive: None }, settings)
-        .prompt("a child dances in a bright room")
         .size(CLIP[0], CLIP[1])
         .num_frames(NUM_FRAMES);
     let mut kept = Keep(Vec::new());
-    Engine::open(&ModelSource::Demo, &EngineOptions::default())?.animate(&request, &mut kept)?;
+    Engine::open(&ModelSource::Demo, &EngineOptions::for_preset(&demo))?.animate(&request, &mut kept)?;
 
     let [w, h] = CELL;
     let large = [2 * w + GAP, 2 * h + GAP];

@@ -16,8 +16,6 @@ pub struct DemoModel {
     pub pose_estimator: &'static [u8],
     /// Sizes of all components (`steadydance.json`).
     pub config: &'static str,
-    /// Whether it has been trained. While it has not, whoever shows its output must say so.
-    pub trained: bool,
     /// Width and height that it is made for, in pixels.
     pub size: [usize; 2],
     /// LoRAs for its transformer.
@@ -39,7 +37,7 @@ impl DemoModel {
     }
 }
 
-/// The model that is used when none is named. `cargo run --example make_demo_model` writes its files.
+/// The model that is used when none is named. Its training is in `models/demo/train`, what it can do in `models/demo/README.md`.
 pub static DEMO: DemoModel = DemoModel {
     dit: include_bytes!("../demo/dit.safetensors"),
     vae: include_bytes!("../demo/vae.safetensors"),
@@ -49,7 +47,6 @@ pub static DEMO: DemoModel = DemoModel {
     pose_detector: include_bytes!("../demo/pose/detector.safetensors"),
     pose_estimator: include_bytes!("../demo/pose/estimator.safetensors"),
     config: include_str!("../demo/steadydance.json"),
-    trained: false,
-    size: [256, 256],
-    loras: &[],
+    size: [192, 192],
+    loras: &[EmbeddedLora { name: "demo-4step", bytes: include_bytes!("../demo/distill_4step_lora.safetensors") }],
 };

@@ -16,7 +16,7 @@ fn each_layer_covers_the_ones_below() {
         (row["value"].as_u64().unwrap(), row["origin"].as_str().unwrap().to_owned())
     };
     let env = [("STEADYDANCE_STEPS", "13")];
-    assert_eq!(steps(&[], &[]), (10, "preset demo".to_owned()));
+    assert_eq!(steps(&[], &[]), (4, "preset demo".to_owned()));
     assert_eq!(steps(&["--model", "elsewhere"], &[]), (40, "preset official".to_owned()));
     assert_eq!(steps(&["--preset", "distill-4step"], &[]), (4, "preset distill-4step".to_owned()));
     fs::write(sandbox.user_config(), "steps = 11\nseed = 5\n").unwrap();

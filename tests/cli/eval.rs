@@ -77,6 +77,24 @@ fn a_report_tells_all_and_shows_all() {
     }
 }
 
+/// The embedded model does what it is for, and its LoRA what that is for.
+#[test]
+fn the_demo_model_moves_the_figure_better_with_its_lora() {
+    let sandbox = Sandbox::new();
+    let mean = |output: &str, more: &[&str]| {
+        let line = ["--pairs", "15..18", "--num-frames", "17", "--steps", "4", "--drive", "exact"];
+        eval(&sandbox, &set(), output, &[&line[..], more].concat()).ok();
+        let report = report(&sandbox, output);
+        let of = |metric: &str| report["summary"][metric]["mean"].as_f64().unwrap();
+        ["gain", "psnr", "first_frame_vae"].map(of)
+    };
+    let [gain, psnr, first_frame] = mean("with", &[]);
+    let [without, ..] = mean("without", &["--lora", "demo-4step:0"]);
+    assert!(gain > 2.5, "{gain} dB over repeating or warping the reference");
+    assert!(gain > without + 0.2, "{gain} dB with the LoRA, {without} without");
+    assert!(psnr > 20.0 && first_frame > 30.0, "the picture {psnr} dB, its first frame {first_frame}");
+}
+
 #[test]
 fn the_same_evaluation_gives_the_same_numbers_and_comparisons_find_a_fall() {
     let sandbox = Sandbox::new();

@@ -108,9 +108,10 @@ fn inspect_tells_what_a_lora_is_and_whether_it_fits() {
         let text = sandbox.run(&["inspect", &file, "--model", model.to_str().unwrap()]).ok().to_owned();
         assert!(text.contains("changes 2 of its tensors") && text.contains("blocks.7.diff_m"), "{text}");
     }
-    let json = sandbox.run(&["inspect", &file, "--model", "demo", "--json"]).json();
+    let json = sandbox.run(&["inspect", &file, "--model", model.to_str().unwrap(), "--json"]).json();
     assert_eq!([&json["lora"]["dialect"], &json["fit"]["targets"]], [&json!("lightx2v"), &json!(2)]);
     assert_eq!(json["network"], Value::Null);
+    sandbox.run(&["inspect", &file, "--model", "demo"]).fails(4, &[&file, "[256, 256]"]);
     sandbox.run(&["inspect", &file, "--model", "steadydancer-14b"]).fails(4, &[&file, "[5120, 5120]"]);
     sandbox.run(&["inspect", &file, "--model", "gone"]).fails(4, &["gone"]);
     // A relative of LoRA is told what it is, not that it is none.
@@ -132,7 +133,8 @@ fn loras_have_layers_like_other_settings() {
         let all = sandbox.run_with(&[&["config", "show", "--json"], arguments].concat(), variables).json();
         all["lora"].clone()
     };
-    assert_eq!(show(&[], &[])["value"], Value::Null);
+    assert_eq!(show(&[], &[])["value"], json!(["demo-4step:1"]), "the demo preset's own");
+    assert_eq!(show(&["--preset", "official"], &[])["value"], Value::Null);
     // In the user's file a path starts beside that file; a word that is no file there is a name.
     let beside = sandbox.user_config().with_file_name("mine.pth");
     fs::write(&beside, "").unwrap();

@@ -325,12 +325,12 @@ fn poses_are_drawn_on_the_canvas_of_the_model_that_they_are_for() {
         info.width * info.height
     };
     let at = text(&model);
-    let usual = size("usual", &[]);
-    assert_eq!(size("without", &["--model", &at]), usual);
+    let usual = size("usual", &["--model", &at]);
     config["pose_canvas"] = serde_json::json!([256, 256]);
     fs::write(model.join("steadydance.json"), config.to_string()).unwrap();
     let small = size("small", &["--model", &at]);
     assert!(6 * small < usual, "{small} {usual}");
+    assert_eq!(size("demo", &[]), small, "the embedded model's is of that area");
     assert_eq!(size("file", &["--model", &text(&model.join("diffusion_pytorch_model.safetensors.index.json"))]), small);
 
     // What cannot be a canvas is one line, for a plan and for poses.

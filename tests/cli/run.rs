@@ -67,7 +67,6 @@ fn events_tell_every_phase_in_order() {
     let events: Vec<Value> = outcome.ok().lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     let of = |kind: &str| events.iter().filter(|e| e["event"] == kind).collect::<Vec<_>>();
     assert_eq!(events[0]["event"], "model");
-    assert_eq!(events[0]["trained"], true);
     for kind in ["phase_started", "phase_finished"] {
         assert_eq!(of(kind).iter().map(|e| e["phase"].as_str().unwrap()).collect::<Vec<_>>(), PHASES, "{kind}");
     }
@@ -85,7 +84,7 @@ fn events_tell_every_phase_in_order() {
 }
 
 #[test]
-fn the_embedded_model_needs_no_files_and_says_that_it_is_untrained() {
+fn the_embedded_model_needs_no_files_and_brings_its_lora() {
     let sandbox = Sandbox::new();
     picture(96, 96, 3).save(sandbox.work("me.png")).unwrap();
     let pose = fixture("portrait_9/pose");
@@ -93,7 +92,7 @@ fn the_embedded_model_needs_no_files_and_says_that_it_is_untrained() {
     let line = [&line[..], &["--steps", "2"]].concat();
     let outcome = sandbox.run(&line);
     assert_eq!(outcome.ok(), "me-dance.mp4\n");
-    assert_eq!(outcome.stderr.matches("untrained: its weights").count(), 1, "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("LoRA demo-4step, strength 1"), "{}", outcome.stderr);
     sandbox.run(&line).fails(2, &["me-dance.mp4", "--force"]);
     let quiet = sandbox.run(&[&line[..], &["--force", "-q"]].concat());
     assert_eq!((quiet.ok(), quiet.stderr.as_str()), ("me-dance.mp4\n", ""));
@@ -158,7 +157,7 @@ fn keypoints_make_a_clip() {
     sandbox.write("dance.json", file.to_string());
     let line =
         ["run", "--json", "--ref", "me.png", "--keypoints", "dance.json", "--size", "64x96", "--num-frames", "9"];
-    let outcome = sandbox.run(&[&line[..], &["--steps", "5", "-o", "clip.mp4"]].concat());
+    let outcome = sandbox.run(&[&line[..], &["--preset", "official", "--steps", "5", "-o", "clip.mp4"]].concat());
     let done: Value = serde_json::from_str(outcome.ok().lines().last().unwrap()).unwrap();
     assert_eq!((&done["event"], &done["num_frames"], &done["height"]), (&json!("done"), &json!(9), &json!(96)));
     // Pose guidance is on: step 2 of 5 lies in its window and takes a third forward.

@@ -64,8 +64,6 @@ impl EngineOptions {
 pub struct ModelInfo {
     /// Say `SteadyDancer-14B`.
     pub label: String,
-    /// False for the embedded model while its weights are random.
-    pub trained: bool,
     /// Parameters of all components.
     pub parameters: u64,
     /// Its parts.

@@ -215,7 +215,6 @@ pub(crate) struct OpenModel {
     pub default_size: Option<[usize; 2]>,
     /// Area, as width and height, of the canvas for its poses; `None` is SteadyDancer's.
     pub pose_canvas: Option<[usize; 2]>,
-    pub trained: bool,
     /// Of the transformer.
     pub loras: Loras,
 }
@@ -250,7 +249,7 @@ impl OpenModel {
             open("clip", demo.image_encoder)?,
         ];
         let model = Self::assemble(checkpoints, demo_config()?, tokenizer, dtype)?;
-        Ok(Self { default_size: Some(demo.size), trained: demo.trained, ..model })
+        Ok(Self { default_size: Some(demo.size), ..model })
     }
 
     fn files(files: &ModelFiles, dtype: Option<HeldDType>) -> Result<Self, PipelineError> {
@@ -330,7 +329,6 @@ impl OpenModel {
             tokenizer,
             default_size: None,
             pose_canvas: config.pose_canvas,
-            trained: true,
             loras: Loras::default(),
         })
     }
@@ -345,7 +343,6 @@ impl OpenModel {
         ];
         ModelInfo {
             label: self.blueprint.dit.label(),
-            trained: self.trained,
             parameters: components.iter().map(|c| c.parameters).sum(),
             components,
             loras: self.loras.infos.clone(),

@@ -21,7 +21,6 @@ pub(super) fn model_note(engine: &Engine) -> ModelNote {
     let loras = info.loras.iter().zip(&engine.options().loras);
     ModelNote {
         label: info.label.clone(),
-        trained: info.trained,
         parameters: info.parameters,
         files: info.components.iter().map(|c| c.path.display().to_string()).collect(),
         identity: model(engine),

@@ -102,9 +102,6 @@ fn facts(report: &EvalReport) -> Vec<String> {
 
 fn warnings(report: &EvalReport) -> Vec<String> {
     let mut lines = Vec::new();
-    if report.model.as_ref().is_some_and(|m| !m.trained) {
-        lines.push("The model is untrained: its weights are random, and so are these numbers.".to_owned());
-    }
     match &report.judge {
         None => lines.push("No pose networks: joints were not judged.".to_owned()),
         Some(judge) if judge.same_as_driver => lines.push(

@@ -66,8 +66,6 @@ pub struct EvalReport {
 pub struct ModelNote {
     /// Say `SteadyDancer-14B`.
     pub label: String,
-    /// False for the embedded model while its weights are random.
-    pub trained: bool,
     /// Parameters of all components.
     pub parameters: u64,
     /// Its files.

@@ -13,7 +13,6 @@ use super::failure::{self, Failure};
 use super::plan::bytes;
 use super::progress::{LINE_EVERY, Told, bar, clock, write_event};
 use super::request::Job;
-use super::run;
 use super::stop::Stop;
 use super::terminal::{self, Terminal};
 use super::values::Values;
@@ -51,12 +50,8 @@ fn judge(args: &EvalArgs, terminal: Terminal) -> Result<(), Failure> {
         Some(_) => None,
         None => Some(Engine::open(&job.source()?, &job.options)?),
     };
-    if let Some(engine) = &engine {
-        if args.json {
-            write_event(&Told::Model(engine.model()));
-        } else if !engine.model().trained {
-            terminal.warning(run::UNTRAINED);
-        }
+    if let (Some(engine), true) = (&engine, args.json) {
+        write_event(&Told::Model(engine.model()));
     }
     let source = match (&engine, &args.outputs) {
         (Some(engine), _) => EvalSource::Engine(engine),

@@ -38,7 +38,7 @@ fn animate(args: &RunArgs, terminal: Terminal) -> Result<(), Failure> {
     if args.json {
         write_event(&Told::Model(engine.model()));
     }
-    introduce(&engine, &request, args.json, terminal);
+    introduce(&engine, &request, terminal);
 
     let mut observer = Progress::new(stop.token().clone(), args.json, terminal);
     let report = stop.guard(|| engine.animate(&request, &mut observer).map_err(|e| request::explain(e, &request)));
@@ -54,7 +54,7 @@ fn animate(args: &RunArgs, terminal: Terminal) -> Result<(), Failure> {
     terminal::write_out(&path.map(|p| format!("{}\n", p.display())).unwrap_or_default())
 }
 
-fn introduce(engine: &Engine, request: &AnimateRequest, json: bool, terminal: Terminal) {
+fn introduce(engine: &Engine, request: &AnimateRequest, terminal: Terminal) {
     let info = engine.model();
     for part in &info.components {
         terminal.detail(&format!("{}: {} parameters, {}", part.name, part.parameters, part.path.display()));
@@ -62,11 +62,4 @@ fn introduce(engine: &Engine, request: &AnimateRequest, json: bool, terminal: Te
     if let (true, Ok(settings)) = (terminal.verbosity >= 1, serde_json::to_string(&request.settings)) {
         terminal.detail(&format!("settings: {settings}"));
     }
-    if !info.trained && !json {
-        terminal.warning(UNTRAINED);
-    }
 }
-
-/// Said once per run; nobody should take noise for a failure.
-pub const UNTRAINED: &str = "the embedded demo model is untrained: its weights are random, so the clip shows noise, not a dance; \
-                         give a trained model with --model PATH";

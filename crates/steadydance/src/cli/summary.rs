@@ -58,7 +58,7 @@ mod tests {
             predicted_peak_bytes: 1 << 30,
             peak_rss_bytes: Some(3 << 29),
         };
-        let info = ModelInfo { label: "demo".into(), trained: false, parameters: 1, components: vec![], loras: vec![] };
+        let info = ModelInfo { label: "demo".into(), parameters: 1, components: vec![], loras: vec![] };
         let text = lines(&report, &info).join("\n");
         for part in [
             "64x48",
