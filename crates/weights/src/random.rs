@@ -1,4 +1,4 @@
-//! Seeded random weights: for the untrained demo model, benches and tests at sizes nobody ships.
+//! Seeded random weights: for benches and tests at sizes nobody ships.
 
 use candle_core::{DType, Device, Result, Tensor};
 use kernels::linear::Matrix;

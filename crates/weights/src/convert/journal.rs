@@ -28,6 +28,8 @@ pub(super) struct Journal {
     note: PathBuf,
     file: File,
     now: Progress,
+    /// Bytes up to the last whole step.
+    whole: u64,
     noted: u64,
 }
 
@@ -56,7 +58,7 @@ impl Journal {
             .filter(|p| p.key == key && p.bytes <= length)
             .unwrap_or_else(|| Progress { key: key.to_owned(), ..Progress::default() });
         file.set_len(now.bytes).map_err(failed)?;
-        let mut journal = Self { noted: now.bytes, part: part.clone(), note, file, now };
+        let mut journal = Self { noted: now.bytes, whole: now.bytes, part: part.clone(), note, file, now };
         journal.file.seek(SeekFrom::End(0)).map_err(failed)?;
         Ok(journal)
     }
@@ -79,6 +81,7 @@ impl Journal {
     /// Notes a step that is written as a whole.
     pub fn step(&mut self) -> Result<(), ConvertError> {
         self.now.steps += 1;
+        self.whole = self.now.bytes;
         if self.now.bytes - self.noted >= INTERVAL { self.sync() } else { Ok(()) }
     }
 
@@ -95,6 +98,13 @@ impl Journal {
         note().map_err(|source| self.failed(source))?;
         self.noted = self.now.bytes;
         Ok(())
+    }
+
+    /// Cuts off the step that could not be written as a whole, and notes what is before it.
+    pub fn keep(&mut self) {
+        self.now.bytes = self.whole;
+        // Best effort: the error that is reported is the one that stopped the writing, and what is not noted is written again.
+        let _ = self.file.set_len(self.whole).map_err(|e| self.failed(e)).and_then(|()| self.sync());
     }
 
     /// Gives the file its name.
@@ -119,5 +129,27 @@ impl Journal {
 
     fn failed(&self, source: io::Error) -> ConvertError {
         ConvertError::Write { path: self.part.clone(), source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_step_that_could_not_be_written_nothing_is_kept_and_of_those_before_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let output = dir.path().join("out");
+        let mut journal = Journal::open(&output, "k").unwrap();
+        journal.write(b"whole").unwrap();
+        journal.step().unwrap();
+        journal.write(b"half of the next").unwrap();
+        journal.keep();
+        drop(journal);
+        let again = Journal::open(&output, "k").unwrap();
+        assert_eq!(*again.progress(), Progress { key: "k".into(), steps: 1, bytes: 5 });
+        assert_eq!(fs::read(again.part()).unwrap(), b"whole");
+        drop(again);
+        assert_eq!(Journal::open(&output, "other").unwrap().progress().bytes, 0);
     }
 }

@@ -1,7 +1,7 @@
 //! Carrying a plan out.
 
 use std::fs;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use candle_core::DType;
@@ -93,7 +93,11 @@ pub fn convert(
                 journal.discard();
                 return Err(error);
             }
-            Err(error) => return Err(error),
+            Err(error) => {
+                // Of a disk that is full, the whole tensors are worth keeping.
+                journal.keep();
+                return Err(error);
+            }
         }
         let bytes = journal.progress().bytes;
         if !go_on(ConvertProgress { done: i + 1, total, bytes, total_bytes: plan.bytes }) {
@@ -124,7 +128,6 @@ fn key(checkpoint: &Checkpoint, plan: &ConvertPlan) -> String {
 fn hash(path: &Path) -> Result<String, ConvertError> {
     let failed = |source| ConvertError::Write { path: path.to_owned(), source };
     let mut file = fs::File::open(path).map_err(failed)?;
-    file.seek(SeekFrom::Start(0)).map_err(failed)?;
     let (mut hasher, mut buffer) = (Sha256::new(), vec![0; 1 << 20]);
     loop {
         match file.read(&mut buffer).map_err(failed)? {
