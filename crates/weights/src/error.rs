@@ -1,4 +1,5 @@
-use std::path::PathBuf;
+use std::fmt;
+use std::path::{Path, PathBuf};
 
 /// What can be wrong with a weight file.
 #[derive(Debug, thiserror::Error)]
@@ -118,6 +119,11 @@ pub enum WeightsError {
 }
 
 impl WeightsError {
+    /// A damaged file. What the file itself says in `problem` is made one line of visible characters.
+    pub(crate) fn damaged(path: &Path, problem: impl fmt::Display) -> Self {
+        Self::Damaged { path: path.to_owned(), problem: visible(&problem.to_string()) }
+    }
+
     /// Wraps this error so that it passes through networks, whose errors are candle's.
     pub fn into_candle(self) -> candle_core::Error {
         candle_core::Error::WrappedContext { wrapped: Box::new(self), context: "reading weights".into() }
@@ -138,6 +144,19 @@ impl WeightsError {
             other => Err(other),
         }
     }
+}
+
+/// One line: control characters, which names in hostile files and messages of libraries have, are written as Rust escapes
+/// them.
+pub(crate) fn visible(text: &str) -> String {
+    let escape = |c: char| c.is_control().then(|| c.escape_default());
+    text.chars().fold(String::with_capacity(text.len()), |mut line, c| {
+        match escape(c) {
+            Some(escaped) => line.extend(escaped),
+            None => line.push(c),
+        }
+        line
+    })
 }
 
 /// The first ten of a list of names, as messages show them.

@@ -88,18 +88,34 @@ fn use_up(label: &str, bytes: Vec<u8>) {
     ALLOCATOR.set_limit(ALLOCATOR.allocated() + ALLOWED_BYTES + 64 * size).unwrap();
     let opened = Checkpoint::from_bytes(label, bytes);
     ALLOCATOR.set_limit(usize::MAX).unwrap();
-    let Ok(checkpoint) = opened else { return };
+    let checkpoint = match opened {
+        Ok(checkpoint) => checkpoint,
+        Err(error) => return one_line(error),
+    };
     for entry in checkpoint.entries() {
         // The densest form has 21 bits for 8 numbers. What follows may need memory for each number.
         assert!(entry.elements() <= 4 * size || !entry.is_loadable(), "{entry:?} of a file of {size} bytes");
         let rows = entry.shape.first().copied().unwrap_or(1);
         let columns = entry.shape.iter().skip(1).product();
-        let _ = checkpoint.matrix(&entry.name, &[rows, columns]);
-        let _ = checkpoint.load(&entry.name, &entry.shape, None, &Device::Cpu);
-        let _ = checkpoint.load(&entry.name, &entry.shape, Some(DType::F32), &Device::Cpu);
+        checkpoint.matrix(&entry.name, &[rows, columns]).map_or_else(of_candle, drop);
+        checkpoint.load(&entry.name, &entry.shape, None, &Device::Cpu).map_or_else(of_candle, drop);
+        checkpoint.load(&entry.name, &entry.shape, Some(DType::F32), &Device::Cpu).map_or_else(of_candle, drop);
     }
     checkpoint.sha256();
-    let _ = LoraFile::read(checkpoint);
+    LoraFile::read(checkpoint).map_or_else(one_line, drop);
+}
+
+fn one_line(error: impl std::fmt::Display) {
+    let text = error.to_string();
+    assert!(!text.contains(char::is_control), "{text:?}");
+}
+
+fn of_candle(error: candle_core::Error) {
+    match weights::WeightsError::from_candle(error) {
+        Ok(ours) => one_line(ours),
+        // With `RUST_BACKTRACE`, candle's own go on with the trace.
+        Err(other) => one_line(other.to_string().split("\n   0: ").next().unwrap_or_default()),
+    }
 }
 
 fn fixture(name: &str) -> Vec<u8> {

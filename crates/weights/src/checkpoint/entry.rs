@@ -185,12 +185,17 @@ impl fmt::Debug for Entry {
     }
 }
 
-/// Refuses shapes whose number of elements cannot be reckoned with, whatever zeros they hide behind.
-pub(crate) fn check_shape(path: &Path, name: &str, shape: &[usize]) -> Result<(), WeightsError> {
+/// Refuses names that would not stand in a line of text, and shapes whose number of elements cannot be reckoned with,
+/// whatever zeros they hide behind.
+pub(crate) fn check_tensor(path: &Path, name: &str, shape: &[usize]) -> Result<(), WeightsError> {
+    if name.contains(char::is_control) {
+        let problem = format!("the name of its tensor {name} has control characters");
+        return Err(WeightsError::damaged(path, problem));
+    }
     let product = shape.iter().map(|d| (*d).max(1)).fold(1usize, usize::saturating_mul);
     if product > isize::MAX as usize / 8 {
         let problem = format!("tensor {name} has the impossible shape {shape:?}");
-        return Err(WeightsError::Damaged { path: path.to_owned(), problem });
+        return Err(WeightsError::damaged(path, problem));
     }
     Ok(())
 }

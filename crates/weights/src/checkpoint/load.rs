@@ -125,7 +125,7 @@ impl Place<'_> {
 
     fn impossible(&self, error: &kernels::quant::QuantError) -> candle_core::Error {
         let problem = format!("tensor {}: {error}", self.name);
-        WeightsError::Damaged { path: self.path.to_owned(), problem }.into_candle()
+        WeightsError::damaged(self.path, problem).into_candle()
     }
 
     /// The scales as f32; `stride` is how many elements lie between the first elements of two of them.

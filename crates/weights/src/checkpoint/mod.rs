@@ -18,7 +18,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 pub use entry::{Entry, StoredType};
-pub(crate) use entry::{Part, Share, StoredScales, check_shape, same_but_ones};
+pub(crate) use entry::{Part, Share, StoredScales, check_tensor, same_but_ones};
 pub(crate) use map::map_file;
 pub(crate) use tiles::TILE_BYTES;
 

@@ -7,8 +7,9 @@ use ::safetensors::{SafeTensorError, SafeTensors};
 use bytes::Bytes;
 
 use super::Table;
-use super::entry::{Entry, Part, check_shape};
+use super::entry::{Entry, Part, check_tensor};
 use crate::WeightsError;
+use crate::error::visible;
 
 /// The file's tensors as they are named in it, and the free text of its header.
 pub(super) fn read(path: &Path, bytes: &Bytes) -> Result<(Table, BTreeMap<String, String>), WeightsError> {
@@ -16,11 +17,11 @@ pub(super) fn read(path: &Path, bytes: &Bytes) -> Result<(Table, BTreeMap<String
     let start = 8 + header_len;
     let mut entries = BTreeMap::new();
     for (name, info) in metadata.tensors() {
-        check_shape(path, &name, &info.shape)?;
+        check_tensor(path, &name, &info.shape)?;
         let (from, to) = (start.saturating_add(info.data_offsets.0), start.saturating_add(info.data_offsets.1));
         if from > to || to > bytes.len() {
             let problem = format!("tensor {name} ends at byte {to} of a file of {}", bytes.len());
-            return Err(WeightsError::Damaged { path: path.to_owned(), problem });
+            return Err(WeightsError::damaged(path, problem));
         }
         let part = Part::plain(bytes.slice(from..to), info.dtype.into(), info.shape.clone());
         entries.insert(name.clone(), Entry::new(name, info.shape.clone(), part));
@@ -54,8 +55,8 @@ fn explain(path: &Path, bytes: &[u8], error: SafeTensorError) -> WeightsError {
         || path.extension().is_some_and(|e| e.eq_ignore_ascii_case("safetensors"))
         || matches!(error, E::MetadataIncompleteBuffer | E::InvalidOffset(_) | E::TensorInvalidInfo);
     if is_checkpoint {
-        WeightsError::Damaged { path: path.to_owned(), problem }
+        WeightsError::damaged(path, problem)
     } else {
-        WeightsError::NotACheckpoint { path: path.to_owned(), found: problem }
+        WeightsError::NotACheckpoint { path: path.to_owned(), found: visible(&problem) }
     }
 }

@@ -61,7 +61,7 @@ pub(super) fn open_index(index: &Path) -> Result<Checkpoint, WeightsError> {
     struct Index {
         weight_map: BTreeMap<String, String>,
     }
-    let damaged = |problem: String| WeightsError::Damaged { path: index.to_owned(), problem };
+    let damaged = |problem: String| WeightsError::damaged(index, problem);
     if std::fs::metadata(index).is_ok_and(|info| !info.is_file() || info.len() > MAX_INDEX_BYTES) {
         return Err(damaged(format!("an index is a file of at most {MAX_INDEX_BYTES} bytes")));
     }
@@ -71,7 +71,10 @@ pub(super) fn open_index(index: &Path) -> Result<Checkpoint, WeightsError> {
         .map_err(|e| damaged(format!("the index is not the JSON of a shard index ({e})")))?;
     let folder = index.parent().unwrap_or(Path::new("."));
     let shards: BTreeSet<&String> = parsed.weight_map.values().collect();
-    let plain = |s: &str| Path::new(s).components().count() == 1 && !s.starts_with('.') && s.ends_with(".safetensors");
+    let plain = |s: &str| {
+        let one = Path::new(s).components().count() == 1 && !s.contains(char::is_control);
+        one && !s.starts_with('.') && s.ends_with(".safetensors")
+    };
     if let Some(name) = shards.iter().find(|s| !plain(s)) {
         return Err(damaged(format!("shard name {name:?} is not the plain name of a .safetensors file")));
     }

@@ -7,6 +7,7 @@ use kernels::quant::Encoding;
 use serde_json::{Map, Value};
 
 use crate::WeightsError;
+use crate::error::visible;
 
 /// The rotation's group where a description leaves it out.
 const GROUP: u64 = 256;
@@ -36,7 +37,7 @@ fn from_map(map: &Map<String, Value>) -> Option<Description> {
         "float8_e4m3fn" => Encoding::F8E4M3,
         "float8_e5m2" => Encoding::F8E5M2,
         "int8_tensorwise" => Encoding::I8,
-        other => return Some(Description::Other(other.chars().take(40).collect())),
+        other => return Some(Description::Other(visible(other).chars().take(40).collect())),
     };
     let rotation = match rotated {
         false => None,
@@ -52,7 +53,7 @@ fn from_map(map: &Map<String, Value>) -> Option<Description> {
 pub(super) fn from_headers(path: &Path, texts: &[String]) -> Result<BTreeMap<String, Description>, WeightsError> {
     let damaged = |what: &str| {
         let problem = format!("{} in its header is not the JSON of descriptions: {what}", super::METADATA);
-        WeightsError::Damaged { path: path.to_owned(), problem }
+        WeightsError::damaged(path, problem)
     };
     let mut all = BTreeMap::new();
     for text in texts {

@@ -13,7 +13,7 @@ use std::path::Path;
 use bytes::Bytes;
 
 use crate::WeightsError;
-use crate::checkpoint::{Contents, Entry, Part, Table, check_shape};
+use crate::checkpoint::{Contents, Entry, Part, Table, check_tensor};
 use head::Head;
 
 pub(crate) use types::number_of;
@@ -21,18 +21,18 @@ pub(crate) use types::number_of;
 pub(crate) const MAGIC: &[u8] = b"GGUF";
 
 pub(crate) fn read(path: &Path, bytes: &Bytes) -> Result<Contents, WeightsError> {
-    let damaged = |problem: String| WeightsError::Damaged { path: path.to_owned(), problem };
+    let damaged = |problem: String| WeightsError::damaged(path, problem);
     let head = head::read(bytes).map_err(damaged)?;
     let mut entries = Table::new();
     let mut ranges = Vec::with_capacity(head.tensors.len());
     for tensor in &head.tensors {
         let name = tensor.name.to_owned();
+        check_tensor(path, &name, &tensor.shape)?;
         let stored = types::stored_type(tensor.ggml_type).map_err(|dtype| WeightsError::DType {
             path: path.to_owned(),
             name: name.clone(),
             dtype,
         })?;
-        check_shape(path, &name, &tensor.shape)?;
         let Some(size) = types::size(stored, &tensor.shape) else {
             let problem = format!("tensor {name} of shape {:?} has no whole blocks of {stored}", tensor.shape);
             return Err(damaged(problem));

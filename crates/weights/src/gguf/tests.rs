@@ -62,6 +62,8 @@ fn five_dimensions_reversed_and_noted_shapes() {
 
 #[test]
 fn contradictions_are_named() {
+    let name = problem(file(&[], &[tensor("a\nb", &[1], 99, 0)], &[0; 4]));
+    assert!(name.contains(r"tensor a\nb has control characters"), "{name}");
     let one = |tensor: Vec<u8>, data: usize| problem(file(&[], &[tensor], &vec![0; data]));
     assert!(one(tensor("w", &[8], 0, 0), 31).contains("tensor w ends at byte 96 of a file of 95"));
     assert!(one(tensor("w", &[8], 0, u64::MAX), 32).contains("ends at byte"));

@@ -8,7 +8,8 @@ use prost::Message;
 use safetensors::Dtype;
 
 use super::{Attribute, Dim, Model, Node, Value, proto, scan};
-use crate::checkpoint::{self, Entry, Part, StoredType, check_shape};
+use crate::checkpoint::{self, Entry, Part, StoredType, check_tensor};
+use crate::error::visible;
 use crate::{Checkpoint, Format, WeightsError};
 
 /// The format's own limit.
@@ -78,11 +79,11 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn damaged(&self, problem: String) -> WeightsError {
-        WeightsError::Damaged { path: self.path.to_owned(), problem }
+        WeightsError::damaged(self.path, problem)
     }
 
     fn unsupported(&self, problem: String) -> WeightsError {
-        WeightsError::Onnx { path: self.path.to_owned(), problem }
+        WeightsError::Onnx { path: self.path.to_owned(), problem: visible(&problem) }
     }
 
     fn model(&self, bytes: Bytes) -> Result<Model, WeightsError> {
@@ -97,11 +98,14 @@ impl Reader<'_> {
                 format!("its graph takes {graph_bytes} bytes besides the weights; at most {MAX_GRAPH_BYTES} are read");
             return Err(self.unsupported(problem));
         }
-        let message = proto::Model::decode(bytes)
-            .map_err(|e| self.damaged(format!("its protobuf cannot be read ({})", one_line(&e.to_string()))))?;
+        let message =
+            proto::Model::decode(bytes).map_err(|e| self.damaged(format!("its protobuf cannot be read ({})", e)))?;
         let Some(graph) = message.graph else {
             return Err(self.damaged("it holds no ONNX graph".into()));
         };
+        if let Some(name) = names(&graph).find(|name| name.contains(char::is_control)) {
+            return Err(self.damaged(format!("its name {name:.200} has control characters")));
+        }
         let mut entries = BTreeMap::new();
         for tensor in graph.initializer {
             self.add_tensor(tensor, &mut entries)?;
@@ -170,7 +174,7 @@ impl Reader<'_> {
             let shown: Vec<_> = dims.iter().take(MAX_RANK).collect();
             return Err(self.damaged(format!("tensor {name} has the impossible shape {shown:?}")));
         };
-        check_shape(self.path, name, &shape)?;
+        check_tensor(self.path, name, &shape)?;
         let elements: usize = shape.iter().product();
         let needed = elements * dtype.bitsize() / 8;
         let data = match &tensor.raw_data {
@@ -238,6 +242,25 @@ impl Reader<'_> {
     }
 }
 
+/// The names of a graph that may come into messages.
+fn names(graph: &proto::Graph) -> impl Iterator<Item = &str> {
+    let tensors = graph.initializer.iter().map(|t| t.name.as_str());
+    tensors
+        .chain(graph.node.iter().flat_map(names_of_node))
+        .chain(graph.input.iter().chain(&graph.output).flat_map(names_of_value))
+}
+
+fn names_of_node(node: &proto::Node) -> impl Iterator<Item = &str> {
+    let own = [&node.name, &node.op_type, &node.domain].into_iter();
+    own.chain(&node.input).chain(&node.output).chain(node.attribute.iter().map(|a| &a.name)).map(String::as_str)
+}
+
+fn names_of_value(value: &proto::Value) -> impl Iterator<Item = &str> {
+    let shape = value.r#type.as_ref().and_then(|t| t.tensor_type.as_ref()).and_then(|t| t.shape.as_ref());
+    let dims = shape.into_iter().flat_map(|s| &s.dim).filter_map(|d| d.dim_param.as_deref());
+    dims.chain([value.name.as_str()])
+}
+
 /// Elements that stand in a typed field, as bytes. Other fields than these hold types that no network here is stored in.
 fn typed(tensor: &proto::Tensor) -> Bytes {
     match tensor.data_type {
@@ -293,8 +316,4 @@ fn value(value: proto::Value) -> Value {
     };
     let dims = tensor.and_then(|t| t.shape).map(|shape| shape.dim.into_iter().map(dim).collect());
     Value { name: value.name, element_type, dims }
-}
-
-fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

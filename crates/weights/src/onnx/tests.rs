@@ -131,6 +131,9 @@ fn what_is_wrong_is_said_in_one_line() {
         (proto::Graph { node: vec![node("Relu", &["a"], "b"), node("Relu", &["b"], "a")], ..graph() }, "circle"),
         (proto::Graph { node: vec![node("Relu", &["x"], "b"), node("Relu", &["x"], "b")], ..graph() }, "made twice"),
         (proto::Graph { node: vec![node("Relu", &["x"], "b"); 200_000], ..graph() }, "besides the weights"),
+        (with(proto::Tensor { name: "w\n".into(), ..w() }), r"its name w\n has control characters"),
+        (proto::Graph { node: vec![node("Re\u{1b}lu", &["x"], "b")], ..graph() }, r"name Re\u{1b}lu has control"),
+        (proto::Graph { node: vec![node("Relu", &["x"], "b\0")], ..graph() }, r"name b\u{0} has control"),
     ];
     for (graph, says) in cases {
         let text = message(graph);

@@ -22,7 +22,7 @@ pub(crate) const MAGIC: &[u8] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\x
 const VERSION: i64 = 1001;
 
 pub(crate) fn read_legacy(path: &Path, file: &Bytes) -> Result<Table, WeightsError> {
-    let damaged = |problem: String| WeightsError::Damaged { path: path.to_owned(), problem };
+    let damaged = |problem: String| WeightsError::damaged(path, problem);
     let mut programs = Programs { file: &file[..file.len().min(MAX_PROGRAM_BYTES)], at: MAGIC.len() };
     let mut next = || programs.next().map_err(damaged);
     let (version, machine, object, keys) = (next()?, next()?, next()?, next()?);

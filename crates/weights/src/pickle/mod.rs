@@ -14,7 +14,7 @@ use std::path::Path;
 use bytes::Bytes;
 
 use crate::WeightsError;
-use crate::checkpoint::{Entry, Part, StoredType, Table, check_shape};
+use crate::checkpoint::{Entry, Part, StoredType, Table, check_tensor};
 use state::RawTensor;
 
 pub(crate) use legacy::{MAGIC as LEGACY_MAGIC, read_legacy};
@@ -24,7 +24,7 @@ const MAX_PROGRAM_BYTES: usize = 16 << 20;
 
 /// Reads the index of a zip archive. Its entries lie in it uncompressed.
 pub(crate) fn read_zip(path: &Path, file: &Bytes) -> Result<Table, WeightsError> {
-    let damaged = |problem: String| WeightsError::Damaged { path: path.to_owned(), problem };
+    let damaged = |problem: String| WeightsError::damaged(path, problem);
     let archive = Archive::open(file).map_err(damaged)?;
     let (folder, program) = archive.program().map_err(damaged)?;
     let left = machine::read(&program).map_err(|e| damaged(format!("its pickle cannot be read: {e}")))?;
@@ -44,10 +44,10 @@ fn table<'a>(
     let mut entries = Table::new();
     for tensor in raw {
         let name = tensor.name.to_owned();
-        check_shape(path, &name, &tensor.shape)?;
-        let part = storage(tensor.storage).and_then(|storage| part(&tensor, &storage)).map_err(|problem| {
-            WeightsError::Damaged { path: path.to_owned(), problem: format!("tensor {name} {problem}") }
-        })?;
+        check_tensor(path, &name, &tensor.shape)?;
+        let part = storage(tensor.storage)
+            .and_then(|storage| part(&tensor, &storage))
+            .map_err(|problem| WeightsError::damaged(path, format!("tensor {name} {problem}")))?;
         entries.insert(name.clone(), Entry::new(name, tensor.shape, part));
     }
     Ok(entries)

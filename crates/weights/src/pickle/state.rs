@@ -103,7 +103,7 @@ fn class_name(file: &Unpickled, class: Id) -> String {
     match file.get(class) {
         Value::Global(module, name) => {
             let name = format!("{module}.{name}");
-            name.chars().filter(|c| !c.is_control()).take(100).collect()
+            name.chars().take(100).collect()
         }
         _ => "something without a name".into(),
     }

@@ -47,6 +47,14 @@ fn each_fault_is_one_line_with_the_tensors() {
 }
 
 #[test]
+fn names_that_are_no_line_of_text_are_refused() {
+    for (name, shown) in [("a\nb", r"a\nb"), ("a\u{1b}[31m", r"a\u{1b}[31m"), ("\0", r"\u{0}"), ("\u{85}", r"\u{85}")] {
+        let said = said(&[(name, "F16", &[1], &[0; 2])], &[]);
+        assert!(said.contains(&format!("tensor {shown} has control characters")), "{said}");
+    }
+}
+
+#[test]
 fn ten_of_many_are_listed() {
     let names: Vec<String> = (0..12).map(|i| format!("b{i:02}.weight")).collect();
     let tensors: Vec<Tensor> =
