@@ -2,14 +2,15 @@
 
 mod float;
 mod matrix;
-mod quantised;
 pub mod reference;
 #[cfg(test)]
 mod tests;
+mod tiles;
 
 use candle_core::{DType, Device, Result, Tensor};
 
 use crate::level::Level;
+use crate::quant::View;
 use crate::rows::with_f32;
 use matrix::Stored;
 
@@ -20,9 +21,9 @@ const TILE_ELEMENTS: usize = 4 << 20;
 
 /// `x` `[.., in]` f32, `weight` `[out, in]`, `bias` `[out]` f32 → `[.., out]` f32.
 ///
-/// Half-precision and quantised weights are widened in tiles, never as a whole: of 16 MiB, and for quantised ones of less than
-/// 1 MiB a thread beside at most 32 MiB of repacked inputs. Each output element is the same sum in the same order whatever the
-/// tiling and the number of threads; with quantised weights up to four rows of inputs are summed in another order than more.
+/// On the host, weights of any precision are widened in tiles of less than 1 MiB a thread, beside at most 32 MiB of repacked
+/// inputs; elsewhere in tiles of 16 MiB. Each output element is the same sum in the same order whatever the tiling, the number of
+/// threads and the memory that the weights lie in; up to four rows of inputs are summed in another order than more.
 /// Differences are added in f32 in their order, rows in pieces of at most 16 MiB.
 ///
 /// # Errors
@@ -37,16 +38,11 @@ pub fn linear(x: &Tensor, weight: &Matrix, bias: Option<&Tensor>) -> Result<Tens
     if let Some(bias) = bias.filter(|b| b.dims() != [out_features]) {
         candle_core::bail!("linear: bias {:?} for {out_features} outputs", bias.dims());
     }
-    let count = shape.iter().rev().skip(1).product();
+    let count: usize = shape.iter().rev().skip(1).product();
     let rows = x.reshape((count, in_features))?;
     let product = match &weight.stored {
-        Stored::Float(weight) => add_bias(float::product(&rows, weight)?, bias)?,
-        Stored::Quantised(weight) if matches!(x.device(), Device::Cpu) => {
-            let bias = bias.map(|b| b.to_dtype(DType::F32)?.to_vec1::<f32>()).transpose()?;
-            let product =
-                with_f32(&rows, |x| Ok(quantised::product(x, count, weight, bias.as_deref(), Level::detect())))?;
-            Tensor::from_vec(product, (count, out_features), &Device::Cpu)?
-        }
+        Stored::Float(weight) => float::product(&rows, weight, bias)?,
+        Stored::Quantised(weight) if matches!(x.device(), Device::Cpu) => on_host(&rows, weight.view(), bias)?,
         Stored::Quantised(weight) => {
             let step = (TILE_ELEMENTS / in_features.max(1)).max(1);
             let tile = |start, count| matrix::decoded(weight, start, count)?.to_device(x.device());
@@ -54,6 +50,14 @@ pub fn linear(x: &Tensor, weight: &Matrix, bias: Option<&Tensor>) -> Result<Tens
         }
     };
     add_differences(&rows, product, &weight.differences)?.reshape(shape)
+}
+
+/// `x` `[rows, in]` f32 with a matrix in the host's memory.
+fn on_host(x: &Tensor, weight: View, bias: Option<&Tensor>) -> Result<Tensor> {
+    let count = x.dim(0)?;
+    let bias = bias.map(|b| b.to_dtype(DType::F32)?.to_vec1::<f32>()).transpose()?;
+    let product = with_f32(x, |x| Ok(tiles::product(x, count, weight, bias.as_deref(), Level::detect())))?;
+    Tensor::from_vec(product, (count, weight.rows), &Device::Cpu)
 }
 
 fn add_bias(product: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
@@ -76,10 +80,10 @@ fn add_differences(x: &Tensor, product: Tensor, differences: &[Difference]) -> R
         let mut sum = product.narrow(0, first, rows)?;
         for difference in differences {
             sum = match difference {
-                Difference::Whole { difference, factor } => (sum + (float::product(&x, difference)? * *factor)?)?,
+                Difference::Whole { difference, factor } => (sum + (float::product(&x, difference, None)? * *factor)?)?,
                 Difference::LowRank { down, up, first_row, factor } => {
-                    let inner = (float::product(&x, down)? * *factor)?;
-                    float::add_at(&sum, &float::product(&inner, up)?, 1, *first_row)?
+                    let inner = (float::product(&x, down, None)? * *factor)?;
+                    float::add_at(&sum, &float::product(&inner, up, None)?, 1, *first_row)?
                 }
             };
         }

@@ -1,6 +1,6 @@
 use candle_core::{DType, Device, Tensor};
 
-use super::{Difference, Matrix, linear, quantised, reference};
+use super::{Difference, Matrix, linear, reference, tiles};
 use crate::level::Level;
 use crate::quant::{Encoding, QuantMatrix, Scaling, Target, encode};
 use crate::testing::{assert_close, randn};
@@ -54,7 +54,7 @@ fn quantised_products_agree_over_shapes_and_instruction_sets() {
             let x = randn(&[rows, inner], 100 + seed as u64);
             let want = reference::linear(&x, &matrix.clone().into(), None).unwrap();
             for level in Level::available() {
-                let got = quantised::product(&values(&x), rows, &matrix, None, level);
+                let got = tiles::product(&values(&x), rows, matrix.view(), None, level);
                 assert_close(&Tensor::from_vec(got, (rows, out), &Device::Cpu).unwrap(), &want, 1e-6);
             }
         }

@@ -3,11 +3,17 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// How numbers of a quantised matrix are stored. Names are those of the formats' makers (PyTorch's and safetensors' for 8-bit
+/// How numbers of a matrix are stored. Names are those of the formats' makers (PyTorch's and safetensors' for floats and 8-bit
 /// numbers, ggml's for blocks).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Encoding {
+    /// IEEE 754's binary32.
+    F32,
+    /// IEEE 754's binary16; largest 65504.
+    F16,
+    /// The upper half of an f32.
+    BF16,
     /// 1 sign, 4 exponent (bias 7), 3 mantissa bits; no infinities; 0x7F and 0xFF are NaN; largest 448.
     F8E4M3,
     /// 1 sign, 5 exponent, 2 mantissa bits: the upper half of an f16; largest 57344.
@@ -42,7 +48,10 @@ pub enum Encoding {
 
 impl Encoding {
     /// All of them.
-    pub const ALL: [Encoding; 15] = [
+    pub const ALL: [Encoding; 18] = [
+        Encoding::F32,
+        Encoding::F16,
+        Encoding::BF16,
         Encoding::F8E4M3,
         Encoding::F8E5M2,
         Encoding::I8,
@@ -63,15 +72,22 @@ impl Encoding {
     /// Numbers in a block; 1 where each stands for itself.
     pub fn block(self) -> usize {
         match self {
-            Encoding::F8E4M3 | Encoding::F8E5M2 | Encoding::I8 => 1,
+            Encoding::F32 | Encoding::F16 | Encoding::BF16 | Encoding::F8E4M3 | Encoding::F8E5M2 | Encoding::I8 => 1,
             Encoding::Q8_0 | Encoding::Q4_0 | Encoding::Q4_1 | Encoding::Q5_0 | Encoding::Q5_1 | Encoding::Iq4Nl => 32,
             Encoding::Q2K | Encoding::Q3K | Encoding::Q4K | Encoding::Q5K | Encoding::Q6K | Encoding::Iq4Xs => 256,
         }
     }
 
+    /// Whether numbers are floats of 16 or 32 bits.
+    pub fn is_float(self) -> bool {
+        matches!(self, Encoding::F32 | Encoding::F16 | Encoding::BF16)
+    }
+
     /// Bytes of a block.
     pub fn block_bytes(self) -> usize {
         match self {
+            Encoding::F32 => 4,
+            Encoding::F16 | Encoding::BF16 => 2,
             Encoding::F8E4M3 | Encoding::F8E5M2 | Encoding::I8 => 1,
             Encoding::Q8_0 => 34,
             Encoding::Q4_0 | Encoding::Iq4Nl => 18,
@@ -95,6 +111,9 @@ impl Encoding {
     /// The name, as in file names and reports.
     pub fn name(self) -> &'static str {
         match self {
+            Encoding::F32 => "F32",
+            Encoding::F16 => "F16",
+            Encoding::BF16 => "BF16",
             Encoding::F8E4M3 => "F8_E4M3",
             Encoding::F8E5M2 => "F8_E5M2",
             Encoding::I8 => "I8",

@@ -127,9 +127,10 @@ impl QuantMatrix {
         self.rotation
     }
 
-    /// Bytes of a row.
-    pub(crate) fn row_bytes(&self) -> usize {
-        self.columns / self.encoding.block() * self.encoding.block_bytes()
+    /// Itself, borrowed.
+    pub(crate) fn view(&self) -> View<'_> {
+        let Self { encoding, rows, columns, bytes, scales, rotation } = self;
+        View { encoding: *encoding, rows: *rows, columns: *columns, bytes, scales, rotation: *rotation }
     }
 
     /// An error about this matrix.
@@ -145,6 +146,24 @@ impl QuantMatrix {
             Scales::Rows(values) | Scales::Blocks { values, .. } => values.len(),
         };
         self.bytes.len() as u64 + 4 * scales as u64
+    }
+}
+
+/// A matrix wherever its bytes lie. They are as many as [`QuantMatrix::new`] asks for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct View<'a> {
+    pub encoding: Encoding,
+    pub rows: usize,
+    pub columns: usize,
+    pub bytes: &'a [u8],
+    pub scales: &'a Scales,
+    pub rotation: Option<usize>,
+}
+
+impl View<'_> {
+    /// Bytes of a row.
+    fn row_bytes(&self) -> usize {
+        self.columns / self.encoding.block() * self.encoding.block_bytes()
     }
 }
 

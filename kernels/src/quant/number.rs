@@ -19,6 +19,12 @@ pub(super) fn f16(bits: u16) -> f32 {
     f32::from_bits(sign | if magnitude < 31 << 23 { finite } else { magnitude + (224 << 23) })
 }
 
+/// The upper half of an f32.
+#[inline(always)]
+pub(super) fn bf16(bits: u16) -> f32 {
+    f32::from_bits(u32::from(bits) << 16)
+}
+
 /// Two bytes of a block, little-endian, as a binary16.
 #[inline(always)]
 pub(super) fn f16_at(block: &[u8], at: usize) -> f32 {

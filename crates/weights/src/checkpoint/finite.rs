@@ -24,6 +24,9 @@ pub(super) fn first_non_finite_code(raw: &[u8], encoding: Encoding) -> Option<us
         Encoding::F8E4M3 => scan::<1>(raw, |[b]| b & 0x7f == 0x7f),
         Encoding::F8E5M2 => scan::<1>(raw, |[b]| b & 0x7c == 0x7c),
         Encoding::I8 => None,
+        Encoding::F32 => first_non_finite(raw, DType::F32),
+        Encoding::F16 => first_non_finite(raw, DType::F16),
+        Encoding::BF16 => first_non_finite(raw, DType::BF16),
         _ => {
             let places = f16_places(encoding);
             let bad = |block: &[u8]| {
@@ -84,7 +87,7 @@ mod tests {
             for block in [89_999, 50_000, 0] {
                 match f16_places(encoding).last() {
                     Some(at) => raw[block * bytes + at + 1] = 0xfc,
-                    None => raw[block * bytes] = 0xff,
+                    None => raw[block * bytes..][..bytes].fill(0xff),
                 }
                 let want = (encoding != Encoding::I8).then_some(block * encoding.block());
                 assert_eq!(first_non_finite_code(&raw, encoding), want, "{encoding}");

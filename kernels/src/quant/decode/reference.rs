@@ -15,6 +15,9 @@ pub fn number(encoding: Encoding, block: &[u8], i: usize) -> f32 {
     let nibble = |bytes: &[u8]| (bytes[i % 16] >> (4 * (i / 16))) & 15;
     let fifth_bit = |bytes: &[u8]| ((bytes[i / 8] >> (i % 8)) & 1) << 4;
     match encoding {
+        Encoding::F32 => f32::from_le_bytes([block[0], block[1], block[2], block[3]]),
+        Encoding::F16 => half::f16::from_le_bytes([block[0], block[1]]).to_f32(),
+        Encoding::BF16 => half::bf16::from_le_bytes([block[0], block[1]]).to_f32(),
         Encoding::F8E4M3 => f8e4m3(block[0]),
         Encoding::F8E5M2 => f8e5m2(block[0]),
         Encoding::I8 => f32::from(block[0] as i8),
@@ -123,11 +126,11 @@ pub fn rotate(x: &mut [f32]) {
 /// There is no such row.
 pub fn row(matrix: &QuantMatrix, row: usize) -> Vec<f32> {
     let [_, columns] = matrix.shape();
-    let (encoding, row_bytes) = (matrix.encoding(), matrix.row_bytes());
+    let (encoding, row_bytes) = (matrix.encoding(), matrix.view().row_bytes());
     let bytes = &matrix.bytes()[row * row_bytes..][..row_bytes];
     let value = |column: usize| {
         let block = &bytes[column / encoding.block() * encoding.block_bytes()..];
-        number(encoding, block, column % encoding.block()) * matrix.scale(row, column)
+        number(encoding, block, column % encoding.block()) * matrix.view().scale(row, column)
     };
     let mut out: Vec<f32> = (0..columns).map(value).collect();
     if let Some(group) = matrix.rotation() {

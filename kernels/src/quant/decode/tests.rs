@@ -28,14 +28,14 @@ fn check(matrix: &QuantMatrix) {
     for level in Level::available() {
         for row in 0..rows {
             let mut got = vec![-1.0; columns];
-            run_at(level, matrix.span(row, 0, &mut got));
+            run_at(level, matrix.view().span(row, 0, &mut got));
             let what = format!("{} {level:?} {:?} row {row}", matrix.encoding(), matrix.rotation());
             assert_same(&got, &want[row * columns..][..columns], &what);
             // And in pieces.
-            let granule = matrix.granule();
+            let granule = matrix.view().granule();
             let middle = columns / granule / 2 * granule;
             let mut got = vec![-1.0; columns - middle];
-            run_at(level, matrix.span(row, middle, &mut got));
+            run_at(level, matrix.view().span(row, middle, &mut got));
             assert_same(&got, &want[row * columns + middle..][..columns - middle], &what);
         }
     }

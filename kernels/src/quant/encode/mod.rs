@@ -86,7 +86,7 @@ pub fn encode(values: &[f32], [rows, columns]: [usize; 2], target: Target) -> Re
     if !fits {
         return wrong(format!("cannot have scales like {scaling:?}"));
     }
-    let limit = if encoding.block() > 1 { BLOCK_MAX } else { f32::MAX };
+    let limit = if encoding.block() > 1 || encoding == Encoding::F16 { BLOCK_MAX } else { f32::MAX };
     if let Some(at) = first_beyond(values, limit) {
         let (row, column) = (at / columns, at % columns);
         return wrong(format!("holds {} at row {row}, column {column}; up to ±{limit:e} can be stored", values[at]));
@@ -211,6 +211,9 @@ impl Task for Row<'_> {
         // SAFETY: the caller's.
         let values = unsafe { encoder.row::<V>(row, buffer) };
         match encoder.target.encoding {
+            Encoding::F32 => numbers(values, out, f32::to_le_bytes),
+            Encoding::F16 => numbers(values, out, |x| half::f16::from_f32(x).to_le_bytes()),
+            Encoding::BF16 => numbers(values, out, |x| half::bf16::from_f32(x).to_le_bytes()),
             Encoding::F8E4M3 => bytes(values, scales, row, out, to_f8e4m3),
             Encoding::F8E5M2 => bytes(values, scales, row, out, to_f8e5m2),
             Encoding::I8 => bytes(values, scales, row, out, |x| search::round(x.clamp(-127.0, 127.0)) as i32 as u8),
@@ -228,6 +231,13 @@ impl Task for Row<'_> {
             Encoding::Iq4Xs => blocks::each(values, out, superblocks::iq4_xs),
         }
     }
+}
+
+/// Floats, which have no scales.
+#[inline(always)]
+fn numbers<const W: usize>(values: &[f32], out: &mut [u8], narrow: impl Fn(f32) -> [u8; W] + Copy) {
+    let (out, _) = out.as_chunks_mut::<W>();
+    out.iter_mut().zip(values).for_each(|(o, x)| *o = narrow(*x));
 }
 
 /// A byte a number.

@@ -38,7 +38,7 @@ fn rmse(a: &[f32], b: &[f32]) -> f64 {
 #[test]
 fn decoding_gives_what_gguf_and_torch_give() {
     let file = SafeTensors::deserialize(FIXTURE).unwrap();
-    for encoding in Encoding::ALL.into_iter().filter(|e| *e != Encoding::I8) {
+    for encoding in Encoding::ALL.into_iter().filter(|e| *e != Encoding::I8 && !e.is_float()) {
         let bytes = Bytes::copy_from_slice(file.tensor(&format!("{encoding}.bytes")).unwrap().data());
         let matrix = QuantMatrix::new(encoding, [3, 512], bytes, Scales::None, None).unwrap();
         assert_eq!(bits(&decoded(&matrix)), bits(&floats(&file, &format!("{encoding}.values"))), "{encoding}");
@@ -204,7 +204,7 @@ proptest! {
     }
 
     #[test]
-    fn nothing_encoded_is_beyond_what_it_was(seed in any::<u64>(), exponent in -40i32..5, which in 0usize..15) {
+    fn nothing_encoded_is_beyond_what_it_was(seed in any::<u64>(), exponent in -40i32..5, which in 0usize..18) {
         let mut values = values([2, 256], seed);
         values.iter_mut().for_each(|x| *x *= 10f32.powi(exponent));
         let matrix = encode(&values, [2, 256], Encoding::ALL[which].into()).unwrap();

@@ -1,4 +1,4 @@
-//! Products with quantised matrices: a few rows of the matrix are decoded at a time into memory that stays in a core's
+//! Products on the host: a few rows of the matrix are decoded at a time into memory that stays in a core's
 //! cache, and multiplied there.
 //!
 //! A matrix whose rows were rotated is not rotated back: the Hadamard matrix is symmetric and orthonormal, so that
@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use crate::gemm::{Buffer, CHUNK, Product, Rows, panel_columns, panel_width};
 use crate::level::Level;
-use crate::quant::{QuantMatrix, Rotation};
+use crate::quant::{Rotation, View};
 use crate::vector::{Task, Vector, run_at};
 
 /// Rows of inputs with which decoding takes longer than multiplying: they are multiplied as they are.
@@ -23,8 +23,8 @@ const MOST_ROWS: usize = 1024;
 const TASK_ROWS: usize = 32;
 
 /// `x` `[count, in]` times the transposed matrix `[out, in]`, and the bias `[out]` → `[count, out]`.
-pub(super) fn product(x: &[f32], count: usize, weight: &QuantMatrix, bias: Option<&[f32]>, level: Level) -> Vec<f32> {
-    let [out_features, in_features] = weight.shape();
+pub(super) fn product(x: &[f32], count: usize, weight: View, bias: Option<&[f32]>, level: Level) -> Vec<f32> {
+    let View { rows: out_features, columns: in_features, .. } = weight;
     let mut out = vec![0.0; count * out_features];
     if out.is_empty() {
         return out;
@@ -41,7 +41,7 @@ pub(super) fn product(x: &[f32], count: usize, weight: &QuantMatrix, bias: Optio
     for (first, out) in (0..count).step_by(step).zip(out.chunks_mut(step * out_features)) {
         let rows = step.min(count - first);
         let x = &x[first * in_features..][..rows * in_features];
-        let source = Source { x, columns: in_features, rotation: weight.rotation(), level };
+        let source = Source { x, columns: in_features, rotation: weight.rotation, level };
         let panels = Panels::pack(&source, width, &mut packed);
         many(&panels, weight, out, level);
     }
@@ -55,10 +55,10 @@ fn add_bias(out: &mut [f32], bias: Option<&[f32]>) {
 }
 
 /// Each row of the matrix is decoded once and multiplied with all inputs.
-fn few(x: &[f32], count: usize, weight: &QuantMatrix, out: &mut [f32], level: Level) {
-    let [out_features, _] = weight.shape();
+fn few(x: &[f32], count: usize, weight: View, out: &mut [f32], level: Level) {
+    let out_features = weight.rows;
     let mut rotated = Vec::new();
-    let x = match weight.rotation() {
+    let x = match weight.rotation {
         None => x,
         Some(group) => {
             rotated.extend_from_slice(x);
@@ -81,7 +81,7 @@ fn few(x: &[f32], count: usize, weight: &QuantMatrix, out: &mut [f32], level: Le
 /// One row of the matrix with up to [`FEW`] rows of inputs.
 struct Dot<'a> {
     x: &'a [f32],
-    weight: &'a QuantMatrix,
+    weight: View<'a>,
     row: usize,
     /// A span.
     decoded: &'a mut [f32],
@@ -92,7 +92,7 @@ impl Task for Dot<'_> {
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
         const WAYS: usize = 4;
-        let [_, columns] = self.weight.shape();
+        let columns = self.weight.columns;
         let span = self.decoded.len();
         // SAFETY: the instructions are the caller's; no more is read than the slices hold.
         unsafe {
@@ -200,8 +200,8 @@ struct Scratch {
 }
 
 /// Rows of the matrix are split among tasks, each of which goes through the columns span by span.
-fn many(panels: &Panels, weight: &QuantMatrix, out: &mut [f32], level: Level) {
-    let [out_features, _] = weight.shape();
+fn many(panels: &Panels, weight: View, out: &mut [f32], level: Level) {
+    let out_features = weight.rows;
     let tasks = out_features.div_ceil(tile_rows(level));
     let output = Output(out.as_mut_ptr());
     let scratch = || Scratch { rows: Buffer::new(), span: Buffer::new(), sums: Buffer::new() };
@@ -225,7 +225,7 @@ fn tile_rows(level: Level) -> usize {
 
 struct Tile<'a> {
     panels: &'a Panels<'a>,
-    weight: &'a QuantMatrix,
+    weight: View<'a>,
     first: usize,
     rows: usize,
     scratch: &'a mut Scratch,
@@ -236,7 +236,7 @@ impl Task for Tile<'_> {
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
         let Self { panels, weight, first, rows, scratch, out } = self;
-        let [out_features, columns] = weight.shape();
+        let View { rows: out_features, columns, .. } = weight;
         let pitch = panels.width;
         let sums = scratch.sums.first(panels.count() * rows * pitch);
         sums.fill(0.0);
