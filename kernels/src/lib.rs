@@ -11,6 +11,7 @@ mod exp;
 mod gemm;
 mod level;
 pub mod linear;
+pub mod memory;
 pub mod norm;
 pub mod quant;
 pub mod residual;

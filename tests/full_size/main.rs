@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
 use dit::{Config, Dit, Inputs, PoseInputs, manifest, no_tap};
-use offload::{Placed, Placement};
+use offload::{Network, Placed, Residence, VirtualDevice};
 use scheduler::noise;
 use weights::{Checkpoint, CheckpointSource, RandomWeights, TensorSource, save_sharded};
 
@@ -48,9 +48,11 @@ fn a_full_size_block_loads_from_shards_and_runs() {
         vace: None,
     };
     let latents = draw(&[16, 2, 8, 8], 8);
-    let run = |placement| {
+    let run = |residence| {
         let source = Arc::new(CheckpointSource(checkpoint.clone()));
-        let placed = Arc::new(Placed::new(source, placement, &Device::Cpu, None));
+        let network = Network { source, manifest: &manifest, groups: dit::GROUPS, dtype: None };
+        let memory = Arc::new(VirtualDevice::host(u64::MAX));
+        let placed = Arc::new(Placed::new(network, residence, memory).unwrap());
         let traffic = placed.traffic().clone();
         let started = Instant::now();
         let net = Dit::new(&config, placed).unwrap();
@@ -61,13 +63,13 @@ fn a_full_size_block_loads_from_shards_and_runs() {
             assert_eq!(velocity.dims(), latents.dims());
             outputs.push(velocity.flatten_all().unwrap().to_vec1::<f32>().unwrap());
         }
-        println!("{placement:?}: {:.1} s for loading and two forwards", started.elapsed().as_secs_f64());
+        println!("{residence:?}: {:.1} s for loading and two forwards", started.elapsed().as_secs_f64());
         (outputs, traffic.bytes())
     };
-    let (resident, read_once) = run(Placement::Resident);
+    let (resident, read_once) = run(Residence::WHOLE);
     assert!(resident[0].iter().all(|v| v.is_finite()));
     assert_eq!(resident[0], resident[1]);
-    let (streamed, read_twice) = run(Placement::Streamed);
+    let (streamed, read_twice) = run(Residence::STREAMED);
     assert_eq!(resident, streamed, "placement never changes a bit");
     // Resident reads every tensor once; streamed reads the block for each of the two forwards.
     let extra = read_twice - read_once;

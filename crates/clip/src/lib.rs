@@ -5,3 +5,6 @@ mod vision;
 
 pub use keys::key_map;
 pub use vision::{Activation, Config, VisionTower, manifest};
+
+/// What the repeated parts are called under which weights are asked for, in the order of their use.
+pub const GROUPS: &[&str] = &["transformer"];

@@ -17,3 +17,6 @@ mod vace;
 pub use config::{Config, VaceConfig};
 pub use keymap::{diffusers_names, keymap};
 pub use model::{Conditioning, Dit, Inputs, PoseInputs, Tap, VaceInputs, manifest, no_tap};
+
+/// What the repeated parts are called under which weights are asked for: `blocks.0` and on, and VACE's.
+pub const GROUPS: &[&str] = &["blocks", "vace_blocks"];

@@ -1,6 +1,7 @@
 //! The whole story of a clip: one function whose numbered steps are the phases of the project's design.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
@@ -8,12 +9,12 @@ use dit::Dit;
 use image::RgbImage;
 use media::output::PendingFolder;
 use media::video::{AudioOutcome, AudioSource, FrameRate, ReadOptions, VideoWriter, WriterOptions, Written};
-use offload::{Phase, Placement};
+use offload::{Charge, DeviceMemory, Phase, Placed, Placement, Residence, Use};
 use scheduler::{INITIAL_NOISE_STREAM, Polarity, Sampler};
 
 use crate::denoise::{Conditions, Watch, denoise, frame_mask};
 use crate::geometry::LATENT;
-use crate::model::OpenModel;
+use crate::model::{OpenModel, Part};
 use crate::motion::{ReadyMotion, Side};
 use crate::poses::title;
 use crate::preview::{self, Preview};
@@ -27,6 +28,7 @@ struct Clip<'a> {
     request: &'a AnimateRequest,
     resolved: &'a Resolved,
     poses: &'a FinderOptions,
+    memory: &'a Arc<dyn DeviceMemory>,
 }
 
 /// Makes the clip that `resolved` decided on.
@@ -35,11 +37,12 @@ pub(crate) fn animate(
     request: &AnimateRequest,
     resolved: &Resolved,
     poses: &FinderOptions,
+    memory: &Arc<dyn DeviceMemory>,
     observer: &mut dyn Observer,
 ) -> Result<Report, PipelineError> {
     let started = Instant::now();
     let plan = &resolved.plan;
-    let clip = Clip { model, request, resolved, poses };
+    let clip = Clip { model, request, resolved, poses, memory };
     let mut progress = Progress::new(observer);
     for note in &plan.notes {
         progress.note(note.as_str());
@@ -83,8 +86,22 @@ pub(crate) fn animate(
 }
 
 impl Clip<'_> {
-    fn placement(&self, phase: Phase) -> Placement {
-        self.resolved.plan.stages.phase(phase).map_or(Placement::Resident, |p| p.placement)
+    /// Weights of a network where the plan has them.
+    fn placed(&self, part: &Part, phase: Phase) -> candle_core::Result<Arc<Placed>> {
+        let placement = self.resolved.plan.stages.phase(phase).map_or(Placement::Resident, |p| p.placement);
+        let residence = match placement {
+            Placement::Resident => Residence::WHOLE,
+            Placement::Streamed => Residence::STREAMED,
+        };
+        part.placed(residence, self.memory)
+    }
+
+    /// Counts what a phase computes with besides its weights, and what is held through all phases.
+    fn working(&self, phase: Phase) -> Result<Charge, PipelineError> {
+        let stages = &self.resolved.plan.stages;
+        let bytes = stages.held_bytes + stages.phase(phase).map_or(0, |p| p.activation_bytes);
+        let counted = self.memory.reserve(bytes, Use::Activations);
+        counted.map_err(|e| PipelineError::from_compute(phase.to_string(), e.into_candle()))
     }
 
     fn conditions(&self, progress: &mut Progress) -> Result<Conditions, PipelineError> {
@@ -122,8 +139,10 @@ impl Clip<'_> {
                 .collect::<Result<Vec<_>, _>>()
                 .map_err(|e| PipelineError::Model { path: "tokenizer".into(), problem: e.to_string() })?;
             let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
-            let source = model.text_encoder.placed(self.placement(Phase::TextEncode));
-            let encoded = umt5::Encoder::new(&model.blueprint.text_encoder, source)
+            let _working = self.working(Phase::TextEncode)?;
+            let encoded = self
+                .placed(&model.text_encoder, Phase::TextEncode)
+                .and_then(|source| umt5::Encoder::new(&model.blueprint.text_encoder, source))
                 .and_then(|net| net.encode_all(&ids, &mut |done, _| progress.set(done).map_err(stop)));
             let mut encoded = encoded.map_err(|e| progress.explain(|| "text encoder".into(), e))?.into_iter();
             progress.end()?;
@@ -144,7 +163,10 @@ impl Clip<'_> {
         let (ref_image_embeds, pose_image_embeds) = {
             let config = &model.blueprint.image_encoder;
             progress.begin(Phase::ImageEncode, 2)?;
-            let net = clip::VisionTower::new(config, model.image_encoder.placed(self.placement(Phase::ImageEncode)))
+            let _working = self.working(Phase::ImageEncode)?;
+            let net = self
+                .placed(&model.image_encoder, Phase::ImageEncode)
+                .and_then(|source| clip::VisionTower::new(config, source))
                 .map_err(|e| progress.explain(|| "image encoder".into(), e))?;
             let mut encode = |image, what: &str| -> Result<Tensor, PipelineError> {
                 let input = pixels::clip_pixels(image, config.image_size)?;
@@ -165,7 +187,10 @@ impl Clip<'_> {
         let conditions = {
             let clips_to_encode = if needs_negative_pose { 3 } else { 2 };
             progress.begin(Phase::VaeEncode, clips_to_encode * plan.num_frames)?;
-            let net = clips::encoder(&model.blueprint.vae, model.vae.placed(self.placement(Phase::VaeEncode)))
+            let _working = self.working(Phase::VaeEncode)?;
+            let net = self
+                .placed(&model.vae, Phase::VaeEncode)
+                .and_then(|source| clips::encoder(&model.blueprint.vae, source))
                 .map_err(|e| progress.explain(|| "VAE encoder".into(), e))?;
             let reference = pixels::vae_pixels(&reference, clip)?;
             let grey = Tensor::zeros_like(&reference).map_err(|e| progress.explain(|| "VAE encoder".into(), e))?;
@@ -264,7 +289,10 @@ impl Clip<'_> {
                 .map_err(|e| PipelineError::from_compute("noise".into(), e))?,
         };
         progress.tensor("noise", &noise);
-        let net = Dit::new(&model.blueprint.dit, model.dit.placed(self.placement(Phase::Denoise)))
+        let _working = self.working(Phase::Denoise)?;
+        let net = self
+            .placed(&model.dit, Phase::Denoise)
+            .and_then(|source| Dit::new(&model.blueprint.dit, source))
             .map_err(|e| progress.explain(|| "dit".into(), e))?;
         let mut sampler = Sampler::new(plan.schedule.clone(), request.settings.seed);
         let mut watch =
@@ -285,7 +313,10 @@ impl Clip<'_> {
 
         // 11 and 12. Latents to pixels, chunk by chunk in time, straight into the file.
         progress.begin(Phase::Decode, resolved.plan.num_frames)?;
-        let net = clips::decoder(&model.blueprint.vae, model.vae.placed(self.placement(Phase::Decode)))
+        let _working = self.working(Phase::Decode)?;
+        let net = self
+            .placed(&model.vae, Phase::Decode)
+            .and_then(|source| clips::decoder(&model.blueprint.vae, source))
             .map_err(|e| progress.explain(|| "VAE decoder".into(), e))?;
         let mut writer = match &request.output {
             Some(path) => {

@@ -2,10 +2,11 @@
 
 use std::borrow::Cow;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use candle_core::DType;
 use image::RgbImage;
-use offload::{Memory, Phase, PhaseNeeds, Placement, StagePlan};
+use offload::{DeviceMemory, Memory, Phase, PhaseNeeds, Placement, Residence, StagePlan, VirtualDevice};
 use scheduler::{GuidancePlan, Schedule};
 use serde::{Deserialize, Serialize};
 
@@ -154,6 +155,7 @@ pub struct Engine {
     source: ModelSource,
     info: ModelInfo,
     options: EngineOptions,
+    memory: Option<Arc<dyn DeviceMemory>>,
 }
 
 impl Engine {
@@ -168,7 +170,12 @@ impl Engine {
         if *source == ModelSource::Demo {
             options.poses.models.embedded.get_or_insert(EmbeddedPoses::UnlessNamed);
         }
-        Ok(Self { info: model.info(), model, source: source.clone(), options })
+        Ok(Self { info: model.info(), model, source: source.clone(), options, memory: None })
+    }
+
+    /// The same with weights in other memory than the host's within the plan: one that counts, is behind a bus, or fails.
+    pub fn with_memory(self, memory: Arc<dyn DeviceMemory>) -> Self {
+        Self { memory: Some(memory), ..self }
     }
 
     /// Runs the opened model with these LoRAs instead of those it has; an empty list gives the original weights back.
@@ -203,7 +210,9 @@ impl Engine {
     pub fn animate(&self, request: &AnimateRequest, observer: &mut dyn Observer) -> Result<Report, PipelineError> {
         let request = &*self.complete(request);
         let resolved = self.resolve(request)?;
-        animate(&self.model, request, &resolved, &self.options.poses, observer)
+        let memory = self.memory.clone();
+        let memory = memory.unwrap_or_else(|| Arc::new(VirtualDevice::host(resolved.plan.stages.budget_bytes)));
+        animate(&self.model, request, &resolved, &self.options.poses, &memory, observer)
     }
 
     /// The request with what it leaves to the model.
@@ -237,7 +246,8 @@ impl Engine {
         let model = &self.model;
         let explain = |e| PipelineError::from_compute("VAE".into(), e);
         let seen = pixels::vae_pixels(picture, size)?;
-        let source = model.vae.placed(Placement::Resident);
+        let memory: Arc<dyn DeviceMemory> = Arc::new(VirtualDevice::host(u64::MAX));
+        let source = model.vae.placed(Residence::WHOLE, &memory).map_err(explain)?;
         let encoder = clips::encoder(&model.blueprint.vae, source.clone()).map_err(explain)?;
         let mut silent = ();
         let mut progress = Progress::new(&mut silent);

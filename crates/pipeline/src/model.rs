@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::{DType, Device};
-use offload::{Placed, Placement};
+use candle_core::DType;
+use offload::{DeviceMemory, Network, Placed, Residence};
 use serde::{Deserialize, Serialize};
 use weights::lora::{Merged, Stack};
 use weights::{Checkpoint, CheckpointSource, Entry, Manifest, StoredType, TensorSource, TensorSpec};
@@ -134,6 +134,8 @@ pub(crate) struct Part {
     /// What matrices are converted to; `None` keeps them as stored, quantised ones too.
     pub held: Option<DType>,
     manifest: Manifest,
+    /// What its repeated parts are called.
+    groups: &'static [&'static str],
     /// Differences that are added to its tensors.
     loras: Arc<Stack>,
 }
@@ -155,7 +157,12 @@ impl Part {
             // Wider files are held in the precision that the reference computes in.
             None => stored_wide(&checkpoint, &manifest).then_some(reference_dtype),
         };
-        Ok(Self { checkpoint, held, manifest, loras: Arc::default() })
+        Ok(Self { checkpoint, held, manifest, groups: &[], loras: Arc::default() })
+    }
+
+    /// With repeated parts, which can be brought one by one.
+    fn in_groups(self, groups: &'static [&'static str]) -> Self {
+        Self { groups, ..self }
     }
 
     /// What each tensor takes in memory.
@@ -171,14 +178,15 @@ impl Part {
         }
     }
 
-    /// Weights that follow a placement, on the host.
-    pub fn placed(&self, placement: Placement) -> Arc<Placed> {
+    /// Weights in `memory`.
+    pub fn placed(&self, residence: Residence, memory: &Arc<dyn DeviceMemory>) -> candle_core::Result<Arc<Placed>> {
         let stored = Arc::new(CheckpointSource(self.checkpoint.clone()));
         let source: Arc<dyn TensorSource> = match self.loras.loras() {
             [] => stored,
             _ => Arc::new(Merged::new(stored, self.loras.clone())),
         };
-        Arc::new(Placed::new(source, placement, &Device::Cpu, self.held))
+        let network = Network { source, manifest: &self.manifest, groups: self.groups, dtype: self.held };
+        Ok(Arc::new(Placed::new(network, residence, memory.clone())?))
     }
 
     fn info(&self, name: &str) -> ComponentInfo {
@@ -319,12 +327,14 @@ impl OpenModel {
         // UMT5 overflows in f16 (spec wan_components §9.15).
         let text_dtype = dtype.map(|d| if d == HeldDType::F16 { HeldDType::Bf16 } else { d });
         Ok(Self {
-            dit: Part::new(dit, dit_manifest, &label, dtype, DType::BF16, |_| false)?,
+            dit: Part::new(dit, dit_manifest, &label, dtype, DType::BF16, |_| false)?.in_groups(dit::GROUPS),
             vae: Part::new(vae, vae_manifest, "the Wan 2.1 VAE", Some(HeldDType::F32), DType::F32, |_| false)?,
-            text_encoder: Part::new(text, text_manifest, "the UMT5 encoder", text_dtype, DType::BF16, |_| false)?,
+            text_encoder: Part::new(text, text_manifest, "the UMT5 encoder", text_dtype, DType::BF16, |_| false)?
+                .in_groups(umt5::GROUPS),
             image_encoder: Part::new(image, image_manifest, "the CLIP vision tower", dtype, DType::F16, |n| {
                 blueprint.image_encoder.ignored(n)
-            })?,
+            })?
+            .in_groups(clip::GROUPS),
             blueprint,
             tokenizer,
             default_size: None,

@@ -16,3 +16,6 @@ pub use keys::key_map;
 pub use position::relative_bucket;
 pub use prompt::{DEFAULT_NEGATIVE_PROMPT_FLF2V, DEFAULT_NEGATIVE_PROMPT_I2V, DEFAULT_NEGATIVE_PROMPT_T2V};
 pub use tokenizer::{Tokenizer, TokenizerError};
+
+/// What the repeated parts are called under which weights are asked for, in the order of their use.
+pub const GROUPS: &[&str] = &["blocks"];

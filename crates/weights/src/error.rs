@@ -108,6 +108,20 @@ pub enum WeightsError {
         /// The LoRAs that change it.
         loras: String,
     },
+    /// A file that was open could not be read.
+    #[error("{path} cannot be read any more: {source}; look at the disk or the network drive that it lies on")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file is not the one that was opened any more.
+    #[error("{path} was written to or cut short while it was in use; wait until it is whole and run again")]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
     /// A file could not be written.
     #[error("cannot write {path}: {source}")]
     Write {

@@ -32,7 +32,7 @@ mod save;
 mod source;
 mod view;
 
-pub use checkpoint::{Checkpoint, Entry, Format, StoredType};
+pub use checkpoint::{Checkpoint, Entry, Format, StoredMatrix, StoredType};
 pub use error::WeightsError;
 pub use flavour::Flavour;
 pub use kernels::linear::Matrix;
@@ -40,5 +40,5 @@ pub use keymap::KeyMap;
 pub use manifest::{Manifest, TensorSpec};
 pub use random::RandomWeights;
 pub use save::{SaveTensor, save_safetensors, save_sharded};
-pub use source::{CheckpointSource, Resident, TensorMap, TensorSource, WeightSource};
+pub use source::{CheckpointSource, MatrixForm, Resident, TensorMap, TensorSource, WeightSource};
 pub use view::Weights;

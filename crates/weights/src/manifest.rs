@@ -8,7 +8,8 @@ use candle_core::{DType, Device, Result, Tensor};
 use kernels::linear::Matrix;
 
 use crate::error::first_ten;
-use crate::{Checkpoint, TensorSource, Weights, WeightsError};
+use crate::source::float_encoding;
+use crate::{Checkpoint, MatrixForm, TensorSource, Weights, WeightsError};
 
 /// One tensor that a network needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -161,5 +162,9 @@ impl TensorSource for Recorder {
     fn matrix(&self, name: &str, shape: &[usize], dtype: Option<DType>, device: &Device) -> Result<Matrix> {
         self.record(name, shape, true);
         Ok(Tensor::zeros((), dtype.unwrap_or(DType::BF16), device)?.broadcast_as(shape)?.into())
+    }
+
+    fn form(&self, _name: &str, _shape: &[usize], dtype: Option<DType>) -> Result<MatrixForm> {
+        Ok(MatrixForm::Made(float_encoding(dtype.unwrap_or(DType::BF16))))
     }
 }

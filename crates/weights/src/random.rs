@@ -6,7 +6,8 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 
-use crate::TensorSource;
+use crate::source::float_encoding;
+use crate::{MatrixForm, TensorSource};
 
 /// A source that makes every tensor it is asked for from a seed and the tensor's name, so that the order of
 /// requests does not matter. Matrices and convolutions are normal with variance 1/fan-in, gains and variances lie around one,
@@ -50,6 +51,10 @@ impl TensorSource for RandomWeights {
 
     fn matrix(&self, name: &str, shape: &[usize], dtype: Option<DType>, device: &Device) -> Result<Matrix> {
         Ok(self.tensor(name, shape, dtype, device)?.into())
+    }
+
+    fn form(&self, _name: &str, _shape: &[usize], dtype: Option<DType>) -> Result<MatrixForm> {
+        Ok(MatrixForm::Made(float_encoding(dtype.unwrap_or(DType::BF16))))
     }
 }
 

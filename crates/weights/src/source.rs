@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex};
 
 use candle_core::{DType, Device, Result, Tensor};
 use kernels::linear::Matrix;
+use kernels::quant::Encoding;
 
-use crate::{Checkpoint, Weights};
+use crate::{Checkpoint, StoredMatrix, Weights};
 
 /// Gives tensors by name.
 pub trait TensorSource: Send + Sync {
@@ -22,6 +23,39 @@ pub trait TensorSource: Send + Sync {
     /// # Errors
     /// As [`tensor`](Self::tensor).
     fn matrix(&self, name: &str, shape: &[usize], dtype: Option<DType>, device: &Device) -> Result<Matrix>;
+
+    /// How [`matrix`](Self::matrix) gives a matrix, before it is read.
+    ///
+    /// # Errors
+    /// As [`tensor`](Self::tensor).
+    fn form(&self, name: &str, shape: &[usize], dtype: Option<DType>) -> Result<MatrixForm>;
+}
+
+/// See [`TensorSource::form`].
+pub enum MatrixForm {
+    /// As it is stored, so that it can be read straight into memory.
+    Stored(Box<StoredMatrix>),
+    /// Made on the way: converted, or with something added. It has the encoding, and may have differences beside it.
+    Made(Encoding),
+}
+
+impl MatrixForm {
+    /// How numbers are held.
+    pub fn encoding(&self) -> Encoding {
+        match self {
+            Self::Stored(stored) => stored.encoding(),
+            Self::Made(encoding) => *encoding,
+        }
+    }
+}
+
+/// The encoding of floats; others than these are computed with as f32.
+pub(crate) fn float_encoding(dtype: DType) -> Encoding {
+    match dtype {
+        DType::BF16 => Encoding::BF16,
+        DType::F16 => Encoding::F16,
+        _ => Encoding::F32,
+    }
 }
 
 /// Reads every tensor from its file each time it is asked for; nothing is kept.
@@ -39,6 +73,14 @@ impl TensorSource for CheckpointSource {
             (Some(matrix), Some(dtype)) => Ok(Matrix::from(matrix).to_tensor(dtype)?.to_device(device)?.into()),
             (None, dtype) => Ok(self.0.load(name, shape, dtype, device)?.into()),
         }
+    }
+
+    fn form(&self, name: &str, shape: &[usize], dtype: Option<DType>) -> Result<MatrixForm> {
+        Ok(match (self.0.stored(name, shape)?, dtype) {
+            (Some(stored), None) => MatrixForm::Stored(Box::new(stored)),
+            (Some(stored), Some(dtype)) if stored.dtype() == Some(dtype) => MatrixForm::Stored(Box::new(stored)),
+            (_, dtype) => MatrixForm::Made(float_encoding(dtype.unwrap_or(DType::F32))),
+        })
     }
 }
 
@@ -58,6 +100,11 @@ impl TensorSource for TensorMap {
 
     fn matrix(&self, name: &str, shape: &[usize], dtype: Option<DType>, device: &Device) -> Result<Matrix> {
         Ok(self.tensor(name, shape, dtype, device)?.into())
+    }
+
+    fn form(&self, name: &str, _shape: &[usize], dtype: Option<DType>) -> Result<MatrixForm> {
+        let own = self.0.get(name).map(Tensor::dtype);
+        Ok(MatrixForm::Made(float_encoding(dtype.or(own).unwrap_or(DType::F32))))
     }
 }
 
@@ -125,5 +172,9 @@ impl TensorSource for Keeping {
 
     fn matrix(&self, name: &str, shape: &[usize], dtype: Option<DType>, device: &Device) -> Result<Matrix> {
         kept(&self.matrices, name, || self.source.matrix(name, shape, dtype, device))
+    }
+
+    fn form(&self, name: &str, shape: &[usize], dtype: Option<DType>) -> Result<MatrixForm> {
+        self.source.form(name, shape, dtype)
     }
 }

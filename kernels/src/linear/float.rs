@@ -33,7 +33,8 @@ fn with_view<T>(weight: &Tensor, f: impl FnOnce(View) -> T) -> Option<T> {
         CpuStorage::F16(values) => (Encoding::F16, bytes_of(values)),
         _ => return None,
     };
-    let bytes = all.get(layout.start_offset() * encoding.block_bytes()..)?.get(..rows * columns * encoding.block_bytes())?;
+    let bytes =
+        all.get(layout.start_offset() * encoding.block_bytes()..)?.get(..rows * columns * encoding.block_bytes())?;
     Some(f(View { encoding, rows, columns, bytes, scales: &Scales::None, rotation: None }))
 }
 

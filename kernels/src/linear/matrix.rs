@@ -1,5 +1,6 @@
 //! What a Linear multiplies with.
 
+use std::fmt;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor};
@@ -19,6 +20,22 @@ pub struct Matrix {
 pub(super) enum Stored {
     Float(Tensor),
     Quantised(Arc<QuantMatrix>),
+    Later(Arc<dyn LaterMatrix>),
+}
+
+/// A matrix that is brought when it is multiplied with, and let go of after that.
+pub trait LaterMatrix: fmt::Debug + Send + Sync {
+    /// `[out, in]`.
+    fn shape(&self) -> [usize; 2];
+
+    /// Bytes that it takes while it is there.
+    fn bytes(&self) -> u64;
+
+    /// Brings it. It is not itself one that comes later.
+    ///
+    /// # Errors
+    /// It cannot be read, or there is no room.
+    fn load(&self) -> Result<Matrix>;
 }
 
 /// What is added to a matrix without changing it, say a LoRA's share. Tensors are f32, bf16 or f16.
@@ -99,6 +116,24 @@ impl From<QuantMatrix> for Matrix {
 }
 
 impl Matrix {
+    /// One that is brought when it is multiplied with.
+    pub fn later(matrix: Arc<dyn LaterMatrix>) -> Self {
+        Self { stored: Stored::Later(matrix), differences: Vec::new() }
+    }
+
+    /// Itself with its numbers, which are brought if they are not there.
+    ///
+    /// # Errors
+    /// As [`LaterMatrix::load`].
+    pub fn now(&self) -> Result<Self> {
+        let Stored::Later(later) = &self.stored else { return Ok(self.clone()) };
+        let loaded = later.load()?;
+        if matches!(loaded.stored, Stored::Later(_)) {
+            candle_core::bail!("{later:?} gives a matrix that comes later again");
+        }
+        self.differences.iter().cloned().try_fold(loaded, Self::with)
+    }
+
     /// `(out, in)`.
     ///
     /// # Errors
@@ -107,22 +142,23 @@ impl Matrix {
         match &self.stored {
             Stored::Float(tensor) => tensor.dims2(),
             Stored::Quantised(matrix) => Ok(matrix.shape().into()),
+            Stored::Later(later) => Ok(later.shape().into()),
         }
     }
 
-    /// The matrix itself if it is quantised, without differences.
+    /// The matrix itself if its numbers are in the host's memory as they are stored, without differences.
     pub fn quantised(&self) -> Option<&QuantMatrix> {
         match &self.stored {
             Stored::Quantised(matrix) => Some(matrix),
-            Stored::Float(_) => None,
+            Stored::Float(_) | Stored::Later(_) => None,
         }
     }
 
-    /// The matrix itself if it is of floats, without differences.
+    /// The matrix itself if it is a tensor of floats, without differences.
     pub fn float(&self) -> Option<&Tensor> {
         match &self.stored {
             Stored::Float(tensor) => Some(tensor),
-            Stored::Quantised(_) => None,
+            Stored::Quantised(_) | Stored::Later(_) => None,
         }
     }
 
@@ -151,6 +187,7 @@ impl Matrix {
         let own = match &self.stored {
             Stored::Float(tensor) => of(tensor),
             Stored::Quantised(matrix) => matrix.stored_bytes(),
+            Stored::Later(later) => later.bytes(),
         };
         own + self.differences.iter().flat_map(Difference::tensors).map(of).sum::<u64>()
     }
@@ -162,6 +199,7 @@ impl Matrix {
     pub fn to_tensor(&self, dtype: DType) -> Result<Tensor> {
         match (&self.stored, self.differences.as_slice()) {
             (Stored::Float(tensor), []) => tensor.to_dtype(dtype),
+            (Stored::Later(_), _) => self.now()?.to_tensor(dtype),
             _ => {
                 let (rows, columns) = self.dims2()?;
                 let out = Tensor::zeros((rows, columns), dtype, &self.device())?;
@@ -188,6 +226,7 @@ impl Matrix {
             (Stored::Float(tensor), []) => {
                 tensor.index_select(&Tensor::new(ids, tensor.device())?, 0)?.to_dtype(DType::F32)
             }
+            (Stored::Later(_), _) => self.now()?.select(ids),
             _ => {
                 let found = ids.iter().map(|id| self.rows(*id as usize, 1)).collect::<Result<Vec<_>>>()?;
                 if found.is_empty() {
@@ -201,7 +240,7 @@ impl Matrix {
     fn device(&self) -> Device {
         match &self.stored {
             Stored::Float(tensor) => tensor.device().clone(),
-            Stored::Quantised(_) => Device::Cpu,
+            Stored::Quantised(_) | Stored::Later(_) => Device::Cpu,
         }
     }
 
@@ -210,6 +249,7 @@ impl Matrix {
         let mut tile = match &self.stored {
             Stored::Float(tensor) => tensor.narrow(0, first, count)?.to_dtype(DType::F32)?,
             Stored::Quantised(matrix) => decoded(matrix, first, count)?,
+            Stored::Later(_) => return self.now()?.rows(first, count),
         };
         for difference in &self.differences {
             let Some((from, rows)) = difference.rows(first, count)? else { continue };

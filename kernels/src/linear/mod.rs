@@ -14,7 +14,7 @@ use crate::quant::View;
 use crate::rows::with_f32;
 use matrix::Stored;
 
-pub use matrix::{Difference, Matrix};
+pub use matrix::{Difference, LaterMatrix, Matrix};
 
 /// Elements of a matrix that are widened to f32 at a time: a tile of 16 MiB, whatever the size of the matrix.
 const TILE_ELEMENTS: usize = 4 << 20;
@@ -41,6 +41,7 @@ pub fn linear(x: &Tensor, weight: &Matrix, bias: Option<&Tensor>) -> Result<Tens
     let count: usize = shape.iter().rev().skip(1).product();
     let rows = x.reshape((count, in_features))?;
     let product = match &weight.stored {
+        Stored::Later(_) => return linear(x, &weight.now()?, bias),
         Stored::Float(weight) => float::product(&rows, weight, bias)?,
         Stored::Quantised(weight) if matches!(x.device(), Device::Cpu) => on_host(&rows, weight.view(), bias)?,
         Stored::Quantised(weight) => {

@@ -35,6 +35,7 @@ pub fn linear(x: &Tensor, weight: &Matrix, bias: Option<&Tensor>) -> Result<Tens
 fn matrix(weight: &Matrix) -> Result<Vec<Vec<f64>>> {
     let values = |t: &Tensor| t.to_dtype(DType::F64)?.to_vec2::<f64>();
     let mut w = match &weight.stored {
+        Stored::Later(_) => return matrix(&weight.now()?),
         Stored::Float(tensor) => values(tensor)?,
         Stored::Quantised(matrix) => {
             let row = |row| decode::reference::row(matrix, row).into_iter().map(f64::from).collect();

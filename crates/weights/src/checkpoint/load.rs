@@ -2,16 +2,16 @@
 
 use std::path::Path;
 
-use bytes::Bytes;
 use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
-use kernels::quant::{QuantMatrix, Scales};
+use kernels::quant::QuantMatrix;
 
 use super::Checkpoint;
 use super::decode::decode;
-use super::entry::{Entry, Part, Share, StoredScales, StoredType};
+use super::entry::{Entry, Part, StoredScales, StoredType};
 use super::finite::first_non_finite_code;
 use super::map::released_after_use;
+use super::stored::scales;
 use crate::WeightsError;
 
 impl Checkpoint {
@@ -58,26 +58,10 @@ impl Checkpoint {
     /// # Errors
     /// Unknown name, other shape, or a value or scale that is not finite.
     pub fn matrix(&self, name: &str, shape: &[usize]) -> candle_core::Result<Option<QuantMatrix>> {
-        let entry = self.fitting(name, shape)?;
-        let (Some(encoding), &[rows, columns]) = (entry.encoding(), shape) else { return Ok(None) };
-        let mut place = Place { path: &self.path, name, seen: 0 };
-        if let [part] = entry.parts.as_slice() {
-            return quantised_part(part, rows, columns, &place).map(Some);
+        match self.stored(name, shape)? {
+            Some(stored) if stored.dtype().is_none() => stored.mapped().map(Some),
+            _ => Ok(None),
         }
-        let mut pieces = Vec::with_capacity(entry.parts.len());
-        for part in &entry.parts {
-            let [rows, columns] = as_matrix(&part.shape);
-            pieces.push(quantised_part(part, rows, columns, &place)?);
-            place.seen += part.elements();
-        }
-        let rotation = pieces[0].rotation();
-        let Some(scales) = joined_scales(&pieces) else { return Ok(None) };
-        if pieces.iter().any(|p| p.shape()[1] != columns || p.rotation() != rotation) {
-            return Ok(None);
-        }
-        let bytes = pieces.iter().flat_map(|p| p.bytes().iter().copied()).collect::<Vec<u8>>();
-        let joined = QuantMatrix::new(encoding, [rows, columns], Bytes::from(bytes), scales, rotation);
-        joined.map(Some).map_err(|e| place.impossible(&e))
     }
 
     /// The scale that a quantised tensor's inputs are divided by where multiplications are done in 8 bits; `None` when the
@@ -99,7 +83,7 @@ impl Checkpoint {
         }
     }
 
-    fn fitting(&self, name: &str, shape: &[usize]) -> candle_core::Result<&Entry> {
+    pub(super) fn fitting(&self, name: &str, shape: &[usize]) -> candle_core::Result<&Entry> {
         let entry = self.known(name)?;
         if !entry.fits(shape) {
             let (path, found) = (self.path.display(), &entry.shape);
@@ -123,13 +107,13 @@ impl Place<'_> {
         WeightsError::NotFinite { path, name, element: self.seen + element }.into_candle()
     }
 
-    fn impossible(&self, error: &kernels::quant::QuantError) -> candle_core::Error {
+    pub fn impossible(&self, error: &kernels::quant::QuantError) -> candle_core::Error {
         let problem = format!("tensor {}: {error}", self.name);
         WeightsError::damaged(self.path, problem).into_candle()
     }
 
     /// The scales as f32; `stride` is how many elements lie between the first elements of two of them.
-    fn scales(&self, scales: &StoredScales, stride: usize) -> candle_core::Result<Vec<f32>> {
+    pub fn scales(&self, scales: &StoredScales, stride: usize) -> candle_core::Result<Vec<f32>> {
         let raw = scales.bytes.as_ref();
         let values: Vec<f32> = match scales.dtype {
             DType::F16 => raw.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
@@ -166,15 +150,8 @@ pub(super) fn quantised_part(
     if let Some(element) = first_non_finite_code(&bytes, encoding) {
         return Err(place.not_finite(element));
     }
-    let scales = match &part.scales {
-        None => Scales::None,
-        Some(stored) => match stored.share {
-            Share::Matrix => Scales::Matrix(place.scales(stored, 0)?.first().copied().unwrap_or(1.0)),
-            Share::Row => Scales::Rows(place.scales(stored, columns)?),
-            Share::Block(side) => Scales::Blocks { side, values: place.scales(stored, 0)? },
-        },
-    };
-    QuantMatrix::new(encoding, [rows, columns], bytes, scales, part.rotation).map_err(|e| place.impossible(&e))
+    QuantMatrix::new(encoding, [rows, columns], bytes, scales(part, columns, place)?, part.rotation)
+        .map_err(|e| place.impossible(&e))
 }
 
 fn floats(part: &Part, place: &Place, dtype: Option<DType>) -> candle_core::Result<Tensor> {
@@ -187,36 +164,4 @@ fn floats(part: &Part, place: &Place, dtype: Option<DType>) -> candle_core::Resu
         Ok(element) => place.not_finite(element),
         Err(error) => error,
     })
-}
-
-/// The scales of matrices that follow one another row by row; `None` when blocks would begin inside of one.
-fn joined_scales(pieces: &[QuantMatrix]) -> Option<Scales> {
-    if pieces.iter().all(|p| *p.scales() == Scales::None) {
-        return Some(Scales::None);
-    }
-    if let Scales::Blocks { side, .. } = pieces.first()?.scales() {
-        let (_, before) = pieces.split_last()?;
-        if before.iter().any(|p| !p.shape()[0].is_multiple_of(*side)) {
-            return None;
-        }
-        let mut values = Vec::new();
-        for piece in pieces {
-            match piece.scales() {
-                Scales::Blocks { side: other, values: more } if other == side => values.extend(more),
-                _ => return None,
-            }
-        }
-        return Some(Scales::Blocks { side: *side, values });
-    }
-    let mut values = Vec::new();
-    for piece in pieces {
-        let rows = piece.shape()[0];
-        match piece.scales() {
-            Scales::None => values.extend(std::iter::repeat_n(1.0, rows)),
-            Scales::Matrix(scale) => values.extend(std::iter::repeat_n(*scale, rows)),
-            Scales::Rows(scales) => values.extend(scales),
-            Scales::Blocks { .. } => return None,
-        }
-    }
-    Some(Scales::Rows(values))
 }

@@ -8,6 +8,7 @@ mod load;
 mod map;
 mod safetensors;
 mod shards;
+mod stored;
 mod tiles;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use sha2::{Digest, Sha256};
 pub use entry::{Entry, StoredType};
 pub(crate) use entry::{Part, Share, StoredScales, check_tensor, same_but_ones};
 pub(crate) use map::map_file;
+pub use stored::StoredMatrix;
 pub(crate) use tiles::TILE_BYTES;
 
 use crate::flavour::{self, Flavour};

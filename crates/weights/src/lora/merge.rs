@@ -9,7 +9,7 @@ use safetensors::Dtype;
 
 use super::file::Pair;
 use super::fit::{Difference, Fitted};
-use crate::{Checkpoint, Entry, Manifest, Matrix, StoredType, TensorSource, WeightsError};
+use crate::{Checkpoint, Entry, Manifest, Matrix, MatrixForm, StoredType, TensorSource, WeightsError};
 
 /// Rows of a weight are merged in pieces of this size: no second copy of it is made in f32, and a piece stays in a core's
 /// cache from the product to the rounding.
@@ -112,6 +112,11 @@ impl TensorSource for Merged {
             // What is quantised stays as it is: merging would be another quantisation.
             None => summands.iter().try_fold(stored, |stored, summand| summand.put_beside(stored, device)),
         }
+    }
+
+    fn form(&self, name: &str, shape: &[usize], dtype: Option<DType>) -> Result<MatrixForm> {
+        let stored = self.source.form(name, shape, dtype)?;
+        Ok(if self.stack.changes(name) { MatrixForm::Made(stored.encoding()) } else { stored })
     }
 }
 

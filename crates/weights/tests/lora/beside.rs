@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Result, Tensor};
 use kernels::linear::{Difference, linear};
 use kernels::quant::{Encoding, QuantMatrix, encode};
 use weights::lora::{Merged, Stack};
-use weights::{Manifest, Matrix, Resident, TensorSource, WeightSource};
+use weights::{Manifest, Matrix, MatrixForm, Resident, TensorSource, WeightSource};
 
 use crate::support::{bits, fit_to, randn};
 
@@ -27,6 +27,10 @@ impl TensorSource for Quantised {
             None => Ok(self.0.clone().into()),
             dtype => Ok(self.tensor(name, shape, dtype, device)?.into()),
         }
+    }
+
+    fn form(&self, _: &str, _: &[usize], _: Option<DType>) -> Result<MatrixForm> {
+        Ok(MatrixForm::Made(self.0.encoding()))
     }
 }
 

@@ -1,0 +1,190 @@
+//! The memory that networks compute in, behind one trait: the host's, a pretended card's, a GPU's.
+//!
+//! Memory is asked for in buffers that are counted against a budget for as long as they live. Copies into them are started and
+//! waited for separately, so that one runs while something else is computed.
+
+mod virtual_device;
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kernels::memory::PageBuffer;
+
+use crate::Memory;
+
+pub use virtual_device::{Bus, Counts, Fault, VirtualDevice};
+
+/// What a device refuses or fails at.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DeviceError {
+    /// There is no room for a buffer.
+    #[error("{device} has no room for {asked_bytes} bytes more: {used_bytes} of {total_bytes} are in use")]
+    OutOfMemory {
+        /// Whose memory.
+        device: String,
+        /// What was asked for.
+        asked_bytes: u64,
+        /// What is in use already.
+        used_bytes: u64,
+        /// What may be used.
+        total_bytes: u64,
+    },
+    /// A copy was not done.
+    #[error("a copy of {bytes} bytes to {device} failed: {problem}")]
+    Copy {
+        /// To where.
+        device: String,
+        /// How much.
+        bytes: u64,
+        /// What the driver said.
+        problem: String,
+    },
+}
+
+impl DeviceError {
+    /// As an error of tensor code, with this one inside.
+    pub fn into_candle(self) -> candle_core::Error {
+        candle_core::Error::WrappedContext { wrapped: Box::new(self), context: "device memory".into() }
+    }
+
+    /// The error of a device inside of an error of tensor code.
+    pub fn inside(error: &candle_core::Error) -> Option<&Self> {
+        match error {
+            candle_core::Error::WrappedContext { wrapped, .. } => wrapped.downcast_ref(),
+            candle_core::Error::WithBacktrace { inner, .. } | candle_core::Error::Context { inner, .. } => {
+                Self::inside(inner)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// What memory is for: what is told apart in counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Use {
+    /// Weights, in the device's memory.
+    Weights,
+    /// What a phase computes with besides, in the device's memory. Only counted: candle allocates it.
+    Activations,
+    /// Host memory that a card copies from at full speed.
+    Pinned,
+}
+
+/// Memory of a device, counted until it is dropped.
+pub struct Buffer {
+    bytes: PageBuffer,
+    // After the bytes: what is counted is there.
+    _charge: Charge,
+}
+
+impl Buffer {
+    /// Its length in bytes.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether it has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// To be written, by whoever has it for himself.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes
+    }
+
+    /// To be read.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "buffer of {} bytes", self.len())
+    }
+}
+
+/// Gives back what was counted when it is dropped.
+pub struct Charge(Option<Box<dyn FnOnce() + Send + Sync>>);
+
+impl Charge {
+    /// Runs `give_back` at its end.
+    pub fn new(give_back: impl FnOnce() + Send + Sync + 'static) -> Self {
+        Self(Some(Box::new(give_back)))
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        if let Some(give_back) = self.0.take() {
+            give_back();
+        }
+    }
+}
+
+/// A copy that was started. Dropping it waits for its end.
+pub trait Pending: Send {
+    /// What was copied to, once all of it is there for the next computation.
+    ///
+    /// # Errors
+    /// The copy failed.
+    fn finish(self: Box<Self>) -> Result<Buffer, DeviceError>;
+}
+
+/// Memory that networks compute in.
+pub trait DeviceMemory: Send + Sync {
+    /// What people call it.
+    fn name(&self) -> String;
+
+    /// What it has, and has left.
+    fn memory(&self) -> Memory;
+
+    /// Whether it is the host's own memory, into which files are read without a copy.
+    fn is_host(&self) -> bool;
+
+    /// A buffer for [`Use::Weights`], or [`Use::Pinned`] memory of the host.
+    ///
+    /// # Errors
+    /// [`DeviceError::OutOfMemory`].
+    fn alloc(&self, bytes: usize, what: Use) -> Result<Buffer, DeviceError>;
+
+    /// Counts memory that somebody else allocates, for as long as the result lives.
+    ///
+    /// # Errors
+    /// [`DeviceError::OutOfMemory`].
+    fn reserve(&self, bytes: u64, what: Use) -> Result<Charge, DeviceError>;
+
+    /// Starts to copy a part of the host's memory to the beginning of `to`.
+    fn copy(&self, from: Arc<Buffer>, part: Range<usize>, to: Buffer) -> Box<dyn Pending>;
+
+    /// Gives unused memory back to the system.
+    fn trim(&self) {}
+}
+
+/// A buffer as shared bytes; it is given to `done` with the last of them.
+pub(crate) fn share(buffer: Buffer, done: impl FnOnce(Buffer) + Send + Sync + 'static) -> Bytes {
+    struct Shared<F: FnOnce(Buffer)>(Option<(Buffer, F)>);
+    impl<F: FnOnce(Buffer)> AsRef<[u8]> for Shared<F> {
+        fn as_ref(&self) -> &[u8] {
+            self.0.as_ref().map_or(&[], |(buffer, _)| buffer.bytes())
+        }
+    }
+    impl<F: FnOnce(Buffer)> Drop for Shared<F> {
+        fn drop(&mut self) {
+            if let Some((buffer, done)) = self.0.take() {
+                done(buffer);
+            }
+        }
+    }
+    Bytes::from_owner(Shared(Some((buffer, done))))
+}
