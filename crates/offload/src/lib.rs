@@ -2,6 +2,7 @@
 
 mod device;
 mod memory;
+mod meter;
 mod placed;
 mod plan;
 mod slab;
@@ -10,6 +11,7 @@ mod traffic;
 
 pub use device::{Buffer, Bus, Charge, Counts, DeviceError, DeviceMemory, Fault, Pending, Use, VirtualDevice};
 pub use memory::{Memory, peak_rss_bytes};
+pub use meter::{Meter, own_bytes};
 pub use placed::{Network, Placed, Residence};
 pub use plan::{Phase, PhaseNeeds, PhasePlan, Placement, PlanError, StagePlan, plan};
 pub use slab::SLAB_ALIGNMENT;
