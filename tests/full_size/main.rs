@@ -61,13 +61,13 @@ fn a_full_size_block_loads_from_shards_and_runs() {
             assert_eq!(velocity.dims(), latents.dims());
             outputs.push(velocity.flatten_all().unwrap().to_vec1::<f32>().unwrap());
         }
-        println!("{placement:?}: {:.1} s for loading and two forwards", started.elapsed().as_secs_f64());
+        println!("{placement}: {:.1} s for loading and two forwards", started.elapsed().as_secs_f64());
         (outputs, traffic.bytes())
     };
-    let (resident, read_once) = run(Placement::Resident);
+    let (resident, read_once) = run(Placement::resident(1));
     assert!(resident[0].iter().all(|v| v.is_finite()));
     assert_eq!(resident[0], resident[1]);
-    let (streamed, read_twice) = run(Placement::Streamed);
+    let (streamed, read_twice) = run(Placement::streamed());
     assert_eq!(resident, streamed, "placement never changes a bit");
     // Resident reads every tensor once; streamed reads the block for each of the two forwards.
     let extra = read_twice - read_once;

@@ -28,7 +28,8 @@ impl Traffic {
 }
 
 /// A [`WeightSource`] with a [`Placement`]: the root group is always resident, named groups are resident or read anew
-/// each time. What a network computes does not depend on which.
+/// each time. What a network computes does not depend on which. A placement that keeps some groups is followed as one that
+/// streams all of them: it takes less memory than planned.
 pub struct Placed {
     resident: Resident,
     streamed: Option<Weights>,
@@ -45,8 +46,7 @@ impl Placed {
     ) -> Self {
         let traffic = Arc::new(Traffic::default());
         let counted: Arc<dyn TensorSource> = Arc::new(Counted { source, traffic: traffic.clone() });
-        let streamed =
-            (placement == Placement::Streamed).then(|| Weights::new(counted.clone(), device.clone(), matrix_dtype));
+        let streamed = placement.is_streamed().then(|| Weights::new(counted.clone(), device.clone(), matrix_dtype));
         Self { resident: Resident::new(counted, device.clone(), matrix_dtype), streamed, traffic }
     }
 
@@ -94,7 +94,7 @@ mod tests {
     #[test]
     fn streamed_and_resident_weights_are_the_same_and_only_streamed_ones_are_read_again() {
         let make = |placement| Placed::new(Arc::new(RandomWeights::new(3)), placement, &Device::Cpu, None);
-        let (resident, streamed) = (make(Placement::Resident), make(Placement::Streamed));
+        let (resident, streamed) = (make(Placement::resident(1)), make(Placement::streamed()));
         let read = |p: &Placed| p.group("blocks.0").unwrap().matrix((4, 8), "w.weight").unwrap();
         for _ in 0..3 {
             let same = read(&resident).to_tensor(DType::F32).unwrap().to_vec2::<f32>().unwrap();

@@ -77,14 +77,14 @@ pub(crate) fn animate(
         has_audio: matches!(audio, Some(AudioOutcome::Copied | AudioOutcome::Encoded)),
         seconds: started.elapsed().as_secs_f64(),
         phase_seconds: progress.seconds,
-        predicted_peak_bytes: plan.stages.peak_bytes,
+        predicted_peak_bytes: plan.stages.main_budget_and_peak().1,
         peak_rss_bytes: offload::peak_rss_bytes(),
     })
 }
 
 impl Clip<'_> {
     fn placement(&self, phase: Phase) -> Placement {
-        self.resolved.plan.stages.phase(phase).map_or(Placement::Resident, |p| p.placement)
+        self.resolved.plan.stages.phase(phase).map_or(Placement::resident(0), |p| p.placement)
     }
 
     fn conditions(&self, progress: &mut Progress) -> Result<Conditions, PipelineError> {
