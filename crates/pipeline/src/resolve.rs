@@ -122,6 +122,9 @@ pub(crate) fn make_plan(
             schedule.num_steps()
         ));
     }
+    if model.half_vae && model.machine.is_cpu() {
+        notes.push("--vae-dtype does nothing here: on the CPU the VAE computes in f32".to_owned());
+    }
     let extent = Extent {
         forwards: guidance.total_forwards(),
         prompts: 1 + usize::from(uses(&guidance, |b| b.text == Polarity::Negative)),

@@ -154,7 +154,9 @@ impl StagePlan {
 /// # Errors
 /// [`PlanError`] names budgets that would do for all phases.
 pub fn plan(job: &Job, machine: &Machine, flags: &MemoryFlags) -> Result<StagePlan, PlanError> {
-    let planned = match flags.mode.or(flags.suggested_mode) {
+    // Classes of cards say nothing where there is none.
+    let suggested = flags.suggested_mode.filter(|_| !machine.is_cpu());
+    let planned = match flags.mode.or(suggested) {
         None | Some(MemoryMode::Auto) => automatic(job, machine, flags),
         Some(mode) => match in_mode(job, machine, flags, mode) {
             Err(_) if flags.mode.is_none() => automatic(job, machine, flags).map(|mut plan| {
@@ -267,7 +269,8 @@ fn rank(choice: &Choice, mode: MemoryMode) -> impl Ord + use<> {
         Place::Device => 0,
     };
     let memory = (not_kept, needs.ram_bytes, needs.device_bytes);
-    (least_memory, choice.micros, !choice.way.exact, choice.disk_read_bytes, waits, memory)
+    let single = choice.placement.piece == Piece::Matrix;
+    (least_memory, choice.micros, !choice.way.exact, single, choice.disk_read_bytes, waits, memory)
 }
 
 /// Weights of all networks of these phases; encoder and decoder of one VAE are one.
@@ -294,7 +297,7 @@ fn least(all: &[Choice], budgets: &Budgets) -> Budgets {
 
 /// The mode that a plan amounts to is that of its sampling loop, or of the most streamed phase where there is none.
 fn amounts_to(phases: &[PhasePlan], mode: MemoryMode) -> MemoryMode {
-    if mode == MemoryMode::Full {
+    if matches!(mode, MemoryMode::Full | MemoryMode::Cpu) {
         return mode;
     }
     let of = |p: &PhasePlan| match (p.placement.ring, p.placement.piece, p.placement.resident) {

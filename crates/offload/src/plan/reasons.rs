@@ -81,8 +81,9 @@ fn weights(phase: &PhaseJob, choice: &Choice, all: &[Choice], setting: &Setting)
         (Some(bytes), MemoryMode::Auto | MemoryMode::Partial) => format!(" ({} as a whole)", gib(bytes)),
         _ => String::new(),
     };
+    let others = if placement.resident == 0 { "all are" } else { "the others are" };
     let from = match (choice.on, placement.tier) {
-        (Place::Cpu, _) => "the others are read on every pass".to_owned(),
+        (Place::Cpu, _) => format!("{others} read on every pass"),
         (_, tier) => {
             let from = match tier {
                 Tier::Pinned => "pinned memory",
@@ -94,7 +95,7 @@ fn weights(phase: &PhaseJob, choice: &Choice, all: &[Choice], setting: &Setting)
                 (_, true) => "hidden behind the arithmetic",
                 (_, false) => "not hidden",
             };
-            format!("the others come from {from}, {cost}")
+            format!("{others} copied from {from}, {cost}")
         }
     };
     Some(format!("{why}{above}; {from}"))
@@ -150,6 +151,7 @@ pub(super) fn notes(job: &Job, machine: &Machine, flags: &MemoryFlags, asked: Me
         place(flags.clip, "clip"),
         place(flags.vae, "vae"),
         place(flags.pose, "pose"),
+        flags.suggested_mode.map(|_| "GPU_TIER".to_owned()),
         flags.reserve_bytes.map(|_| "--reserve-vram".to_owned()),
         flags.device_budget_bytes.map(|_| "--vram-budget".to_owned()),
         flags.async_offload.map(|on| if on { "--async-offload" } else { "--no-async-offload" }.to_owned()),

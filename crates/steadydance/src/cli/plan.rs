@@ -122,8 +122,7 @@ fn stages(stages: &StagePlan) -> String {
     );
     for (number, p) in stages.phases.iter().enumerate() {
         let device = device(&if p.on == Place::Device { bytes(p.device_peak_bytes) } else { "-".to_owned() });
-        let _ = writeln!(
-            text,
+        let row = format!(
             "{} {:<13}{:<5}{:<22}{:>10}  {:<20}{:>10}{device}{:>10}{:>10}{:>10}  {}",
             number + 1,
             p.phase,
@@ -137,6 +136,7 @@ fn stages(stages: &StagePlan) -> String {
             duration(p.seconds),
             p.reason,
         );
+        let _ = writeln!(text, "{}", row.trim_end());
     }
     let (peaks, budgets) = (stages.peaks, stages.budgets);
     let gpu = match on_gpu {
