@@ -37,7 +37,7 @@ fn main() -> anyhow::Result<()> {
 
     // A plan reads no weight and says everything that will happen.
     let plan = engine.plan(&request)?;
-    println!("{} forwards of {} tokens, at most {} MiB", plan.forwards, plan.tokens, plan.stages.peak_bytes >> 20);
+    println!("{} forwards of {} tokens, at most {} MiB", plan.forwards, plan.tokens, plan.stages.peaks.ram_bytes >> 20);
 
     let mut listener = Listener(|event: &Event| match event {
         Event::Note { message } => println!("note: {message}"),

@@ -48,7 +48,7 @@ fn a_lora_changes_the_clip_with_its_strength_and_is_recorded() {
     }
     // Where weights live does not matter, the strength does.
     let half = format!("{file}:1.5");
-    assert_eq!(run(&["--no-metadata", "--lora", &strong, "--placement", "streamed"]).0, changed);
+    assert_eq!(run(&["--no-metadata", "--lora", &strong, "--memory-mode", "stream"]).0, changed);
     assert_ne!(run(&["--no-metadata", "--lora", &half]).0, changed);
 
     let (recorded, outcome) = run(&["--json", "--lora", &half, "--lora", &off]);

@@ -7,6 +7,7 @@ mod eval;
 mod hostile;
 mod lora;
 mod models;
+mod plan;
 mod pose;
 mod pose_networks;
 mod run;

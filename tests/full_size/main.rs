@@ -71,8 +71,7 @@ fn a_full_size_block_loads_from_shards_and_runs() {
     assert_eq!(resident[0], resident[1]);
     let (streamed, read_twice) = run(Residence::STREAMED);
     assert_eq!(resident, streamed, "placement never changes a bit");
-    // Resident reads every tensor once; streamed reads the block for each of the two forwards.
-    let extra = read_twice - read_once;
-    assert_eq!(extra, block.bytes(DType::BF16));
+    // A network of one block has it in the ring for the second forward.
+    assert_eq!(read_twice, read_once);
     println!("peak resident size {:.2} GiB", offload::peak_rss_bytes().unwrap_or(0) as f64 / f64::from(1 << 30));
 }

@@ -12,6 +12,7 @@ use crate::device::{Charge, DeviceMemory, Use};
 use crate::slab::Slab;
 use crate::store::{Moving, Store, Unit};
 use crate::traffic::Traffic;
+use crate::{PhasePlan, Piece, Placement, Tier};
 
 /// A network's weights.
 pub struct Network<'a> {
@@ -45,6 +46,21 @@ impl Residence {
     pub const WHOLE: Self = Self { resident: usize::MAX, ring: 2, pinned_bytes: 0, ahead: true, by_matrix: false };
     /// Nothing stays: the block at work, and the next one while it is read.
     pub const STREAMED: Self = Self { resident: 0, ..Self::WHOLE };
+
+    /// What a plan says of a phase.
+    pub fn of(plan: &PhasePlan) -> Self {
+        let Placement { resident, ring, piece, tier, .. } = plan.placement;
+        if plan.placement.is_resident() {
+            return Self::WHOLE;
+        }
+        Self {
+            resident,
+            ring,
+            pinned_bytes: if tier == Tier::Disk { 0 } else { u64::MAX },
+            ahead: ring > 1,
+            by_matrix: piece == Piece::Matrix,
+        }
+    }
 }
 
 /// A [`WeightSource`] with a [`Residence`]. What a network computes does not depend on which.

@@ -9,7 +9,7 @@ use dit::Dit;
 use image::RgbImage;
 use media::output::PendingFolder;
 use media::video::{AudioOutcome, AudioSource, FrameRate, ReadOptions, VideoWriter, WriterOptions, Written};
-use offload::{Charge, DeviceMemory, Phase, Placed, Placement, Residence, Use};
+use offload::{Charge, DeviceMemory, Phase, Placed, Residence, Use};
 use scheduler::{INITIAL_NOISE_STREAM, Polarity, Sampler};
 
 use crate::denoise::{Conditions, Watch, denoise, frame_mask};
@@ -80,7 +80,7 @@ pub(crate) fn animate(
         has_audio: matches!(audio, Some(AudioOutcome::Copied | AudioOutcome::Encoded)),
         seconds: started.elapsed().as_secs_f64(),
         phase_seconds: progress.seconds,
-        predicted_peak_bytes: plan.stages.peak_bytes,
+        predicted_peak_bytes: plan.stages.main_budget_and_peak().1,
         peak_rss_bytes: offload::peak_rss_bytes(),
     })
 }
@@ -88,18 +88,14 @@ pub(crate) fn animate(
 impl Clip<'_> {
     /// Weights of a network where the plan has them.
     fn placed(&self, part: &Part, phase: Phase) -> candle_core::Result<Arc<Placed>> {
-        let placement = self.resolved.plan.stages.phase(phase).map_or(Placement::Resident, |p| p.placement);
-        let residence = match placement {
-            Placement::Resident => Residence::WHOLE,
-            Placement::Streamed => Residence::STREAMED,
-        };
+        let residence = self.resolved.plan.stages.phase(phase).map_or(Residence::WHOLE, Residence::of);
         part.placed(residence, self.memory)
     }
 
     /// Counts what a phase computes with besides its weights, and what is held through all phases.
     fn working(&self, phase: Phase) -> Result<Charge, PipelineError> {
         let stages = &self.resolved.plan.stages;
-        let bytes = stages.held_bytes + stages.phase(phase).map_or(0, |p| p.activation_bytes);
+        let bytes = stages.held.ram_bytes + stages.phase(phase).map_or(0, |p| p.way.bytes);
         let counted = self.memory.reserve(bytes, Use::Activations);
         counted.map_err(|e| PipelineError::from_compute(phase.to_string(), e.into_candle()))
     }

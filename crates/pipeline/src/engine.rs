@@ -4,17 +4,17 @@ use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use candle_core::DType;
 use image::RgbImage;
-use offload::{DeviceMemory, Memory, Phase, PhaseNeeds, Placement, Residence, StagePlan, VirtualDevice};
+use offload::{DeviceMemory, Machine, MemoryFlags, Phase, Residence, StagePlan, VirtualDevice};
 use scheduler::{GuidancePlan, Schedule};
 use serde::{Deserialize, Serialize};
+use weights::convert::Form;
 
 use crate::animate::animate;
 use crate::lora::Loras;
 use crate::model::{OpenModel, Part};
 use crate::motion::POSES_AT_HAND;
-use crate::needs::{Blueprint, ClipShape, held_as};
+use crate::needs::{Blueprint, ClipShape, held_in, pose_phase};
 use crate::poses::lossy;
 use crate::progress::Progress;
 use crate::resolve::{ModelSide, PoseSide, Resolved, make_plan, resolve};
@@ -42,10 +42,15 @@ pub struct EngineOptions {
     pub device: String,
     /// Precision of matrices; `None` keeps 16-bit files as they are and holds f32 files as bf16.
     pub dtype: Option<HeldDType>,
-    /// Memory that may be used, in bytes; `None` is what is available.
-    pub memory_budget_bytes: Option<u64>,
-    /// Where weights shall live; `None` lets the plan decide. It never changes the result.
-    pub placement: Option<Placement>,
+    /// The form of the transformer's matrices, before [`dtype`](Self::dtype). Files are decoded to floats; any other form
+    /// must be the file's own. A plan of a published model takes every form.
+    pub dit_dtype: Option<Form>,
+    /// The same for the text encoder.
+    pub text_dtype: Option<Form>,
+    /// Of the VAE on a GPU; on the CPU it computes in f32.
+    pub vae_dtype: Option<HeldDType>,
+    /// What is asked of the planner; by default it decides everything. Placement never changes the result.
+    pub memory: MemoryFlags,
     /// LoRAs for the transformer, added in this order.
     pub loras: Vec<Lora>,
     /// How poses of plain videos are found. With the embedded model the embedded networks find them, unless files are
@@ -53,7 +58,22 @@ pub struct EngineOptions {
     pub poses: FinderOptions,
 }
 
+impl HeldDType {
+    /// The form of a file that is held so.
+    pub fn form(self) -> Form {
+        match self {
+            HeldDType::F32 => Form::F32,
+            HeldDType::Bf16 => Form::BF16,
+            HeldDType::F16 => Form::F16,
+        }
+    }
+}
+
 impl EngineOptions {
+    fn half_vae(&self) -> bool {
+        matches!(self.vae_dtype, Some(HeldDType::Bf16 | HeldDType::F16))
+    }
+
     /// The usual ones, with the LoRAs that the preset's settings are made for.
     pub fn for_preset(preset: &models::Preset) -> Self {
         Self { loras: preset.loras.iter().map(|name| Lora::named(name, 1.0)).collect(), ..Self::default() }
@@ -200,7 +220,15 @@ impl Engine {
     /// # Errors
     /// Impossible numbers, unusable inputs, or memory that does not suffice.
     pub fn plan(&self, request: &AnimateRequest) -> Result<AnimatePlan, PipelineError> {
-        Ok(self.resolve(&self.complete(request))?.plan)
+        self.plan_on(request, &Machine::of_host())
+    }
+
+    /// As [`plan`](Self::plan), for another machine.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn plan_on(&self, request: &AnimateRequest, machine: &Machine) -> Result<AnimatePlan, PipelineError> {
+        Ok(self.resolve(&self.complete(request), machine)?.plan)
     }
 
     /// Makes the clip.
@@ -209,9 +237,9 @@ impl Engine {
     /// See [`PipelineError`]. No partial file is left under any name.
     pub fn animate(&self, request: &AnimateRequest, observer: &mut dyn Observer) -> Result<Report, PipelineError> {
         let request = &*self.complete(request);
-        let resolved = self.resolve(request)?;
+        let resolved = self.resolve(request, &Machine::of_host())?;
         let memory = self.memory.clone();
-        let memory = memory.unwrap_or_else(|| Arc::new(VirtualDevice::host(resolved.plan.stages.budget_bytes)));
+        let memory = memory.unwrap_or_else(|| Arc::new(VirtualDevice::host(resolved.plan.stages.budgets.ram_bytes)));
         animate(&self.model, request, &resolved, &self.options.poses, &memory, observer)
     }
 
@@ -263,18 +291,15 @@ impl Engine {
         Ok([pixels::picture(&seen).map_err(explain)??, decoded.ok_or_else(nothing)?])
     }
 
-    fn resolve(&self, request: &AnimateRequest) -> Result<Resolved, PipelineError> {
-        let mut memory = Memory::of_host();
-        if let Some(budget) = self.options.memory_budget_bytes {
-            memory.available_bytes = memory.available_bytes.min(budget);
-        }
+    fn resolve(&self, request: &AnimateRequest, machine: &Machine) -> Result<Resolved, PipelineError> {
         let side = ModelSide {
             label: self.info.label.clone(),
             blueprint: &self.model.blueprint,
             held: [&self.model.dit, &self.model.text_encoder, &self.model.image_encoder].map(Part::held_bytes),
             default_size: self.model.default_size.unwrap_or(request.settings.default_size),
-            memory,
-            placement: self.options.placement,
+            machine,
+            flags: &self.options.memory,
+            half_vae: self.options.half_vae(),
             loras: &self.model.loras,
         };
         resolve(request, &side, &self.options.poses)
@@ -282,39 +307,43 @@ impl Engine {
 }
 
 /// The plan for a published model (`steadydancer-14b`…), computed from its shapes: no file of it is needed. The
-/// reference and motion of `request` are not opened, and `memory` stands for the options' budget.
+/// reference and motion of `request` are not opened.
 ///
 /// # Errors
 /// An unknown name, impossible numbers, or memory that does not suffice.
 pub fn plan_known(
     name: &str,
     request: &AnimateRequest,
-    memory: &Memory,
+    machine: &Machine,
     options: &EngineOptions,
 ) -> Result<AnimatePlan, PipelineError> {
     request.validate()?;
-    let (label, blueprint) = Blueprint::published(name)?;
+    let (model, blueprint, published) = Blueprint::published(name)?;
     let place = |source| PipelineError::Compute { place: "model sizes".into(), source };
     let loras = match options.loras.as_slice() {
         [] => Loras::default(),
         asked => Loras::open(asked, &dit::manifest(&blueprint.dit).map_err(place)?, &blueprint.dit.label())?,
     };
-    let held = match options.dtype {
-        Some(HeldDType::F32) => DType::F32,
-        _ => DType::BF16,
-    };
+    let everywhere = options.dtype.map(HeldDType::form);
+    let [dit, text, image] = published;
+    let dit = options.dit_dtype.or(everywhere).unwrap_or(dit);
     let side = ModelSide {
-        label,
+        label: if dit == published[0] { model.title } else { format!("{}, held as {dit}", blueprint.dit.label()) },
         blueprint: &blueprint,
-        held: [held; 3].map(held_as),
+        held: [
+            held_in(dit),
+            held_in(options.text_dtype.or(everywhere).unwrap_or(text)),
+            held_in(everywhere.unwrap_or(image)),
+        ],
         default_size: request.settings.default_size,
-        memory: *memory,
-        placement: options.placement,
+        machine,
+        flags: &options.memory,
+        half_vae: options.half_vae(),
         loras: &loras,
     };
     let [width, height] = request.settings.size.unwrap_or(request.settings.default_size);
     let num_frames = request.settings.num_frames.unwrap_or(request.settings.default_num_frames);
-    let poses = PoseSide { has_negative: true, needs: PhaseNeeds::whole(Phase::Pose, 0, POSES_AT_HAND) };
+    let poses = PoseSide { has_negative: true, phase: pose_phase(0, POSES_AT_HAND, 0) };
     make_plan(request, &side, ClipShape { width, height, num_frames }, poses, Vec::new())
 }
 

@@ -1,7 +1,7 @@
 //! What can go wrong, and of what kind it is.
 
 use media::MediaError;
-use offload::{Phase, PlanError};
+use offload::{FlagConflict, Phase, PlanError};
 use pose::PoseError;
 use scheduler::{GuidanceError, ScheduleError};
 use weights::WeightsError;
@@ -21,6 +21,9 @@ pub const MOST_POSE_FRAMES: usize = 54_000;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RequestError {
+    /// Flags for the planner that contradict each other.
+    #[error(transparent)]
+    Flags(#[from] FlagConflict),
     /// Not 4n+1, or too many.
     #[error("num_frames is {found}; expected 4·n+1, nearest {nearest}")]
     NumFrames {

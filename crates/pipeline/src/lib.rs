@@ -19,6 +19,7 @@ mod needs;
 mod observer;
 mod pixels;
 mod poses;
+mod predict;
 mod preview;
 mod progress;
 mod request;

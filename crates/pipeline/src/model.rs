@@ -6,6 +6,7 @@ use std::sync::Arc;
 use candle_core::DType;
 use offload::{DeviceMemory, Network, Placed, Residence};
 use serde::{Deserialize, Serialize};
+use weights::convert::Form;
 use weights::lora::{Merged, Stack};
 use weights::{Checkpoint, CheckpointSource, Entry, Manifest, StoredType, TensorSource, TensorSpec};
 
@@ -230,8 +231,8 @@ pub(crate) struct OpenModel {
 impl OpenModel {
     pub fn open(source: &ModelSource, options: &EngineOptions) -> Result<Self, PipelineError> {
         let mut model = match source {
-            ModelSource::Demo => Self::demo(options.dtype),
-            ModelSource::Files(files) => Self::files(files, options.dtype),
+            ModelSource::Demo => Self::demo(options),
+            ModelSource::Files(files) => Self::files(files, options),
         }?;
         model.set_loras(&options.loras)?;
         Ok(model)
@@ -244,7 +245,7 @@ impl OpenModel {
         Ok(())
     }
 
-    fn demo(dtype: Option<HeldDType>) -> Result<Self, PipelineError> {
+    fn demo(options: &EngineOptions) -> Result<Self, PipelineError> {
         let demo = &models::DEMO;
         let open =
             |label: &str, bytes: &'static [u8]| Checkpoint::from_bytes(&format!("demo/{label}.safetensors"), bytes);
@@ -256,11 +257,11 @@ impl OpenModel {
             open("umt5", demo.text_encoder)?,
             open("clip", demo.image_encoder)?,
         ];
-        let model = Self::assemble(checkpoints, demo_config()?, tokenizer, dtype)?;
+        let model = Self::assemble(checkpoints, demo_config()?, tokenizer, options)?;
         Ok(Self { default_size: Some(demo.size), ..model })
     }
 
-    fn files(files: &ModelFiles, dtype: Option<HeldDType>) -> Result<Self, PipelineError> {
+    fn files(files: &ModelFiles, options: &EngineOptions) -> Result<Self, PipelineError> {
         let mut config = match &files.config {
             Some(path) => ConfigFile::open(path)?,
             None => ConfigFile::default(),
@@ -278,14 +279,14 @@ impl OpenModel {
             Checkpoint::open(&files.text_encoder)?,
             Checkpoint::open(&files.image_encoder)?,
         ];
-        Self::assemble(checkpoints, config, tokenizer, dtype)
+        Self::assemble(checkpoints, config, tokenizer, options)
     }
 
     fn assemble(
         checkpoints: [Checkpoint; 4],
         config: ConfigFile,
         tokenizer: umt5::Tokenizer,
-        dtype: Option<HeldDType>,
+        options: &EngineOptions,
     ) -> Result<Self, PipelineError> {
         let [dit, vae, text, image] = checkpoints;
         let dit = canonical(dit, Component::Dit);
@@ -325,9 +326,12 @@ impl OpenModel {
         let label = blueprint.dit.label();
         fit_together(&blueprint, &tokenizer, &label)?;
         // UMT5 overflows in f16 (spec wan_components §9.15).
-        let text_dtype = dtype.map(|d| if d == HeldDType::F16 { HeldDType::Bf16 } else { d });
+        let dtype = options.dtype;
+        let text_dtype = asked_dtype(options.text_dtype, dtype, &text, "--text-dtype")?;
+        let text_dtype = text_dtype.map(|d| if d == HeldDType::F16 { HeldDType::Bf16 } else { d });
+        let dit_dtype = asked_dtype(options.dit_dtype, dtype, &dit, "--dit-dtype")?;
         Ok(Self {
-            dit: Part::new(dit, dit_manifest, &label, dtype, DType::BF16, |_| false)?.in_groups(dit::GROUPS),
+            dit: Part::new(dit, dit_manifest, &label, dit_dtype, DType::BF16, |_| false)?.in_groups(dit::GROUPS),
             vae: Part::new(vae, vae_manifest, "the Wan 2.1 VAE", Some(HeldDType::F32), DType::F32, |_| false)?,
             text_encoder: Part::new(text, text_manifest, "the UMT5 encoder", text_dtype, DType::BF16, |_| false)?
                 .in_groups(umt5::GROUPS),
@@ -358,6 +362,32 @@ impl OpenModel {
             loras: self.loras.infos.clone(),
         }
     }
+}
+
+/// What a part's matrices are decoded to; `None` keeps them as stored. A form that is no float type must be the file's.
+fn asked_dtype(
+    asked: Option<Form>,
+    everywhere: Option<HeldDType>,
+    checkpoint: &Checkpoint,
+    flag: &str,
+) -> Result<Option<HeldDType>, PipelineError> {
+    let Some(form) = asked else { return Ok(everywhere) };
+    let floats = [HeldDType::F32, HeldDType::Bf16, HeldDType::F16];
+    if let Some(dtype) = floats.into_iter().find(|dtype| dtype.form() == form) {
+        return Ok(Some(dtype));
+    }
+    let same = |entry: &Entry| match (entry.dtype, form.encoding()) {
+        (StoredType::Quantised(stored), Some(encoding)) => stored == encoding,
+        _ => false,
+    };
+    if checkpoint.entries().any(same) {
+        return Ok(None);
+    }
+    let problem = format!(
+        "its matrices are not stored as {flag} {form} says; write such a file with `steadydance convert {} --to {form}`",
+        checkpoint.path().display()
+    );
+    Err(PipelineError::Model { path: checkpoint.path().to_owned(), problem })
 }
 
 /// Parts of different models may each be whole and still not belong together.

@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use image::RgbImage;
 use media::resize::{self, Size};
 use media::video::{self, FrameMode, FrameRate, ReadOptions, ShortClip, VideoReader};
-use offload::{Phase, PhaseNeeds};
+use offload::PhaseJob;
 use pose::{PoseClip, PoseFrames, draw_poses};
 
 use crate::error::PUPPETS_ONLY;
 use crate::geometry::Geometry;
+use crate::needs::pose_phase;
 use crate::poses::{FinderOptions, Search, Wanted};
 use crate::progress::Progress;
 use crate::{AnimateRequest, Motion, PipelineError, PoseModelPlaces, PoseModels, RequestError, Timing};
@@ -114,10 +115,10 @@ impl ResolvedMotion {
     ///
     /// # Errors
     /// The detector cannot be used.
-    pub fn needs(&self) -> Result<PhaseNeeds, PipelineError> {
+    pub fn phase(&self) -> Result<PhaseJob, PipelineError> {
         match &self.source {
-            Source::Video { models, .. } => models.needs(),
-            _ => Ok(PhaseNeeds::whole(Phase::Pose, 0, POSES_AT_HAND)),
+            Source::Video { models, .. } => models.phase(self.num_frames),
+            _ => Ok(pose_phase(0, POSES_AT_HAND, 0)),
         }
     }
 

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 
 use candle_core::DType;
-use offload::{Phase, PhaseNeeds};
+use offload::{Job, Machine, NetworkSize, Phase, PhaseJob, Precision, Way, Work};
+use weights::convert::Form;
 use weights::{Manifest, TensorSpec};
 
 use crate::PipelineError;
+use crate::predict::{POSE_FLOPS, VaeSide, encoder_flops, forward_flops, transformer_ways, vae_flops, vae_ways};
 
 /// Sizes of all four networks: all that a plan needs to know of a model.
 #[derive(Debug, Clone)]
@@ -28,18 +30,28 @@ impl Blueprint {
         }
     }
 
-    /// Title and networks of a published model that animates.
-    pub fn published(name: &str) -> Result<(String, Self), PipelineError> {
+    /// A published model that animates, its networks, and the forms in which it stores transformer, text and image encoder.
+    pub fn published(name: &str) -> Result<(models::KnownModel, Self, [Form; 3]), PipelineError> {
         let known = models::known_models();
-        let animating: Vec<_> = known.into_iter().filter(|m| m.animates() && !m.files.is_empty()).collect();
-        match animating.iter().find(|m| m.name == name) {
-            Some(model) => Ok((model.title.clone(), Self::steadydancer_14b())),
-            None => {
-                let names: Vec<&str> = animating.iter().map(|m| m.name.as_str()).collect();
-                let problem = format!("no published model has this name; there are {}", names.join(", "));
-                Err(PipelineError::Model { path: name.into(), problem })
-            }
-        }
+        let animating = || known.iter().filter(|m| m.animates() && !m.files.is_empty());
+        let Some(model) = animating().find(|m| m.name == name) else {
+            let names: Vec<&str> = animating().map(|m| m.name.as_str()).collect();
+            let what = match known.iter().find(|m| m.name == name && m.network.starts_with("wan-")) {
+                Some(wan) if wan.network != "wan-vae" => {
+                    format!("{} makes no clip yet: there is no pipeline for it", wan.title)
+                }
+                _ => "no published model that makes clips has this name".to_owned(),
+            };
+            let problem = format!("{what}; there are {}", names.join(", "));
+            return Err(PipelineError::Model { path: name.into(), problem });
+        };
+        let part = |network: &str| {
+            let of = known.iter().find(|m| m.network == network && model.with.contains(&m.name));
+            of.map_or("", |m| m.format.as_str())
+        };
+        // The image encoder is published in f16 only.
+        let forms = [model.format.as_str(), part("umt5"), "fp16"].map(held_form);
+        Ok((model.clone(), Self::steadydancer_14b(), forms))
     }
 
     /// Tensors of the four networks: transformer, VAE, text encoder, image encoder.
@@ -81,6 +93,8 @@ impl ClipShape {
 }
 
 const F32: u64 = 4;
+/// Pictures that are encoded into tokens one after the other: the reference and the first pose.
+const PICTURES: u64 = 2;
 /// Score buffers of attention: the bound of the kernel, twice for the softmax's copy.
 const SCORES: u64 = 2 * (64 << 20);
 
@@ -92,75 +106,189 @@ pub(crate) fn held_as(dtype: DType) -> HeldBytes<'static> {
     Box::new(move |spec| (spec.elements() * if spec.matrix { dtype.size_in_bytes() } else { 4 }) as u64)
 }
 
-/// Bytes of all weights, of those outside of `group`s, and of the largest of these (`blocks.7`), which need not be alike:
-/// quantised files mix types.
-fn split(manifest: &Manifest, group: &str, held: &HeldBytes) -> (u64, u64, u64) {
-    let (mut fixed, mut groups) = (0, BTreeMap::<&str, u64>::new());
-    for spec in manifest.tensors() {
-        let rest = spec.name.strip_prefix(group).and_then(|rest| rest.strip_prefix('.'));
-        match rest.and_then(|rest| rest.split_once('.')) {
-            Some((index, _)) => *groups.entry(index).or_default() += held(spec),
-            None => fixed += held(spec),
-        }
-    }
-    (fixed + groups.values().sum::<u64>(), fixed, groups.values().copied().max().unwrap_or(0))
+/// As a file that was converted to this form is held: what the form leaves alone is in 16 bits.
+pub(crate) fn held_in(form: Form) -> HeldBytes<'static> {
+    Box::new(move |spec| match spec.matrix {
+        true => form.matrix_bytes(&spec.name, &spec.shape).unwrap_or(2 * spec.elements() as u64),
+        false => 4 * spec.elements() as u64,
+    })
 }
 
-/// The needs of all phases, of which `pose` is known. `held` is for transformer, text and image encoder; `merge_bytes` is
-/// what LoRAs take besides while a block is read.
-pub(crate) fn needs(
+/// The form in which matrices are held that are published in `format`: f32 files in what the reference computes in.
+fn held_form(format: &str) -> Form {
+    let name = match format.strip_prefix("GGUF ") {
+        Some(quant) => quant.to_lowercase(),
+        None if format.starts_with("fp8") => "fp8".to_owned(),
+        None if format == "fp16" => "f16".to_owned(),
+        None => "bf16".to_owned(),
+    };
+    name.parse().unwrap_or(Form::BF16)
+}
+
+/// Sizes of a network for the planner. Its groups are `group.0` and so on, which need not be alike: quantised files mix
+/// types. Of `table` a few rows are read.
+fn network(name: &str, manifest: &Manifest, group: &str, table: Option<&str>, held: &HeldBytes) -> NetworkSize {
+    let mut size = NetworkSize { name: name.to_owned(), ..NetworkSize::default() };
+    let mut groups = BTreeMap::<usize, u64>::new();
+    for spec in manifest.tensors() {
+        let rest = spec.name.strip_prefix(group).and_then(|rest| rest.strip_prefix('.'));
+        match rest.and_then(|rest| rest.split_once('.')).and_then(|(index, _)| index.parse().ok()) {
+            Some(index) => {
+                *groups.entry(index).or_default() += held(spec);
+                size.largest_matrix_bytes = size.largest_matrix_bytes.max(held(spec));
+            }
+            None if table == Some(spec.name.as_str()) => size.table_bytes += held(spec),
+            None => size.fixed_bytes += held(spec),
+        }
+    }
+    size.group_bytes = groups.into_values().collect();
+    size
+}
+
+/// What a run consists of besides the sizes of networks and clip.
+pub(crate) struct Extent {
+    /// Forwards of the whole loop.
+    pub forwards: usize,
+    /// Prompts that are encoded.
+    pub prompts: usize,
+    /// Clips that the VAE encodes.
+    pub encodes: usize,
+    /// What LoRAs take besides while a block is read.
+    pub merge_bytes: u64,
+    /// Whether the VAE computes in 16 bits where it can.
+    pub half_vae: bool,
+}
+
+/// The pose phase: networks that are held whole, frames in flight, and arithmetic for so many frames.
+pub(crate) fn pose_phase(weights_bytes: u64, activation_bytes: u64, frames: usize) -> PhaseJob {
+    PhaseJob {
+        phase: Phase::Pose,
+        network: NetworkSize::whole("pose", weights_bytes),
+        passes: 1,
+        work: Work { flops: POSE_FLOPS * frames as f64, precision: Precision::Single },
+        ways: vec![Way::whole(activation_bytes)],
+        host_ways: vec![Way::whole(activation_bytes)],
+    }
+}
+
+/// All phases, of which `pose` is known. `held` is for transformer, text and image encoder.
+pub(crate) fn job(
     blueprint: &Blueprint,
     clip: ClipShape,
     held: &[HeldBytes; 3],
-    pose: PhaseNeeds,
-    merge_bytes: u64,
-) -> Result<Vec<PhaseNeeds>, PipelineError> {
+    pose: PhaseJob,
+    extent: &Extent,
+) -> Result<Vec<PhaseJob>, PipelineError> {
     let [dit, vae, text, image] = blueprint.manifests()?;
-    let with_groups = |phase, (weights_bytes, fixed_bytes, largest_group_bytes), activation_bytes| PhaseNeeds {
+    let [dit_held, text_held, image_held] = held;
+    let Activations { text: text_bytes, image: image_bytes, dit: dit_bytes, encode, decode } =
+        activations(blueprint, clip);
+    let half = |flops| Work { flops, precision: Precision::Half };
+    let encoder = |phase, network, passes, flops, bytes| PhaseJob {
         phase,
-        weights_bytes,
-        fixed_bytes,
-        largest_group_bytes,
-        activation_bytes,
+        network,
+        passes,
+        work: half(flops),
+        // Half the bytes a number, and the scores of attention in pieces: not more than on the CPU at any rate.
+        ways: vec![Way::whole(bytes)],
+        host_ways: vec![Way::whole(bytes)],
     };
+    let text_tokens = umt5::MAX_TOKENS as u64 * extent.prompts as u64;
+    let text_flops = encoder_flops(&text, "blocks", text_tokens);
+    let image_flops = encoder_flops(&image, "transformer", PICTURES * image_tokens(&blueprint.image_encoder));
+    let (encode_flops, decode_flops) = vae_flops(&vae, clip, extent.encodes);
+    let vae_bytes = vae.bytes(DType::F32);
+    let wan = vae::Config::wan21();
+    let scale = decode as f64 / vae::decode_activation_bytes(&wan, clip.height, clip.width).max(1) as f64;
+    let autoencoder = |phase, side, flops, bytes| PhaseJob {
+        phase,
+        network: NetworkSize::whole("vae", vae_bytes),
+        passes: 1,
+        work: if extent.half_vae { half(flops) } else { Work { flops, precision: Precision::Single } },
+        ways: vae_ways(side, clip, extent.half_vae, scale),
+        host_ways: vec![Way::whole(bytes)],
+    };
+    let d = &blueprint.dit;
+    let tokens = clip.tokens(appended_frames(d));
+    Ok(vec![
+        pose,
+        encoder(
+            Phase::TextEncode,
+            network("text encoder", &text, "blocks", Some("token_embedding.weight"), text_held),
+            1,
+            text_flops,
+            text_bytes,
+        ),
+        encoder(
+            Phase::ImageEncode,
+            network("image encoder", &image, "transformer", None, image_held),
+            PICTURES,
+            image_flops,
+            image_bytes,
+        ),
+        autoencoder(Phase::VaeEncode, VaeSide::Encode, encode_flops, encode),
+        PhaseJob {
+            phase: Phase::Denoise,
+            network: network("transformer", &dit, "blocks", None, dit_held),
+            passes: extent.forwards as u64,
+            work: half(forward_flops(d, tokens) * extent.forwards as f64),
+            ways: transformer_ways(d, tokens, extent.merge_bytes),
+            host_ways: vec![Way::whole(dit_bytes + extent.merge_bytes)],
+        },
+        autoencoder(Phase::Decode, VaeSide::Decode, decode_flops, decode),
+    ])
+}
+
+/// Latent frames that SteadyDancer appends.
+fn appended_frames(config: &dit::Config) -> usize {
+    if config.is_steadydancer() { 2 } else { 0 }
+}
+
+fn image_tokens(config: &clip::Config) -> u64 {
+    let side = (config.image_size / config.patch_size) as u64;
+    side * side + 1
+}
+
+/// Activations on the CPU, in f32.
+struct Activations {
+    text: u64,
+    image: u64,
+    dit: u64,
+    encode: u64,
+    decode: u64,
+}
+
+fn activations(blueprint: &Blueprint, clip: ClipShape) -> Activations {
     let t = &blueprint.text_encoder;
     let text_tokens = umt5::MAX_TOKENS as u64;
-    let text_activations = text_tokens * F32 * (6 * t.dim + 3 * t.dim_ffn) as u64
-        + 3 * text_tokens * text_tokens * t.num_heads as u64 * F32;
     let i = &blueprint.image_encoder;
-    let side = (i.image_size / i.patch_size) as u64;
-    let image_tokens = side * side + 1;
-    let image_activations =
-        image_tokens * F32 * (14 * i.dim) as u64 + 2 * image_tokens * image_tokens * i.num_heads as u64 * F32;
+    let image_tokens = image_tokens(i);
     let d = &blueprint.dit;
-    let extra = if d.is_steadydancer() { 2 } else { 0 };
-    let tokens = clip.tokens(extra) as u64;
+    let tokens = clip.tokens(appended_frames(d)) as u64;
     // The caller's residual and ours, the modulated input, q, k, v, their head-major copies, the attended values in
     // chunks and joined; or the feed-forward's inner rows in tiles and joined, or before and after the activation.
     let attention_floats = 12 * d.dim as u64;
     let ffn_floats = (5 * d.dim + 2 * d.ffn_dim) as u64;
-    let dit_activations = tokens * F32 * attention_floats.max(ffn_floats) + SCORES + merge_bytes;
-    let encode = vae::encode_activation_bytes(&blueprint.vae, clip.height, clip.width);
-    let decode = vae::decode_activation_bytes(&blueprint.vae, clip.height, clip.width);
-    let vae_bytes = vae.bytes(DType::F32);
-    let [dit_held, text_held, image_held] = held;
-    Ok(vec![
-        pose,
-        with_groups(Phase::TextEncode, split(&text, "blocks", text_held), text_activations),
-        with_groups(Phase::ImageEncode, split(&image, "transformer", image_held), image_activations),
-        PhaseNeeds::whole(Phase::VaeEncode, vae_bytes, encode),
-        with_groups(Phase::Denoise, split(&dit, "blocks", dit_held), dit_activations),
-        PhaseNeeds::whole(Phase::Decode, vae_bytes, decode),
-    ])
+    Activations {
+        text: text_tokens * F32 * (6 * t.dim + 3 * t.dim_ffn) as u64
+            + 3 * text_tokens * text_tokens * t.num_heads as u64 * F32,
+        image: image_tokens * F32 * (14 * i.dim) as u64 + 2 * image_tokens * image_tokens * i.num_heads as u64 * F32,
+        dit: tokens * F32 * attention_floats.max(ffn_floats) + SCORES,
+        encode: vae::encode_activation_bytes(&blueprint.vae, clip.height, clip.width),
+        decode: vae::decode_activation_bytes(&blueprint.vae, clip.height, clip.width),
+    }
 }
 
-/// What a run holds through all phases: the program itself, pictures, embeddings, latents of every condition.
-pub(crate) fn held_bytes(blueprint: &Blueprint, clip: ClipShape) -> u64 {
+/// The whole job on a machine: its phases and what is held through all of them, the program itself, pictures, embeddings,
+/// latents of every condition. A driver and its libraries take their share of the host (spec memory_and_avatars §4.5).
+pub(crate) fn whole_job(blueprint: &Blueprint, clip: ClipShape, phases: Vec<PhaseJob>, machine: &Machine) -> Job {
     const PROGRAM: u64 = 128 << 20;
-    let latents = clip.latent_elements(blueprint.dit.out_dim.max(16)) as u64 * F32;
+    const DRIVER: u64 = 3 << 29;
+    let latents = 16 * clip.latent_elements(blueprint.dit.out_dim.max(16)) as u64 * F32;
     let text = 2 * umt5::MAX_TOKENS as u64 * blueprint.text_encoder.dim as u64 * F32;
     let picture = (clip.width * clip.height * 3) as u64 * F32;
-    PROGRAM + 16 * latents + text + 8 * picture
+    let driver = if machine.is_cpu() { 0 } else { DRIVER };
+    Job { phases, held_device_bytes: latents + text, held_ram_bytes: PROGRAM + latents + text + 8 * picture + driver }
 }
 
 #[cfg(test)]
@@ -181,8 +309,30 @@ mod tests {
         let held: HeldBytes =
             Box::new(|spec| if spec.name.starts_with("blocks.11.") { 1000 } else { held_as(DType::BF16)(spec) });
         let manifest = manifest.unwrap();
-        assert_eq!(split(&manifest, "blocks", &held_as(DType::BF16)), (12 + 20 + 84 + 164 + 44, 32, 164));
-        assert_eq!(split(&manifest, "blocks", &held), (12 + 20 + 84 + 164 + 2000, 32, 2000));
-        assert_eq!(manifest.bytes(DType::BF16), split(&manifest, "blocks", &held_as(DType::BF16)).0);
+        let of = |held: &HeldBytes| network("n", &manifest, "blocks", Some("head.bias"), held);
+        let bf16 = of(&held_as(DType::BF16));
+        assert_eq!((bf16.fixed_bytes, bf16.table_bytes, bf16.largest_matrix_bytes), (20, 12, 160));
+        assert_eq!(bf16.group_bytes, [84, 164, 44]);
+        assert_eq!(of(&held).group_bytes, [84, 164, 2000]);
+        assert_eq!(manifest.bytes(DType::BF16), bf16.bytes() + bf16.table_bytes);
+    }
+
+    #[test]
+    fn published_forms_are_those_of_their_names() {
+        let forms = |name: &str| Blueprint::published(name).unwrap().2.map(Form::name);
+        assert_eq!(forms("steadydancer-14b"), ["bf16", "bf16", "f16"]);
+        assert_eq!(forms("steadydancer-14b-fp16")[0], "f16");
+        assert_eq!(forms("steadydancer-14b-fp8"), ["fp8", "fp8", "f16"]);
+        assert_eq!(forms("steadydancer-14b-q4_k_m")[0], "q4_k_m");
+        let gib = |form: Form| {
+            let manifest = dit::manifest(&dit::Config::steadydancer_14b()).unwrap();
+            let size = network("dit", &manifest, "blocks", None, &held_in(form));
+            (size.bytes() as f64 / f64::from(1 << 30), size.fixed_bytes as f64 / f64::from(1 << 30))
+        };
+        // spec memory_and_avatars §4.1: 30.5, 15.5 and 8.9 GiB.
+        for (name, want) in [("bf16", 30.6), ("fp8", 15.6), ("int8", 15.6), ("q8_0", 16.5), ("q4_0", 9.1)] {
+            let (all, fixed) = gib(name.parse().unwrap());
+            assert!((all / want - 1.0).abs() < 0.03 && fixed < 0.7, "{name}: {all} GiB, {fixed} fixed");
+        }
     }
 }

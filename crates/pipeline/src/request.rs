@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use models::Preset;
+use offload::{Quality, QualityProfile};
 use scheduler::{GuidancePlan, SamplerKind, Schedule, SteadyDancerGuidance};
 use serde::{Deserialize, Serialize};
 
@@ -149,6 +150,19 @@ impl Settings {
             pose_guidance_interval: preset.pose_guidance_interval,
             seed: preset.seed,
         })
+    }
+
+    /// With the area, number of frames and steps of a quality profile. The aspect stays the reference's; a motion that is
+    /// shorter, and the steps of a distilled model, stay as they are.
+    #[must_use]
+    pub fn with_quality(mut self, profile: QualityProfile) -> Self {
+        let Quality { side, num_frames, steps } = profile.quality();
+        (self.size, self.size_rule) = (Some([side, side]), SizeRule::Area);
+        (self.num_frames, self.default_num_frames) = (None, num_frames);
+        if self.distilled_timesteps.is_none() {
+            self.num_inference_steps = steps;
+        }
+        self
     }
 
     /// The schedule these settings mean.
@@ -353,6 +367,21 @@ mod tests {
             assert!(error.contains(nearest), "{error}");
         }
         assert!(request().num_frames(5).size(480, 832).validate().is_ok());
+    }
+
+    #[test]
+    fn quality_profiles_are_allowed_and_leave_distilled_steps_alone() {
+        for profile in QualityProfile::ALL {
+            let mut request = request();
+            request.settings = request.settings.with_quality(profile);
+            request.validate().unwrap();
+            let Quality { side, num_frames, steps } = profile.quality();
+            check_size(side, side).unwrap();
+            check_frames(num_frames).unwrap();
+            assert_eq!((request.settings.num_inference_steps, request.settings.size), (steps, Some([side, side])));
+        }
+        let distilled = Settings::from_preset(&models::preset("distill-4step").unwrap()).unwrap();
+        assert_eq!(distilled.with_quality(QualityProfile::Low).num_inference_steps, 4);
     }
 
     #[test]

@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use media::output::PendingFolder;
-use offload::{Memory, Phase, PhaseNeeds, Placement};
+use offload::{Machine, MemoryFlags, Phase, PhaseJob};
 use scheduler::{Branch, GuidancePlan, Polarity};
 
 use crate::geometry::{Geometry, LATENT};
 use crate::lora::Loras;
 use crate::motion::ResolvedMotion;
-use crate::needs::{Blueprint, ClipShape, HeldBytes, held_bytes, needs};
+use crate::needs::{Blueprint, ClipShape, Extent, HeldBytes, job, whole_job};
 use crate::preview;
 use crate::request::check_size;
 use crate::{AnimatePlan, AnimateRequest, FinderOptions, Motion, PipelineError, RequestError, kept};
@@ -29,9 +29,11 @@ pub(crate) struct ModelSide<'a> {
     pub held: [HeldBytes<'a>; 3],
     /// The area that is used when no size is asked for.
     pub default_size: [usize; 2],
-    pub memory: Memory,
-    /// Where weights shall live, if that was asked for.
-    pub placement: Option<Placement>,
+    pub machine: &'a Machine,
+    /// What was asked of the planner.
+    pub flags: &'a MemoryFlags,
+    /// Whether the VAE shall compute in 16 bits.
+    pub half_vae: bool,
     pub loras: &'a Loras,
 }
 
@@ -65,7 +67,7 @@ pub(crate) fn resolve(
         ));
     }
     let clip = ClipShape { width: geometry.clip[0], height: geometry.clip[1], num_frames: motion.num_frames };
-    let poses = PoseSide { has_negative: motion.has_negative, needs: motion.needs()? };
+    let poses = PoseSide { has_negative: motion.has_negative, phase: motion.phase()? };
     let plan = make_plan(request, model, clip, poses, notes)?;
     if let Some(file) = &request.latents {
         kept::open(file, latent_shape(&plan), &latent_settings(&plan, request, model.loras))?;
@@ -77,8 +79,8 @@ pub(crate) fn resolve(
 pub(crate) struct PoseSide {
     /// Whether there are negative poses.
     pub has_negative: bool,
-    /// Memory of the pose phase.
-    pub needs: PhaseNeeds,
+    /// Its phase.
+    pub phase: PhaseJob,
 }
 
 /// The plan for a clip of known size: pure.
@@ -111,11 +113,32 @@ pub(crate) fn make_plan(
         );
     }
     notes.extend(model.loras.notes());
-    let mut needs = needs(model.blueprint, clip, &model.held, poses.needs, model.loras.merge_bytes)?;
-    if request.latents.is_some() {
-        needs.retain(|n| n.phase == Phase::Decode);
+    if let Some(profile) = model.flags.quality_profile {
+        notes.push(format!(
+            "quality profile {profile} changes the picture: {}x{}, {} frames, {} steps",
+            clip.width,
+            clip.height,
+            clip.num_frames,
+            schedule.num_steps()
+        ));
     }
-    let stages = offload::plan(&needs, held_bytes(model.blueprint, clip), &model.memory, model.placement)?;
+    if model.half_vae && model.machine.is_cpu() {
+        notes.push("--vae-dtype does nothing here: on the CPU the VAE computes in f32".to_owned());
+    }
+    let extent = Extent {
+        forwards: guidance.total_forwards(),
+        prompts: 1 + usize::from(uses(&guidance, |b| b.text == Polarity::Negative)),
+        encodes: 2 + usize::from(uses(&guidance, |b| b.pose == Polarity::Negative)),
+        merge_bytes: model.loras.merge_bytes,
+        half_vae: model.half_vae,
+    };
+    let mut phases = job(model.blueprint, clip, &model.held, poses.phase, &extent)?;
+    if request.latents.is_some() {
+        phases.retain(|n| n.phase == Phase::Decode);
+    }
+    model.flags.check().map_err(RequestError::Flags)?;
+    let stages = offload::plan(&whole_job(model.blueprint, clip, phases, model.machine), model.machine, model.flags)?;
+    notes.extend(stages.notes.iter().cloned());
     Ok(AnimatePlan {
         model: model.label.clone(),
         width: clip.width,
@@ -253,12 +276,13 @@ mod tests {
         let settings = crate::Settings::from_preset(&models::preset("official").unwrap()).unwrap();
         let keypoints = Motion::Keypoints { file: "k.json".into(), drive: None };
         let drawn = Motion::Drawn { pose: "p".into(), neg_pose: None, drive: None };
-        let memory = Memory { available_bytes: 1 << 40, ..Memory::of_host() };
+        let ram = offload::Memory { total_bytes: 1 << 40, available_bytes: 1 << 40 };
+        let machine = Machine::cpu(ram);
         let told = |motion: &Motion, canvas| {
             let mut request = AnimateRequest::new("r.png", motion.clone(), settings.clone());
             request.pose.canvas = canvas;
             let options = crate::EngineOptions::default();
-            let plan = crate::plan_known("steadydancer-14b", &request, &memory, &options).unwrap();
+            let plan = crate::plan_known("steadydancer-14b", &request, &machine, &options).unwrap();
             latent_settings(&plan, &request, &Loras::default())
         };
         let canvas = Some([256, 256]);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
-use offload::{Phase, Placement};
+use offload::{MemoryFlags, MemoryMode, Phase};
 use pipeline::{
     AnimateRequest, EmbeddedPoses, Engine, EngineOptions, Lora, LoraSource, ModelFiles, ModelOverrides, ModelSource,
     Motion, Observer, PipelineError, Settings, SizeRule,
@@ -130,9 +130,10 @@ fn every_tensor_agrees_with_the_independent_implementation() {
 #[test]
 fn placement_and_repetition_never_change_a_bit() {
     let case = fixtures().join("landscape_5");
-    let run = |placement| {
+    let run = |mode| {
         let files = ModelFiles::find(&fixtures().join("model"), &ModelOverrides::default()).unwrap();
-        let options = EngineOptions { placement, ..EngineOptions::default() };
+        let options =
+            EngineOptions { memory: MemoryFlags { mode, ..MemoryFlags::default() }, ..EngineOptions::default() };
         let engine = Engine::open(&ModelSource::Files(files), &options).unwrap();
         let plan = engine.plan(&request(&case)).unwrap();
         let mut observer = Collect::default();
@@ -141,9 +142,9 @@ fn placement_and_repetition_never_change_a_bit() {
         (plan.stages, video.to_vec1::<f32>().unwrap())
     };
     let (resident, first) = run(None);
-    assert!(resident.phases.iter().all(|p| p.placement == Placement::Resident));
+    assert!(resident.phases.iter().all(|p| p.placement.is_resident()));
     assert_eq!(first, run(None).1);
-    let (streamed, second) = run(Some(Placement::Streamed));
+    let (streamed, second) = run(Some(MemoryMode::Stream));
     for phase in [Phase::TextEncode, Phase::ImageEncode, Phase::Denoise] {
         assert!(streamed.is_streamed(phase), "{phase}");
     }
@@ -155,12 +156,15 @@ fn a_budget_that_does_not_suffice_names_one_that_does() {
     let case = fixtures().join("landscape_5");
     let plan = |budget| {
         let files = ModelFiles::find(&fixtures().join("model"), &ModelOverrides::default()).unwrap();
-        let options = EngineOptions { memory_budget_bytes: Some(budget), ..EngineOptions::default() };
+        let options = EngineOptions {
+            memory: MemoryFlags { ram_budget_bytes: Some(budget), ..MemoryFlags::default() },
+            ..EngineOptions::default()
+        };
         Engine::open(&ModelSource::Files(files), &options).unwrap().plan(&request(&case))
     };
     let Err(PipelineError::DoesNotFit(error)) = plan(1 << 20) else { panic!("1 MiB cannot suffice") };
-    assert!(plan(error.needed_bytes).is_ok());
-    assert!(plan(error.needed_bytes - 1).is_err());
+    assert!(plan(error.needed.ram_bytes).is_ok());
+    assert!(plan(error.needed.ram_bytes - 1).is_err());
 }
 
 /// Spoils the output's place when the sampling loop is done.
@@ -330,8 +334,12 @@ fn lora(seed: u64) -> Vec<u8> {
 fn loras_make_the_same_pixels_wherever_weights_live_and_leave_none_behind() {
     let case = fixtures().join("landscape_5");
     let files = || ModelFiles::find(&fixtures().join("model"), &ModelOverrides::default()).unwrap();
-    let engine = |files, loras: &[Lora], placement| {
-        let options = EngineOptions { loras: loras.to_vec(), placement, ..EngineOptions::default() };
+    let engine = |files, loras: &[Lora], mode| {
+        let options = EngineOptions {
+            loras: loras.to_vec(),
+            memory: MemoryFlags { mode, ..MemoryFlags::default() },
+            ..EngineOptions::default()
+        };
         Engine::open(&ModelSource::Files(files), &options).unwrap()
     };
     let video = |engine: &Engine| {
@@ -350,7 +358,7 @@ fn loras_make_the_same_pixels_wherever_weights_live_and_leave_none_behind() {
     let resident = engine(files(), &both, None);
     let changed = video(&resident);
     assert_ne!(changed, plain);
-    let streamed = engine(files(), &both, Some(Placement::Streamed));
+    let streamed = engine(files(), &both, Some(MemoryMode::Stream));
     assert!(streamed.plan(&request(&case)).unwrap().stages.is_streamed(Phase::Denoise));
     assert_eq!(video(&streamed), changed);
 
@@ -390,7 +398,7 @@ fn loras_make_the_same_pixels_wherever_weights_live_and_leave_none_behind() {
 
     // The plan knows what they are, what is left out, and what merging takes.
     let (with, without) = (resident.plan(&request(&case)).unwrap(), changing.plan(&request(&case)).unwrap());
-    let activations = |p: &pipeline::AnimatePlan| p.stages.phase(Phase::Denoise).unwrap().activation_bytes;
+    let activations = |p: &pipeline::AnimatePlan| p.stages.phase(Phase::Denoise).unwrap().way.bytes;
     assert_eq!(activations(&with) - activations(&without), stack.merge_bytes(&manifest));
     let names: Vec<_> = with.loras.iter().map(|l| (l.name.as_str(), l.strength, l.fit.targets)).collect();
     assert_eq!(names, [("first", 1.0, 7), ("second", -0.5, 7)]);

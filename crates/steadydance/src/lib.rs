@@ -104,7 +104,12 @@
 //! server's status. No message has more than one line.
 
 pub use models::{Fact, KnownFile, KnownModel, Part, Preset, PresetError, known_models, preset, presets};
-pub use offload::{Memory, Phase, PhasePlan, Placement, StagePlan};
+pub use offload::plan as plan_job;
+pub use offload::{
+    Aliases, Budgets, DeviceFacts, DeviceKind, How, Job, Machine, Memory, MemoryFlags, MemoryMode, NetworkSize,
+    OffloadTo, OnPressure, Peaks, Phase, PhaseJob, PhasePlan, Piece, PinMemory, Place, Placement, PlanError, Precision,
+    Quality, QualityProfile, StagePlan, Tier, Way, Work, card, card_names, virtual_card,
+};
 pub use pipeline::eval;
 pub use pipeline::{
     AnimatePlan, AnimateRequest, Audio, CancelToken, ComponentInfo, Conversion, DTypeShare, EmbeddedPoses, Engine,

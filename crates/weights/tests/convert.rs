@@ -255,3 +255,29 @@ fn memory_and_size_are_known_before() {
     assert_eq!(read("blocks.0.ffn.0.weight"), StoredType::from(safetensors::Dtype::F32));
     assert_eq!(Encoding::Q8_0.row_bytes(256), Some(272));
 }
+
+#[test]
+fn bytes_are_known_without_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let input = written(dir.path(), 8, DType::F32);
+    let checkpoint = Checkpoint::open(&input).unwrap();
+    for form in Form::ALL {
+        let output = dir.path().join(form.name());
+        let plan = ConvertPlan::new(&checkpoint, form, "wan").unwrap();
+        convert(&checkpoint, &plan, &output, false, &mut |_| true).unwrap();
+        let read = Checkpoint::open(&output).unwrap();
+        let mut matrices = 0;
+        for entry in checkpoint.entries() {
+            let after = read.entry(&entry.name).unwrap();
+            match form.matrix_bytes(&entry.name, &entry.shape) {
+                // What a conversion writes beside a rotated matrix, its description, is no part of it in memory.
+                Some(bytes) => assert_eq!(bytes, after.stored_bytes(), "{form}: {}", entry.name),
+                None => {
+                    assert_eq!((after.dtype, form.encoding().is_some()), (entry.dtype, true), "{form}: {}", entry.name)
+                }
+            }
+            matrices += usize::from(form.matrix_bytes(&entry.name, &entry.shape).is_some());
+        }
+        assert!(matrices >= plan.matrices, "{form}");
+    }
+}

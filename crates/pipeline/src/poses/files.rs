@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use offload::{Phase, PhaseNeeds};
+use offload::PhaseJob;
 use pose::detector::DETECTOR_SIDE;
 use serde::{Deserialize, Serialize};
 
 use super::extract::batch_size;
 use crate::PipelineError;
+use crate::needs::pose_phase;
 
 /// The detector and the estimator, each an `.onnx` or a `.pth` file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,11 +73,11 @@ impl PoseModels {
         }
     }
 
-    /// What finding poses takes: both networks from f32 files, and the frames in flight.
+    /// What finding poses in so many frames takes: both networks from f32 files, and the frames in flight.
     ///
     /// # Errors
     /// The detector's file is damaged or of another network.
-    pub(crate) fn needs(&self) -> Result<PhaseNeeds, PipelineError> {
+    pub(crate) fn phase(&self, num_frames: usize) -> Result<PhaseJob, PipelineError> {
         let (stored, side) = match self {
             Self::Files(files) => {
                 let size = |path: &Path| std::fs::metadata(path).map_or(0, |info| info.len());
@@ -87,8 +88,8 @@ impl PoseModels {
                 (models::DEMO.pose_networks().iter().map(|bytes| 2 * bytes.len() as u64).sum(), DETECTOR_SIDE)
             }
         };
-        let frames = frame_bytes(side) * batch_size() as u64;
-        Ok(PhaseNeeds::whole(Phase::Pose, HELD_PER_STORED * stored, frames))
+        let in_flight = frame_bytes(side) * batch_size() as u64;
+        Ok(pose_phase(HELD_PER_STORED * stored, in_flight, num_frames))
     }
 }
 

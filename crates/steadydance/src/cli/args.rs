@@ -9,6 +9,7 @@ use glob::Pattern;
 use steadydance::convert::Form;
 use steadydance::eval::Drive;
 
+use super::memory_values::MemorySwitches;
 use super::pose_values::PoseValues;
 use super::terminal::Color;
 use super::values::{Values, named};
@@ -46,8 +47,8 @@ pub enum Command {
     Pose(Box<PoseArgs>),
     /// Make and judge clips for pairs whose truth is known: every change of speed or precision is measured by it
     Eval(Box<EvalArgs>),
-    /// Show what `run` would do, and the memory it would take; reads no weights
-    Plan(Box<RunArgs>),
+    /// Show what `run` would do, and the memory it would take, here or on another card; reads no weights
+    Plan(Box<PlanArgs>),
     /// Say what a checkpoint is: format, tensors, and the network it fits
     Inspect(InspectArgs),
     /// Write a checkpoint in another form: floats, fp8, int8, GGUF
@@ -219,13 +220,16 @@ pub struct FlagValues {
     /// Do not write seed, settings and version into the file
     #[arg(long, help_heading = "Output", conflicts_with = "metadata")]
     no_metadata: bool,
+    /// Where things are computed.
+    #[command(flatten)]
+    memory: MemorySwitches,
 }
 
 impl FlagValues {
     /// What was given on the command line.
     pub fn given(&self) -> Values {
         let metadata = if self.no_metadata { Some(false) } else { self.values.metadata };
-        Values { metadata, ..self.values.clone() }
+        Values { metadata, memory: self.memory.over(&self.values.memory), ..self.values.clone() }
     }
 }
 
@@ -268,6 +272,17 @@ pub struct RunArgs {
     /// Write JSON to stdout: one event a line, or the plan as one value
     #[arg(long)]
     pub json: bool,
+}
+
+/// Arguments of `plan`.
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// Of the run.
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// Plan for this card, idle, instead of this machine's device: 4090, rtx-3060, a100-80 …
+    #[arg(long, value_name = "NAME", help_heading = "Memory")]
+    pub card: Option<String>,
 }
 
 /// Arguments of `pose`.

@@ -56,7 +56,12 @@ impl Config {
         let default = Figment::from(Layer::of("default".to_owned(), &defaults)?);
         let preset = preset(chosen.preset.as_deref().unwrap_or(usual))?;
         let layer = Layer::of(format!("preset {}", preset.name), &Values::of_preset(&preset))?;
-        let figment = default.merge(layer).merge(upper);
+        let mut figment = default.merge(layer);
+        if let Some(profile) = chosen.memory.quality_profile.filter(|_| preset.distilled_timesteps.is_none()) {
+            let values = Values { steps: Some(profile.quality().steps), ..Values::default() };
+            figment = figment.merge(Layer::of(format!("quality profile {profile}"), &values)?);
+        }
+        let figment = figment.merge(upper);
         Ok(Self { values: extract(&figment)?, figment })
     }
 
@@ -161,7 +166,7 @@ fn environment(terminal: Terminal) -> Result<Vec<Layer>, Failure> {
         if NOT_SETTINGS.contains(&variable.as_str()) {
             continue;
         }
-        if !keys().contains(&key) {
+        if !is_key(&key) {
             terminal.warning(&format!("the environment variable {variable} is no setting and is ignored"));
             continue;
         }
@@ -183,6 +188,12 @@ fn keys() -> Vec<String> {
     flags().get_arguments().filter_map(|a| a.get_long()).map(str::to_owned).collect()
 }
 
+/// Whether it is the name of a flag, or another name of one.
+fn is_key(key: &str) -> bool {
+    let named = |a: &clap::Arg| a.get_long() == Some(key) || a.get_all_aliases().unwrap_or_default().contains(&key);
+    flags().get_arguments().any(named)
+}
+
 /// Whether the flag may be given several times, and its key be an array of whole values.
 fn is_repeatable(key: &str) -> bool {
     flags().get_arguments().any(|a| a.get_long() == Some(key) && matches!(a.get_action(), ArgAction::Append))
@@ -190,9 +201,9 @@ fn is_repeatable(key: &str) -> bool {
 
 /// Sets one key to what its flag would understand, given once for each text.
 fn set(mut values: Values, key: &str, texts: &[String]) -> Result<Values, String> {
-    if !keys().iter().any(|k| k == key) {
+    if !is_key(key) {
         let dashed = key.replace('_', "-");
-        let hint = match keys().contains(&dashed) {
+        let hint = match is_key(&dashed) {
             true => format!("did you mean `{dashed}`?"),
             false => format!("the keys are {}", keys().join(", ")),
         };
@@ -256,6 +267,7 @@ pub fn show(args: &ShowArgs, terminal: Terminal) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::memory_values::MemoryValues;
     use super::super::pose_values::PoseValues;
     use super::*;
 
@@ -289,8 +301,25 @@ mod tests {
             tokenizer: Some("t".into()),
             lora: Some(vec!["l:2".parse().unwrap()]),
             dtype: Some(steadydance::HeldDType::F16),
-            memory_budget: Some(2.0),
-            placement: Some(steadydance::Placement::Streamed),
+            memory: MemoryValues {
+                dit_dtype: "fp8".parse().ok(),
+                text_dtype: "bf16".parse().ok(),
+                vae_dtype: Some(steadydance::HeldDType::Bf16),
+                memory_mode: Some(steadydance::MemoryMode::Stream),
+                vram_budget: Some(6.0),
+                ram_budget: Some(2.0),
+                reserve_vram: Some(0.0),
+                blocks_resident: Some(3),
+                offload_to: Some(steadydance::OffloadTo::Disk),
+                async_offload: Some(false),
+                pin_memory: Some(steadydance::PinMemory::Off),
+                on_pressure: Some(steadydance::OnPressure::Fail),
+                quality_profile: Some(steadydance::QualityProfile::Low),
+                text_encoder_on: Some(steadydance::Place::Cpu),
+                clip_on: Some(steadydance::Place::Cpu),
+                vae_on: Some(steadydance::Place::Cpu),
+                pose_on: Some(steadydance::Place::Device),
+            },
             preset: Some("official".to_owned()),
             negative_prompt: Some(String::new()),
             size: "64x64".parse().ok(),

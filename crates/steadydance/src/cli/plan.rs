@@ -2,30 +2,66 @@
 
 use std::fmt::Write;
 
-use steadydance::{AnimatePlan, Engine, LoraInfo, Memory, PhasePlan, Placement, plan_known};
+use steadydance::{
+    AnimatePlan, Engine, LoraInfo, Machine, Memory, PhasePlan, Place, StagePlan, card, plan_known, virtual_card,
+};
 
-use super::args::RunArgs;
+use super::args::{PlanArgs, RunArgs};
 use super::failure::Failure;
+use super::plan_drawing::{Characters, drawing};
 use super::request::{self, Job, Model};
 use super::terminal::{self, Terminal};
 
-/// Width of the drawing in characters.
-const BAR: usize = 32;
-
-/// Shows what a run would do. A published model is planned from its shapes alone, whether or not its files are here.
+/// Shows what a run would do, here or on another machine. A published model is planned from its shapes alone, whether or
+/// not its files are here.
 ///
 /// # Errors
 /// As a run's, before its first weight is read.
-pub fn plan(args: &RunArgs, terminal: Terminal) -> Result<(), Failure> {
-    let job = Job::new(args, terminal)?;
-    let plan = match &job.model {
+pub fn plan(args: &PlanArgs, terminal: Terminal) -> Result<(), Failure> {
+    let job = Job::new(&args.run, terminal)?;
+    let (machine, notes) = machine(&job, args.card.as_deref())?;
+    show(&args.run, &job, &machine, notes, terminal)
+}
+
+/// Shows what a run would do on this machine.
+///
+/// # Errors
+/// As [`plan`].
+pub fn dry_run(args: &RunArgs, terminal: Terminal) -> Result<(), Failure> {
+    show(args, &Job::new(args, terminal)?, &Machine::of_host(), Vec::new(), terminal)
+}
+
+/// The machine that a plan is for, with what must be said about it: this one, or one with the card that was named, or with a
+/// card of the budget that was named.
+fn machine(job: &Job, name: Option<&str>) -> Result<(Machine, Vec<String>), Failure> {
+    let flags = &job.options.memory;
+    let device = match (name, flags.device_budget_bytes) {
+        (Some(name), _) => Some(card(name).map_err(Failure::usage)?),
+        (None, Some(bytes)) if job.options.device != "cpu" => Some(virtual_card(bytes)),
+        _ => None,
+    };
+    let host = Memory::of_host();
+    // What is not opened here may be run elsewhere, with another memory.
+    let elsewhere = device.is_some() || matches!(job.model, Model::Known(_));
+    let ram = match flags.ram_budget_bytes.filter(|_| elsewhere) {
+        Some(budget) => Memory { total_bytes: host.total_bytes.max(budget), available_bytes: budget },
+        None => host,
+    };
+    let machine = Machine::cpu(ram);
+    let Some(device) = device else { return Ok((machine, Vec::new())) };
+    let notes = match flags.ram_budget_bytes {
+        Some(_) => Vec::new(),
+        None => {
+            vec![format!("RAM is what is available here, {}; --ram-budget is another's", bytes(ram.available_bytes))]
+        }
+    };
+    Ok((machine.with_device(device), notes))
+}
+
+fn show(args: &RunArgs, job: &Job, machine: &Machine, notes: Vec<String>, terminal: Terminal) -> Result<(), Failure> {
+    let mut plan = match &job.model {
         Model::Known(known) => {
-            let host = Memory::of_host();
-            let memory = match job.options.memory_budget_bytes {
-                Some(budget) => Memory { total_bytes: host.total_bytes.max(budget), available_bytes: budget },
-                None => host,
-            };
-            plan_known(&known.name, &job.request_for_shapes(args)?, &memory, &job.options)?
+            plan_known(&known.name, &job.request_for_shapes(args)?, machine, &job.options_for_shapes())?
         }
         Model::Demo | Model::Path(_) => {
             let mut request = job.request(args)?;
@@ -34,14 +70,19 @@ pub fn plan(args: &RunArgs, terminal: Terminal) -> Result<(), Failure> {
                 request.output = Some(request::output(args, &request)?);
             }
             let engine = Engine::open(&job.source()?, &job.options)?;
-            engine.plan(&request).map_err(|e| request::explain(e, &request))?
+            engine.plan_on(&request, machine).map_err(|e| request::explain(e, &request))?
         }
     };
-    if args.json { terminal::write_json(&plan) } else { terminal::write_out(&table(&plan)) }
+    plan.notes.extend(notes);
+    if args.json {
+        return terminal::write_json(&plan);
+    }
+    let characters = if terminal.draws_blocks() { Characters::Blocks } else { Characters::Ascii };
+    terminal::write_out(&table(&plan, characters))
 }
 
 /// The plan for people.
-fn table(plan: &AnimatePlan) -> String {
+fn table(plan: &AnimatePlan, characters: Characters) -> String {
     let AnimatePlan { model, width, height, num_frames, fps, seed, forwards, tokens, latent_frames, .. } = plan;
     let mut text = format!(
         "{model}\n{width}x{height}, {num_frames} frames at {fps} fps ({:.2} s), {latent_frames} latent frames, seed {seed}\n",
@@ -53,37 +94,70 @@ fn table(plan: &AnimatePlan) -> String {
         let _ = writeln!(text, "{}", lora_line(lora));
     }
     text.push('\n');
-    let _ = writeln!(text, "{:<14}{:<10}{:>12}{:>14}{:>12}", "phase", "weights", "in memory", "activations", "peak");
-    let scale = plan.stages.budget_bytes.min(plan.stages.peak_bytes.saturating_mul(2)).max(1);
-    for phase in &plan.stages.phases {
-        let placement = match phase.placement {
-            Placement::Resident => "resident",
-            Placement::Streamed => "streamed",
-        };
-        let _ = writeln!(
-            text,
-            "{:<14}{placement:<10}{:>12}{:>14}{:>12}  {}",
-            phase.phase.to_string(),
-            bytes(phase.weights_bytes),
-            bytes(phase.activation_bytes),
-            bytes(phase.peak_bytes),
-            drawing(phase, plan.stages.held_bytes, scale)
-        );
-    }
-    let _ = writeln!(
-        text,
-        "\npeak {} of {} that may be used; # weights, = activations, - held through the run; a full bar is {}",
-        bytes(plan.stages.peak_bytes),
-        bytes(plan.stages.budget_bytes),
-        bytes(scale)
-    );
-    for phase in plan.stages.phases.iter().filter(|p| p.placement == Placement::Streamed) {
-        let _ = writeln!(text, "{} is streamed: {}", phase.phase, phase.reason);
-    }
+    text += &stages(&plan.stages);
+    text.push('\n');
+    text += &drawing(&plan.stages, characters);
     for note in &plan.notes {
         let _ = writeln!(text, "note: {note}");
     }
     text
+}
+
+/// The phases as a table, and what they amount to.
+fn stages(stages: &StagePlan) -> String {
+    let on_gpu = stages.phases.iter().any(|p| p.on == Place::Device);
+    let device = |cell: &str| if on_gpu { format!("{cell:>10}") } else { String::new() };
+    let mut text = format!(
+        "  {:<13}{:<5}{:<22}{:>10}  {:<20}{:>10}{}{:>10}{:>10}{:>10}  why\n",
+        "phase",
+        "on",
+        "weights",
+        "",
+        "activations",
+        "",
+        device("device"),
+        "RAM",
+        "disk",
+        "time"
+    );
+    for (number, p) in stages.phases.iter().enumerate() {
+        let device = device(&if p.on == Place::Device { bytes(p.device_peak_bytes) } else { "-".to_owned() });
+        let row = format!(
+            "{} {:<13}{:<5}{:<22}{:>10}  {:<20}{:>10}{device}{:>10}{:>10}{:>10}  {}",
+            number + 1,
+            p.phase,
+            if p.on == Place::Device { "GPU" } else { "CPU" },
+            weights(p),
+            bytes(p.weights_bytes),
+            p.way.how,
+            bytes(p.way.bytes),
+            bytes(p.ram_peak_bytes),
+            bytes(p.disk_read_bytes),
+            duration(p.seconds),
+            p.reason,
+        );
+        let _ = writeln!(text, "{}", row.trim_end());
+    }
+    let (peaks, budgets) = (stages.peaks, stages.budgets);
+    let gpu = match on_gpu {
+        true => format!("{} of {} on {}, ", bytes(peaks.device_bytes), bytes(budgets.device_bytes), stages.device),
+        false => String::new(),
+    };
+    let pinned =
+        if peaks.pinned_bytes > 0 { format!(" ({} pinned)", bytes(peaks.pinned_bytes)) } else { String::new() };
+    let _ = writeln!(
+        text,
+        "\nmode {}: peak {gpu}{} of {} of RAM{pinned}; about {}, a rough guess",
+        stages.mode,
+        bytes(peaks.ram_bytes),
+        bytes(budgets.ram_bytes),
+        duration(stages.seconds)
+    );
+    text
+}
+
+fn weights(phase: &PhasePlan) -> String {
+    if phase.weights_bytes == 0 { "-".to_owned() } else { phase.placement.to_string() }
 }
 
 /// A LoRA in one line.
@@ -92,25 +166,23 @@ pub fn lora_line(lora: &LoraInfo) -> String {
     format!("LoRA {name}, strength {strength}: changes {} tensors", fit.targets)
 }
 
-/// The memory of one phase as a bar of [`BAR`] characters; a full bar is `scale` bytes.
-fn drawing(phase: &PhasePlan, held_bytes: u64, scale: u64) -> String {
-    let column = |b: u64| (b as f64 / scale as f64 * BAR as f64).round().min(BAR as f64) as usize;
-    let held = column(held_bytes);
-    let weights = column(held_bytes.saturating_add(phase.weights_bytes));
-    let all = column(phase.peak_bytes).max(weights);
-    format!(
-        "[{}{}{}{}]",
-        "-".repeat(held),
-        "#".repeat(weights - held),
-        "=".repeat(all - weights),
-        " ".repeat(BAR - all)
-    )
+/// A time for people, as roughly as it is known.
+fn duration(seconds: f64) -> String {
+    match seconds {
+        s if s < 0.1 => "<0.1 s".to_owned(),
+        s if s < 10.0 => format!("{s:.1} s"),
+        s if s < 120.0 => format!("{s:.0} s"),
+        s if s < 7200.0 => format!("{:.0} min", s / 60.0),
+        s if s < 172_800.0 => format!("{:.1} h", s / 3600.0),
+        s => format!("{:.0} d", s / 86_400.0),
+    }
 }
 
 /// Bytes for people.
 pub fn bytes(bytes: u64) -> String {
     match bytes {
         u64::MAX => "unlimited".to_owned(),
+        b if b >= 1 << 40 => format!("{:.2} TiB", b as f64 / (1u64 << 40) as f64),
         b if b >= 1 << 30 => format!("{:.2} GiB", b as f64 / f64::from(1u32 << 30)),
         b if b >= 1 << 20 => format!("{:.1} MiB", b as f64 / f64::from(1u32 << 20)),
         b if b >= 1 << 10 => format!("{:.1} KiB", b as f64 / 1024.0),
@@ -121,62 +193,45 @@ pub fn bytes(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use steadydance::{GuidancePlan, Phase, Schedule, StagePlan, preset};
+    use steadydance::{AnimateRequest, EngineOptions, MemoryFlags, Motion, Settings, preset};
 
-    fn example() -> AnimatePlan {
-        let phase = |phase, placement, weights_bytes: u64| PhasePlan {
-            phase,
-            placement,
-            weights_bytes,
-            activation_bytes: 1 << 30,
-            peak_bytes: weights_bytes + (2 << 30),
-            reason: "33.00 GiB as a whole is above the budget".into(),
-        };
-        let phases = vec![
-            phase(Phase::TextEncode, Placement::Resident, 11 << 30),
-            phase(Phase::Denoise, Placement::Streamed, 3 << 30),
-        ];
-        let stages = StagePlan { phases, budget_bytes: 16 << 30, held_bytes: 1 << 30, peak_bytes: 13 << 30 };
-        let settings = steadydance::Settings::from_preset(&preset("official").unwrap()).unwrap();
-        let schedule: Schedule = settings.schedule().unwrap();
-        let guidance: GuidancePlan = settings.guidance(40, true).unwrap();
-        AnimatePlan {
-            model: "SteadyDancer-14B".into(),
-            width: 832,
-            height: 480,
-            num_frames: 81,
-            latent_frames: 21,
-            tokens: 35_880,
-            fps: 16.0,
-            seed: 106_060,
-            forwards: guidance.total_forwards(),
-            schedule,
-            guidance,
-            stages,
-            loras: vec![],
-            notes: vec!["the motion has 90 frames; the last 9 are left out".into()],
-        }
+    fn example(machine: &Machine) -> AnimatePlan {
+        let settings = Settings::from_preset(&preset("official").unwrap()).unwrap();
+        let motion = Motion::Keypoints { file: "k".into(), drive: None };
+        let request = AnimateRequest::new("r", motion, settings).size(832, 480);
+        let options = EngineOptions { memory: MemoryFlags::default(), ..EngineOptions::default() };
+        plan_known("steadydancer-14b-fp8", &request, machine, &options).unwrap()
+    }
+
+    fn host() -> Machine {
+        let ram = Memory { total_bytes: 64 << 30, available_bytes: 64 << 30 };
+        Machine { host_flops: 1e12, ..Machine::cpu(ram) }
     }
 
     #[test]
-    fn the_table_has_a_row_and_a_bar_for_each_phase() {
-        let text = table(&example());
-        for part in
-            ["40 steps, 91 forwards of 35880 tokens", "text encode", "11.00 GiB", "denoise       streamed", "note: "]
-        {
+    fn the_table_has_a_row_for_each_phase_and_says_why() {
+        let text = table(&example(&host().with_device(virtual_card(8 << 30))), Characters::Ascii);
+        for part in [
+            "40 steps, 91 forwards of 35880 tokens",
+            "1 pose         CPU",
+            "5 denoise      GPU",
+            "of 40 blocks fit",
+            "hidden behind the arithmetic",
+            "mode partial: peak",
+            "of 8.00 GiB on a card of 8 GiB",
+            "budget 8.00 GiB",
+        ] {
             assert!(text.contains(part), "{part} in\n{text}");
         }
-        assert!(text.contains(&format!("[--{}{}{}]", "#".repeat(22), "=".repeat(2), " ".repeat(6))), "{text}");
+        assert!(text.is_ascii());
+        let text = table(&example(&host()), Characters::Blocks);
+        assert!(!text.contains("device") && text.contains("mode stage") && text.contains('█'), "{text}");
     }
 
     #[test]
-    fn bars_never_overflow() {
-        let mut phase = example().stages.phases[0].clone();
-        for (held, peak, scale) in [(0, 0, 1), (u64::MAX, u64::MAX, 1), (5, 4, 3)] {
-            phase.peak_bytes = peak;
-            assert_eq!(drawing(&phase, held, scale).len(), BAR + 2);
-        }
-        assert_eq!(bytes(u64::MAX), "unlimited");
-        assert_eq!(bytes(1536), "1.5 KiB");
+    fn numbers_are_for_people() {
+        assert_eq!([u64::MAX, 1536, 3 << 40].map(bytes), ["unlimited", "1.5 KiB", "3.00 TiB"]);
+        let times = [0.0, 3.21, 61.0, 600.0, 9000.0, 864_000.0].map(duration);
+        assert_eq!(times, ["<0.1 s", "3.2 s", "61 s", "10 min", "2.5 h", "10 d"]);
     }
 }

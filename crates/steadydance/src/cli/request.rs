@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use steadydance::convert::Form;
 use steadydance::{
-    AnimateRequest, EngineOptions, KnownModel, Lora, ModelFiles, ModelOverrides, ModelSource, Motion, Part,
+    Aliases, AnimateRequest, EngineOptions, KnownModel, Lora, ModelFiles, ModelOverrides, ModelSource, Motion, Part,
     PipelineError, RequestError, Settings, StoredModel, hub, known_models, preset,
 };
 
@@ -12,7 +13,7 @@ use super::config::Config;
 use super::failure::Failure;
 use super::target;
 use super::terminal::Terminal;
-use super::values::{LoraValue, Numbers, Values};
+use super::values::{LoraValue, Numbers, Size, Values};
 
 /// The model that was asked for.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,6 +34,8 @@ pub struct Job {
     pub model: Model,
     /// How it is opened.
     pub options: EngineOptions,
+    /// The form of the transformer that a word of another program stands for. Files keep their own.
+    alias_dtype: Option<Form>,
     /// Numbers of the clip.
     settings: Settings,
     terminal: Terminal,
@@ -54,16 +57,32 @@ impl Job {
     pub fn of(given: &Values, terminal: Terminal) -> Result<Self, Failure> {
         let values = Config::load(given, terminal)?.values;
         let model = find_model(values.model.as_deref().unwrap_or("demo"));
+        let aliases = Aliases::from_env(|name| std::env::var(name).ok()).map_err(Failure::usage)?;
+        for note in &aliases.notes {
+            terminal.warning(note);
+        }
+        let memory = values.memory.flags().or(aliases.flags);
+        memory.check().map_err(Failure::usage)?;
+        let alias_dtype = aliases.dit_dtype.and_then(|name| name.parse::<Form>().ok());
+        let alias_dtype = alias_dtype.filter(|_| values.memory.dit_dtype.is_none());
         let options = EngineOptions {
             device: values.device.clone().unwrap_or_default(),
             dtype: values.dtype,
-            memory_budget_bytes: values.memory_budget.map(|gib| (gib * f64::from(1u32 << 30)) as u64),
-            placement: values.placement,
+            dit_dtype: values.memory.dit_dtype,
+            text_dtype: values.memory.text_dtype,
+            vae_dtype: values.memory.vae_dtype,
+            memory,
             loras: values.lora.iter().flatten().map(known_lora).collect::<Result<_, _>>()?,
             poses: values.pose.finder(values.model_folder(), None),
         };
         let settings = settings(&values)?;
-        Ok(Self { values, model, options, settings, terminal })
+        Ok(Self { values, model, options, alias_dtype, settings, terminal })
+    }
+
+    /// Options for a plan from shapes, which take every form: also one that a word of another program stands for.
+    pub fn options_for_shapes(&self) -> EngineOptions {
+        let dit_dtype = self.options.dit_dtype.or(self.alias_dtype);
+        EngineOptions { dit_dtype, ..self.options.clone() }
     }
 
     /// Where the model's files are.
@@ -72,6 +91,11 @@ impl Job {
     /// A part is missing, or only the name is known.
     pub fn source(&self) -> Result<ModelSource, Failure> {
         let v = &self.values;
+        if let Some(form) = self.alias_dtype {
+            self.terminal.warning(&format!(
+                "the environment asks for a transformer in {form}; its file's own form is used (convert --to {form} writes another)"
+            ));
+        }
         match &self.model {
             Model::Demo => match [&v.vae, &v.text_encoder, &v.image_encoder, &v.tokenizer].into_iter().flatten().next()
             {
@@ -233,10 +257,15 @@ fn known_lora(value: &LoraValue) -> Result<Lora, Failure> {
 
 fn settings(values: &Values) -> Result<Settings, Failure> {
     let mut s = Settings::from_preset(&preset(values.preset.as_deref().unwrap_or("official"))?)?;
-    s.size = values.size.map(|size| size.0);
+    s.size_rule = values.size_rule.unwrap_or_default();
+    if let Some(profile) = values.memory.quality_profile {
+        s = s.with_quality(profile);
+    }
+    if let Some(Size(size)) = values.size {
+        (s.size, s.size_rule) = (Some(size), values.size_rule.unwrap_or_default());
+    }
     s.num_frames = values.num_frames;
     s.sigmas = values.sigmas.clone().map(|Numbers(sigmas)| sigmas);
-    s.size_rule = values.size_rule.unwrap_or_default();
     s.timing = values.timing.unwrap_or_default();
     s.fps = values.fps.unwrap_or(s.fps);
     s.num_inference_steps = values.steps.unwrap_or(s.num_inference_steps);

@@ -17,7 +17,7 @@ use super::terminal::{self, Terminal};
 /// See `docs/cli.md`.
 pub fn run(args: &RunArgs, terminal: Terminal) -> Result<(), Failure> {
     if args.dry_run {
-        return plan::plan(args, terminal);
+        return plan::dry_run(args, terminal);
     }
     let result = failure::catch_panic(|| animate(args, terminal));
     if let (Err(failure), true) = (&result, args.json) {

@@ -85,6 +85,15 @@ impl Terminal {
         self.color
     }
 
+    /// Whether what goes to stdout may have characters beyond ASCII: it is a terminal that shows UTF-8, and nothing plain
+    /// was asked for.
+    pub fn draws_blocks(&self) -> bool {
+        let set = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
+        let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(set).unwrap_or_default().to_uppercase();
+        let utf8 = locale.contains("UTF-8") || locale.contains("UTF8");
+        utf8 && io::stdout().is_terminal() && self.choice != Color::Never && set("NO_COLOR").is_none()
+    }
+
     /// The one line of a failure.
     pub fn error(&self, failure: &Failure) {
         talk(&format!("{} {}", self.paint("1;31", "error:"), failure.message));

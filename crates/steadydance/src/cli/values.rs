@@ -5,11 +5,12 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use super::memory_values::MemoryValues;
 use super::pose_values::PoseValues;
 use clap::Args;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use steadydance::{Audio, HeldDType, Lora, Placement, Preset, SamplerKind, SizeRule, Timing};
+use steadydance::{Audio, HeldDType, Lora, Preset, SamplerKind, SizeRule, Timing};
 
 /// The settings; what is not given is `None`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, Args)]
@@ -47,14 +48,10 @@ pub struct Values {
     #[arg(long, value_name = "TYPE", help_heading = "Model", value_parser = named::<HeldDType>)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dtype: Option<HeldDType>,
-    /// Memory that may be used, in GiB [default: what is available]
-    #[arg(long, value_name = "GIB", help_heading = "Model", value_parser = gibibytes)]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub memory_budget: Option<f64>,
-    /// resident or streamed: where weights live while they are used [default: what fits]
-    #[arg(long, value_name = "HOW", help_heading = "Model", value_parser = named::<Placement>)]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub placement: Option<Placement>,
+    /// Memory and precision.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub memory: MemoryValues,
 
     /// What the clip shows, in words
     #[arg(long, value_name = "TEXT", help_heading = "Clip")]
@@ -307,7 +304,7 @@ fn seed(text: &str) -> Result<u64, String> {
     }
 }
 
-fn gibibytes(text: &str) -> Result<f64, String> {
+pub(super) fn gibibytes(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(gib) if gib.is_finite() && gib > 0.0 && gib < 1e9 => Ok(gib),
         _ => Err("expected a number of GiB above 0, say 24 or 7.5".to_owned()),

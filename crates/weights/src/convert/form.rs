@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use candle_core::DType;
 use kernels::quant::{Encoding, Scaling, Target};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::ConvertError;
 
@@ -68,6 +69,13 @@ const fn gguf(number: u32, usual: Encoding) -> GgufForm {
 const ALL: usize = usize::MAX;
 
 impl Form {
+    /// Every tensor in f32.
+    pub const F32: Form = Self::ALL[0];
+    /// Every tensor in f16.
+    pub const F16: Form = Self::ALL[1];
+    /// Every tensor in bf16.
+    pub const BF16: Form = Self::ALL[2];
+
     /// All of them.
     pub const ALL: [Form; 26] = {
         use Encoding::*;
@@ -149,6 +157,15 @@ impl Form {
         if self.is_gguf() { "gguf" } else { "safetensors" }
     }
 
+    /// The encoding of most matrices; `None` where they are floats.
+    pub fn encoding(self) -> Option<Encoding> {
+        match self.kind {
+            Kind::Scaled { target, .. } => Some(target.encoding),
+            Kind::Gguf(form) => Some(form.usual),
+            Kind::Floats(_) | Kind::GgufFloats(_) => None,
+        }
+    }
+
     pub(super) fn is_gguf(self) -> bool {
         matches!(self.kind, Kind::Gguf(_) | Kind::GgufFloats(_))
     }
@@ -182,6 +199,18 @@ impl FromStr for Form {
     }
 }
 
+impl Serialize for Form {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name)
+    }
+}
+
+impl<'de> Deserialize<'de> for Form {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -190,8 +219,12 @@ mod tests {
     fn names_are_read_back_and_are_one_each() {
         for (i, form) in Form::ALL.into_iter().enumerate() {
             assert_eq!(form.name().to_uppercase().parse::<Form>().unwrap(), form);
+            let json = serde_json::to_string(&form).unwrap();
+            assert_eq!(json, format!("\"{form}\""));
+            assert_eq!(serde_json::from_str::<Form>(&json).unwrap(), form);
             assert!(Form::ALL[..i].iter().all(|f| f.name != form.name));
         }
+        assert_eq!([Form::F32, Form::F16, Form::BF16].map(Form::name), ["f32", "f16", "bf16"]);
         assert!("q9".parse::<Form>().unwrap_err().to_string().contains("q4_k_m"));
     }
 

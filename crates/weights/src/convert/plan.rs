@@ -154,15 +154,49 @@ impl ConvertPlan {
 
 /// Whether a tensor is a matrix of a numbered layer: of a transformer's block, not of what is before or after all of them.
 fn is_layer_matrix(entry: &Entry) -> bool {
-    let numbered = entry.name.split('.').any(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()));
-    let in_layer = ["blocks.", "layers.", "transformer.", "layer."].iter().any(|p| entry.name.contains(p));
-    entry.is_loadable()
-        && entry.shape.len() == 2
-        && entry.elements() > SMALL
-        && entry.name.ends_with(".weight")
+    entry.is_loadable() && is_layer_matrix_named(&entry.name, &entry.shape)
+}
+
+fn is_layer_matrix_named(name: &str, shape: &[usize]) -> bool {
+    let numbered = name.split('.').any(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()));
+    let in_layer = ["blocks.", "layers.", "transformer.", "layer."].iter().any(|p| name.contains(p));
+    shape.len() == 2
+        && shape.iter().product::<usize>() > SMALL
+        && name.ends_with(".weight")
         && numbered
         && in_layer
-        && !KEPT.iter().any(|part| entry.name.contains(part))
+        && !KEPT.iter().any(|part| name.contains(part))
+}
+
+impl Form {
+    /// Bytes of a matrix in this form, scales included; `None` where a conversion would leave it as it is. Without a file:
+    /// `name` is canonical.
+    pub fn matrix_bytes(self, name: &str, shape: &[usize]) -> Option<u64> {
+        let elements = shape.iter().product::<usize>() as u64;
+        let in_encoding = |encoding: Encoding| match *shape {
+            [rows, columns] => encoding.row_bytes(columns).map(|bytes| (bytes * rows) as u64),
+            _ => None,
+        };
+        match self.kind {
+            Kind::Floats(dtype) => Some(elements * dtype.size_in_bytes() as u64),
+            _ if !is_layer_matrix_named(name, shape) => None,
+            Kind::GgufFloats(dtype) => Some(elements * dtype.size_in_bytes() as u64),
+            Kind::Scaled { target, .. } => {
+                let scales = match (target.scaling, shape) {
+                    (Scaling::Rows, [rows, _]) => *rows,
+                    (Scaling::Blocks(side), [rows, columns]) => rows.div_ceil(side) * columns.div_ceil(side),
+                    _ => 1,
+                };
+                Some(in_encoding(target.encoding)? + 4 * scales as u64)
+            }
+            Kind::Gguf(form) => {
+                // A conversion counts values as they come: those of self- and cross-attention, block by block.
+                let block = name.split('.').find_map(|part| part.parse::<usize>().ok()).unwrap_or(0);
+                let mut seen = 2 * block + usize::from(name.contains("cross_attn"));
+                in_encoding(form.encoding(name, &mut seen))
+            }
+        }
+    }
 }
 
 /// The block encoding of an entry; `None` where it stays as it is, rows that are no whole blocks among them.
