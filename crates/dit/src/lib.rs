@@ -7,6 +7,7 @@
 //! SteadyDancer appends two frames' worth.
 
 mod block;
+mod chunking;
 mod condition;
 mod config;
 mod embed;
@@ -14,6 +15,7 @@ mod keymap;
 mod model;
 mod vace;
 
+pub use chunking::Chunking;
 pub use config::{Config, VaceConfig};
 pub use keymap::{diffusers_names, keymap};
 pub use model::{Conditioning, Dit, Inputs, PoseInputs, Tap, VaceInputs, manifest, no_tap};

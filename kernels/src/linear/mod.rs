@@ -10,6 +10,7 @@ mod tests;
 use candle_core::{DType, Device, Result, Tensor};
 
 use crate::level::Level;
+use crate::pieces;
 use crate::rows::with_f32;
 use matrix::Stored;
 
@@ -40,7 +41,7 @@ pub fn linear(x: &Tensor, weight: &Matrix, bias: Option<&Tensor>) -> Result<Tens
     let count = shape.iter().rev().skip(1).product();
     let rows = x.reshape((count, in_features))?;
     let product = match &weight.stored {
-        Stored::Float(weight) => add_bias(float::product(&rows, weight)?, bias)?,
+        Stored::Float(weight) => float::product(&rows, weight, bias)?,
         Stored::Quantised(weight) if matches!(x.device(), Device::Cpu) => {
             let bias = bias.map(|b| b.to_dtype(DType::F32)?.to_vec1::<f32>()).transpose()?;
             let product =
@@ -48,19 +49,19 @@ pub fn linear(x: &Tensor, weight: &Matrix, bias: Option<&Tensor>) -> Result<Tens
             Tensor::from_vec(product, (count, out_features), &Device::Cpu)?
         }
         Stored::Quantised(weight) => {
-            let step = (TILE_ELEMENTS / in_features.max(1)).max(1);
             let tile = |start, count| matrix::decoded(weight, start, count)?.to_device(x.device());
-            add_bias(float::in_tiles(&rows, out_features, step, tile)?, bias)?
+            float::in_tiles(&rows, out_features, float::tile_rows(in_features), bias, tile)?
         }
     };
     add_differences(&rows, product, &weight.differences)?.reshape(shape)
 }
 
-fn add_bias(product: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    match bias {
-        Some(bias) => product.broadcast_add(bias),
-        None => Ok(product),
-    }
+/// Most bytes that [`linear`] takes on the host beside its argument and its result, whatever the weight is held as: the tile
+/// that is widened and its product, or repacked inputs. `shape` is the weight's `[out, in]`; differences take as much again.
+pub fn workspace_bytes(rows: usize, [out_features, in_features]: [usize; 2]) -> u64 {
+    let step = float::tile_rows(in_features).min(out_features);
+    let product = if step < out_features { rows * step } else { 0 };
+    4 * (step * in_features + product).max(quantised::packed_floats(rows, in_features)) as u64
 }
 
 /// Adds what the differences make of `x` `[rows, in]` to `[rows, out]`.
@@ -69,21 +70,19 @@ fn add_differences(x: &Tensor, product: Tensor, differences: &[Difference]) -> R
         return Ok(product);
     }
     let (count, out_features) = product.dims2()?;
-    let step = (TILE_ELEMENTS / out_features.max(x.dim(1)?).max(1)).max(1);
-    for first in (0..count).step_by(step) {
-        let rows = step.min(count - first);
-        let x = x.narrow(0, first, rows)?;
-        let mut sum = product.narrow(0, first, rows)?;
+    for rows in pieces(count, TILE_ELEMENTS / out_features.max(x.dim(1)?).max(1)) {
+        let x = x.narrow(0, rows.start, rows.len())?;
+        let mut sum = product.narrow(0, rows.start, rows.len())?;
         for difference in differences {
             sum = match difference {
-                Difference::Whole { difference, factor } => (sum + (float::product(&x, difference)? * *factor)?)?,
+                Difference::Whole { difference, factor } => (sum + (float::product(&x, difference, None)? * *factor)?)?,
                 Difference::LowRank { down, up, first_row, factor } => {
-                    let inner = (float::product(&x, down)? * *factor)?;
-                    float::add_at(&sum, &float::product(&inner, up)?, 1, *first_row)?
+                    let inner = (float::product(&x, down, None)? * *factor)?;
+                    float::add_at(&sum, &float::product(&inner, up, None)?, 1, *first_row)?
                 }
             };
         }
-        product.slice_set(&sum.contiguous()?, 0, first)?;
+        product.slice_set(&sum.contiguous()?, 0, rows.start)?;
     }
     Ok(product)
 }

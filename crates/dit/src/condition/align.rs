@@ -52,13 +52,18 @@ impl Align {
         let (f, c, h, w) = pose.dims4()?;
         // [F, C, h, w] → [h·w, F, C]: positions are the batch, frames the sequence.
         let sequence = |x: &Tensor| x.reshape((f, c, h * w))?.permute((2, 0, 1))?.contiguous();
-        let p = self.proj_p.forward(&sequence(pose)?)?;
-        let r = self.proj_r.forward(&sequence(latents)?)?;
         let heads = |x: Tensor| nn::split_heads(&x, HEADS);
         let [q, k, v] = &self.in_proj;
-        let (q, k, v) = (heads(q.forward(&r)?)?, heads(k.forward(&p)?)?, heads(v.forward(&p)?)?);
+        let r = self.proj_r.forward(&sequence(latents)?)?;
+        let q = heads(q.forward(&r)?)?;
+        drop(r);
+        let p = self.proj_p.forward(&sequence(pose)?)?;
+        let (k, v) = (heads(k.forward(&p)?)?.contiguous()?, heads(v.forward(&p)?)?.contiguous()?);
+        drop(p);
         let scale = ((HIDDEN / HEADS) as f64).sqrt().recip();
-        let o = self.out_proj.forward(&nn::merge_heads(&attention(&q, &k, &v, scale)?)?)?;
+        let o = nn::merge_heads(&attention(&q, &k, &v, scale)?)?;
+        drop((q, k, v));
+        let o = self.out_proj.forward(&{ o })?;
         let o = self.norm1.forward(&o)?;
         let [first, second] = &self.ffn;
         let o = self.norm2.forward(&(&o + second.forward(&first.forward(&o)?.silu()?)?)?)?;
