@@ -196,7 +196,7 @@ impl Block {
             return by_runs(tokens, most, |run| {
                 let x = x.narrow(1, run.start, run.len())?;
                 let x = self.attend(&x, &m, &all, &pass.rope.rows(run)?)?;
-                let x = self.attend_to_context(&x, &context)?;
+                let x = self.attend_to_context(&{ x }, &context)?;
                 self.feed_forward(&x, &m)
             });
         }

@@ -12,10 +12,12 @@ mod condition;
 mod config;
 mod embed;
 mod keymap;
+mod memory;
 mod model;
 mod vace;
 
 pub use chunking::Chunking;
 pub use config::{Config, VaceConfig};
 pub use keymap::{diffusers_names, keymap};
+pub use memory::{PassShape, activation_bytes};
 pub use model::{Conditioning, Dit, Inputs, PoseInputs, Tap, VaceInputs, manifest, no_tap};

@@ -84,6 +84,12 @@ impl TensorSource for Counted {
         self.traffic.bytes.fetch_add(matrix.stored_bytes(), Ordering::Relaxed);
         Ok(matrix)
     }
+
+    fn rows(&self, name: &str, shape: &[usize], ids: &[u32], dtype: Option<DType>, device: &Device) -> Result<Tensor> {
+        let rows = self.source.rows(name, shape, ids, dtype, device)?;
+        self.traffic.bytes.fetch_add((rows.elem_count() * rows.dtype().size_in_bytes()) as u64, Ordering::Relaxed);
+        Ok(rows)
+    }
 }
 
 #[cfg(test)]
@@ -102,5 +108,19 @@ mod tests {
         }
         assert_eq!(resident.traffic().bytes(), 4 * 8 * 2);
         assert_eq!(streamed.traffic().bytes(), 3 * 4 * 8 * 2);
+    }
+
+    #[test]
+    fn of_rows_only_these_are_counted() {
+        let placed = Placed::new(Arc::new(RandomWeights::new(3)), Placement::Resident, &Device::Cpu, None);
+        let root = placed.group("").unwrap();
+        let rows = root.rows((40, 8), "table.weight", &[7, 0, 7]).unwrap();
+        assert_eq!(placed.traffic().bytes(), 3 * 8 * 4);
+        let table = root.matrix((40, 8), "table.weight").unwrap();
+        let same = |t: Tensor| t.to_vec2::<f32>().unwrap();
+        assert_eq!(same(rows.clone()), same(table.select(&[7, 0, 7]).unwrap()));
+        // What is kept is not read again.
+        assert_eq!(same(root.rows((40, 8), "table.weight", &[7, 0, 7]).unwrap()), same(rows));
+        assert_eq!(placed.traffic().bytes(), 3 * 8 * 4 + 40 * 8 * 2);
     }
 }

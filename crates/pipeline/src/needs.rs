@@ -6,7 +6,8 @@ use candle_core::DType;
 use offload::{Phase, PhaseNeeds};
 use weights::{Manifest, TensorSpec};
 
-use crate::PipelineError;
+use crate::activations::BranchCount;
+use crate::{Activations, PipelineError, RequestError};
 
 /// Sizes of all four networks: all that a plan needs to know of a model.
 #[derive(Debug, Clone)]
@@ -81,8 +82,6 @@ impl ClipShape {
 }
 
 const F32: u64 = 4;
-/// Score buffers of attention: the bound of the kernel, twice for the softmax's copy.
-const SCORES: u64 = 2 * (64 << 20);
 
 /// What a tensor of a network takes in memory.
 pub(crate) type HeldBytes<'a> = Box<dyn Fn(&TensorSpec) -> u64 + 'a>;
@@ -106,15 +105,24 @@ fn split(manifest: &Manifest, group: &str, held: &HeldBytes) -> (u64, u64, u64) 
     (fixed + groups.values().sum::<u64>(), fixed, groups.values().copied().max().unwrap_or(0))
 }
 
-/// The needs of all phases, of which `pose` is known. `held` is for transformer, text and image encoder; `merge_bytes` is
-/// what LoRAs take besides while a block is read.
+/// Bytes that activations depend on besides the networks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Work {
+    pub clip: ClipShape,
+    pub activations: Activations,
+    pub branches: BranchCount,
+    /// What LoRAs take besides while a block is read.
+    pub merge_bytes: u64,
+}
+
+/// The needs of all phases, of which `pose` is known. `held` is for transformer, text and image encoder.
 pub(crate) fn needs(
     blueprint: &Blueprint,
-    clip: ClipShape,
+    work: &Work,
     held: &[HeldBytes; 3],
     pose: PhaseNeeds,
-    merge_bytes: u64,
 ) -> Result<Vec<PhaseNeeds>, PipelineError> {
+    let Work { clip, activations, branches, merge_bytes } = *work;
     let [dit, vae, text, image] = blueprint.manifests()?;
     let with_groups = |phase, (weights_bytes, fixed_bytes, largest_group_bytes), activation_bytes| PhaseNeeds {
         phase,
@@ -123,30 +131,28 @@ pub(crate) fn needs(
         largest_group_bytes,
         activation_bytes,
     };
-    let t = &blueprint.text_encoder;
-    let text_tokens = umt5::MAX_TOKENS as u64;
-    let text_activations = text_tokens * F32 * (6 * t.dim + 3 * t.dim_ffn) as u64
-        + 3 * text_tokens * text_tokens * t.num_heads as u64 * F32;
-    let i = &blueprint.image_encoder;
-    let side = (i.image_size / i.patch_size) as u64;
-    let image_tokens = side * side + 1;
-    let image_activations =
-        image_tokens * F32 * (14 * i.dim) as u64 + 2 * image_tokens * image_tokens * i.num_heads as u64 * F32;
-    let d = &blueprint.dit;
-    let extra = if d.is_steadydancer() { 2 } else { 0 };
-    let tokens = clip.tokens(extra) as u64;
-    // The caller's residual and ours, the modulated input, q, k, v, their head-major copies, the attended values in
-    // chunks and joined; or the feed-forward's inner rows in tiles and joined, or before and after the activation.
-    let attention_floats = 12 * d.dim as u64;
-    let ffn_floats = (5 * d.dim + 2 * d.ffn_dim) as u64;
-    let dit_activations = tokens * F32 * attention_floats.max(ffn_floats) + SCORES + merge_bytes;
-    let encode = vae::encode_activation_bytes(&blueprint.vae, clip.height, clip.width);
-    let decode = vae::decode_activation_bytes(&blueprint.vae, clip.height, clip.width);
+    // A positive and a negative prompt; pictures one by one.
+    let text_activations = umt5::activation_bytes(&blueprint.text_encoder, 2, umt5::MAX_TOKENS);
+    let image_activations = clip::activation_bytes(&blueprint.image_encoder, 1);
+    let shape = dit::PassShape {
+        latent: [clip.latent_frames(), clip.height / crate::geometry::LATENT, clip.width / crate::geometry::LATENT],
+        image_tokens: blueprint.image_encoder.tokens(),
+        conditions: branches.conditions,
+        branches: branches.together,
+        chunking: activations.dit,
+    };
+    let dit_activations = dit::activation_bytes(&blueprint.dit, &shape) + merge_bytes;
+    let size = [clip.num_frames, clip.height, clip.width];
+    let tile = |e| PipelineError::from(RequestError::VaeTile(e));
+    let encode = vae::encode_activation_bytes(&blueprint.vae, size, activations.vae_tile).map_err(tile)?;
+    let decode = vae::decode_activation_bytes(&blueprint.vae, size, activations.vae_tile).map_err(tile)?;
     let vae_bytes = vae.bytes(DType::F32);
     let [dit_held, text_held, image_held] = held;
+    // Of the table of embeddings only the rows of the prompts are read.
+    let text_held: HeldBytes = Box::new(|spec| if spec.name == umt5::EMBEDDING { 0 } else { text_held(spec) });
     Ok(vec![
         pose,
-        with_groups(Phase::TextEncode, split(&text, "blocks", text_held), text_activations),
+        with_groups(Phase::TextEncode, split(&text, "blocks", &text_held), text_activations),
         with_groups(Phase::ImageEncode, split(&image, "transformer", image_held), image_activations),
         PhaseNeeds::whole(Phase::VaeEncode, vae_bytes, encode),
         with_groups(Phase::Denoise, split(&dit, "blocks", dit_held), dit_activations),

@@ -3,16 +3,19 @@
 use std::path::Path;
 
 use media::output::PendingFolder;
-use offload::{Memory, Phase, PhaseNeeds, Placement};
+use offload::{Memory, Phase, PhaseNeeds, Placement, StagePlan};
 use scheduler::{Branch, GuidancePlan, Polarity};
+use vae::Tile;
 
 use crate::geometry::{Geometry, LATENT};
 use crate::lora::Loras;
 use crate::motion::ResolvedMotion;
-use crate::needs::{Blueprint, ClipShape, HeldBytes, held_bytes, needs};
+use crate::needs::{Blueprint, ClipShape, HeldBytes, Work, held_bytes, needs};
 use crate::preview;
 use crate::request::check_size;
-use crate::{AnimatePlan, AnimateRequest, FinderOptions, Motion, PipelineError, RequestError, kept};
+use crate::{
+    Activations, AnimatePlan, AnimateRequest, Branches, FinderOptions, Motion, PipelineError, RequestError, kept,
+};
 
 /// A request with everything decided.
 pub(crate) struct Resolved {
@@ -32,6 +35,8 @@ pub(crate) struct ModelSide<'a> {
     pub memory: Memory,
     /// Where weights shall live, if that was asked for.
     pub placement: Option<Placement>,
+    /// Side of the VAE's tiles, if it shall compute in tiles.
+    pub vae_tile: Option<usize>,
     pub loras: &'a Loras,
 }
 
@@ -111,11 +116,7 @@ pub(crate) fn make_plan(
         );
     }
     notes.extend(model.loras.notes());
-    let mut needs = needs(model.blueprint, clip, &model.held, poses.needs, model.loras.merge_bytes)?;
-    if request.latents.is_some() {
-        needs.retain(|n| n.phase == Phase::Decode);
-    }
-    let stages = offload::plan(&needs, held_bytes(model.blueprint, clip), &model.memory, model.placement)?;
+    let (stages, activations) = stages(request, model, clip, poses.needs, &guidance)?;
     Ok(AnimatePlan {
         model: model.label.clone(),
         width: clip.width,
@@ -129,9 +130,40 @@ pub(crate) fn make_plan(
         schedule,
         guidance,
         stages,
+        activations,
         loras: model.loras.infos.clone(),
         notes,
     })
+}
+
+/// Where weights live and what is computed at a time: branches together where blocks are streamed, which are then read once
+/// for all, if there is memory for it.
+fn stages(
+    request: &AnimateRequest,
+    model: &ModelSide,
+    clip: ClipShape,
+    pose: PhaseNeeds,
+    guidance: &GuidancePlan,
+) -> Result<(StagePlan, Activations), PipelineError> {
+    let vae_tile = model.vae_tile.map(Tile::new);
+    if let Some(tile) = vae_tile {
+        tile.check(&model.blueprint.vae).map_err(RequestError::VaeTile)?;
+    }
+    let plan = |branches: Branches| -> Result<_, PipelineError> {
+        let activations = Activations { branches, vae_tile, ..Activations::default() };
+        let work = Work { clip, activations, branches: branches.count(guidance), merge_bytes: model.loras.merge_bytes };
+        let mut needs = needs(model.blueprint, &work, &model.held, pose)?;
+        if request.latents.is_some() {
+            needs.retain(|n| n.phase == Phase::Decode);
+        }
+        let stages = offload::plan(&needs, held_bytes(model.blueprint, clip), &model.memory, model.placement)?;
+        Ok((stages, activations))
+    };
+    let alone = plan(Branches::OneAtATime)?;
+    if !alone.0.is_streamed(Phase::Denoise) || Branches::Batched.count(guidance).together < 2 {
+        return Ok(alone);
+    }
+    Ok(plan(Branches::Batched).unwrap_or(alone))
 }
 
 /// `[16, F, h, w]` of the clip.

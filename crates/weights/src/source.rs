@@ -22,6 +22,14 @@ pub trait TensorSource: Send + Sync {
     /// # Errors
     /// As [`tensor`](Self::tensor).
     fn matrix(&self, name: &str, shape: &[usize], dtype: Option<DType>, device: &Device) -> Result<Matrix>;
+
+    /// The rows `ids` of the [`matrix`](Self::matrix), `[ids, in]` f32. Sources that can read nothing else.
+    ///
+    /// # Errors
+    /// As there, and no such row.
+    fn rows(&self, name: &str, shape: &[usize], ids: &[u32], dtype: Option<DType>, device: &Device) -> Result<Tensor> {
+        self.matrix(name, shape, dtype, device)?.select(ids)?.to_device(device)
+    }
 }
 
 /// Reads every tensor from its file each time it is asked for; nothing is kept.
@@ -38,6 +46,13 @@ impl TensorSource for CheckpointSource {
             // Row by row from the stored form: no copy of all of it in f32.
             (Some(matrix), Some(dtype)) => Ok(Matrix::from(matrix).to_tensor(dtype)?.to_device(device)?.into()),
             (None, dtype) => Ok(self.0.load(name, shape, dtype, device)?.into()),
+        }
+    }
+
+    fn rows(&self, name: &str, shape: &[usize], ids: &[u32], dtype: Option<DType>, device: &Device) -> Result<Tensor> {
+        match self.0.rows(name, shape, ids, dtype)? {
+            Some(rows) => rows.to_device(device),
+            None => self.matrix(name, shape, dtype, device)?.select(ids)?.to_device(device),
         }
     }
 }
@@ -125,5 +140,14 @@ impl TensorSource for Keeping {
 
     fn matrix(&self, name: &str, shape: &[usize], dtype: Option<DType>, device: &Device) -> Result<Matrix> {
         kept(&self.matrices, name, || self.source.matrix(name, shape, dtype, device))
+    }
+
+    fn rows(&self, name: &str, shape: &[usize], ids: &[u32], dtype: Option<DType>, device: &Device) -> Result<Tensor> {
+        let known = self.matrices.lock().unwrap_or_else(|e| e.into_inner()).get(name).cloned();
+        match known {
+            Some(matrix) => matrix.select(ids)?.to_device(device),
+            // A few rows are no reason to keep all.
+            None => self.source.rows(name, shape, ids, dtype, device),
+        }
     }
 }

@@ -75,17 +75,20 @@ pub struct AttentionShape {
     pub keys: usize,
     /// Channels of a head.
     pub width: usize,
+    /// Whether a bias is added.
+    pub biased: bool,
 }
 
 impl AttentionShape {
     /// Most bytes that the call takes on the host beside its arguments, the result among them, where `k` and `v` are
-    /// contiguous and there is no bias.
+    /// contiguous.
     pub fn peak_bytes(&self) -> u64 {
         let rows = largest_piece(self.queries, most_queries(self.heads, self.keys));
         let [scores, piece] = [self.keys, self.width].map(|n| (self.heads * rows * n) as u64);
         let out = if rows < self.queries { (self.heads * self.queries * self.width) as u64 } else { 0 };
-        // The piece of queries or of the result, and the piece of the result in both orders.
-        4 * (out + (scores + piece).max(if out > 0 { 2 * piece } else { 0 }))
+        // Scores before and after the bias; with the piece of queries or of the result; and that in both orders.
+        let biased = if self.biased { 2 * scores } else { 0 };
+        4 * (out + biased.max(scores + piece).max(if out > 0 { 2 * piece } else { 0 }))
     }
 }
 

@@ -291,6 +291,7 @@ mod tests {
             dtype: Some(steadydance::HeldDType::F16),
             memory_budget: Some(2.0),
             placement: Some(steadydance::Placement::Streamed),
+            vae_tile: Some(256),
             preset: Some("official".to_owned()),
             negative_prompt: Some(String::new()),
             size: "64x64".parse().ok(),

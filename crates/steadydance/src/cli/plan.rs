@@ -153,6 +153,7 @@ mod tests {
             schedule,
             guidance,
             stages,
+            activations: Default::default(),
             loras: vec![],
             notes: vec!["the motion has 90 frames; the last 9 are left out".into()],
         }

@@ -59,6 +59,7 @@ impl Job {
             dtype: values.dtype,
             memory_budget_bytes: values.memory_budget.map(|gib| (gib * f64::from(1u32 << 30)) as u64),
             placement: values.placement,
+            vae_tile: values.vae_tile,
             loras: values.lora.iter().flatten().map(known_lora).collect::<Result<_, _>>()?,
             poses: values.pose.finder(values.model_folder(), None),
         };

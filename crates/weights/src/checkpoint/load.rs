@@ -99,7 +99,7 @@ impl Checkpoint {
         }
     }
 
-    fn fitting(&self, name: &str, shape: &[usize]) -> candle_core::Result<&Entry> {
+    pub(super) fn fitting(&self, name: &str, shape: &[usize]) -> candle_core::Result<&Entry> {
         let entry = self.known(name)?;
         if !entry.fits(shape) {
             let (path, found) = (self.path.display(), &entry.shape);
@@ -177,7 +177,7 @@ pub(super) fn quantised_part(
     QuantMatrix::new(encoding, [rows, columns], bytes, scales, part.rotation).map_err(|e| place.impossible(&e))
 }
 
-fn floats(part: &Part, place: &Place, dtype: Option<DType>) -> candle_core::Result<Tensor> {
+pub(super) fn floats(part: &Part, place: &Place, dtype: Option<DType>) -> candle_core::Result<Tensor> {
     let stored = part.dtype.float().ok_or_else(|| {
         let (path, name) = (place.path.to_owned(), place.name.to_owned());
         WeightsError::DType { path, name, dtype: part.dtype.to_string() }.into_candle()

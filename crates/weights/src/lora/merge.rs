@@ -113,6 +113,13 @@ impl TensorSource for Merged {
             None => summands.iter().try_fold(stored, |stored, summand| summand.put_beside(stored, device)),
         }
     }
+
+    fn rows(&self, name: &str, shape: &[usize], ids: &[u32], dtype: Option<DType>, device: &Device) -> Result<Tensor> {
+        match self.stack.terms(name).next() {
+            None => self.source.rows(name, shape, ids, dtype, device),
+            Some(_) => self.matrix(name, shape, dtype, device)?.select(ids)?.to_device(device),
+        }
+    }
 }
 
 /// A weight with its differences, rounded once to `dtype`.
