@@ -220,9 +220,9 @@ impl Block {
     fn forward(&self, config: &Config, x: &Tensor) -> Result<Tensor> {
         let Config { dim, num_heads, .. } = *config;
         let (batch, tokens, _) = x.dims3()?;
-        let qkv = self.to_qkv.forward(&self.norm1.forward(x)?)?;
         // [B, N, 3·C] → three views of [B, H, N, C/H]
-        let qkv = qkv.reshape((batch, tokens, 3, num_heads, dim / num_heads))?;
+        let qkv = self.to_qkv.forward(&self.norm1.forward(x)?)?;
+        let qkv = { qkv }.reshape((batch, tokens, 3, num_heads, dim / num_heads))?;
         let heads = |i: usize| qkv.narrow(2, i, 1)?.squeeze(2)?.transpose(1, 2);
         // As attention takes them without a copy.
         let (k, v) = (heads(1)?.contiguous()?, heads(2)?.contiguous()?);

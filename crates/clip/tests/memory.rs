@@ -24,7 +24,7 @@ fn peak(f: impl FnOnce()) -> u64 {
 
 #[test]
 fn predictions_hold_and_are_not_wasteful() {
-    let middle = Config { image_size: 224, dim: 320, num_heads: 4, num_layers: 3, ..Config::vit_h_14() };
+    let middle = Config { image_size: 224, dim: 480, num_heads: 4, num_layers: 3, ..Config::vit_h_14() };
     let narrow = Config { mlp_ratio: 2, num_heads: 10, ..middle.clone() };
     let quick = Config { activation: Activation::QuickGelu, ..middle.clone() };
     let mut wrong = Vec::new();
@@ -44,24 +44,4 @@ fn predictions_hold_and_are_not_wasteful() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
-}
-
-#[test]
-fn probe() {
-    let numbers = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
-    for (rows, out, inn) in [(771, 1280, 320), (771, 320, 1280), (771, 960, 320), (257, 1280, 320), (257, 320, 1280)] {
-        let x = numbers(&[rows, inn]);
-        let b = numbers(&[out]);
-        for dtype in [DType::F32, DType::BF16] {
-            let w = numbers(&[out, inn]).to_dtype(dtype).unwrap().into();
-            let run = || drop(kernels::linear::linear(&x, &w, Some(&b)).unwrap());
-            run();
-            let p = peak(run);
-            println!("linear {rows} {out} {inn} {dtype:?}: {} beyond out {}", p, p as i64 - (rows * out * 4) as i64);
-        }
-    }
-    let y = numbers(&[3, 257, 1280]);
-    println!("gelu {} of {}", peak(|| drop(y.gelu_erf().unwrap())), 3 * 257 * 1280 * 4);
-    let (q, k, v) = (numbers(&[3, 4, 257, 80]), numbers(&[3, 4, 257, 80]), numbers(&[3, 4, 257, 80]));
-    println!("attention {} piece {}", peak(|| drop(nn::attention(&q, &k, &v, 0.1).unwrap())), 3 * 4 * 257 * 80 * 4);
 }

@@ -66,7 +66,7 @@ fn predictions_hold_and_are_not_wasteful() {
     let vace = Some(VaceConfig { vace_layers: vec![0], vace_in_dim: 96 });
     let side = Config { model_type: "vace".into(), in_dim: 16, in_dim_c: None, vace, ..middle.clone() };
     let plain = Config { model_type: "t2v".into(), in_dim: 16, in_dim_c: None, ..middle.clone() };
-    let (large, small) = ([5, 28, 40], [3, 16, 24]);
+    let (large, small) = ([5, 24, 32], [3, 16, 24]);
     let runs = [
         Chunking::Whole,
         Chunking::FeedForward { tokens: 512 },

@@ -13,6 +13,9 @@ fn single_rows_are_those_of_the_whole() {
         let Ok(checkpoint) = Checkpoint::open(&file) else { continue };
         for entry in checkpoint.entries().filter(|e| e.is_loadable()) {
             let &[rows, columns] = entry.shape.as_slice() else { continue };
+            if rows == 0 {
+                continue;
+            }
             for dtype in [None, Some(DType::BF16), Some(DType::F32)] {
                 let Ok(whole) = checkpoint.load(&entry.name, &[rows, columns], dtype, &Device::Cpu) else { continue };
                 let last = rows as u32 - 1;
@@ -46,7 +49,7 @@ fn only_the_rows_asked_for_are_looked_at() {
     let checkpoint = Checkpoint::from_bytes("table", table).unwrap();
     assert_eq!(flat(&checkpoint.rows("table", &[4, 3], &[0, 3], None).unwrap().unwrap()), [0.5; 6]);
     let error = checkpoint.rows("table", &[4, 3], &[0, 2], None).unwrap_err().to_string();
-    assert!(error.contains("element 7"), "{error}");
+    assert!(error.contains("element: 7"), "{error}");
     let error = checkpoint.rows("table", &[4, 3], &[4], None).unwrap_err().to_string();
     assert!(error.contains("row 4 of table, which has 4 rows"), "{error}");
     assert!(checkpoint.rows("table", &[3, 3], &[0], None).is_err());
