@@ -13,11 +13,14 @@ mod level;
 pub mod linear;
 pub mod memory;
 pub mod norm;
+mod pieces;
 pub mod quant;
 pub mod residual;
 pub mod rope;
 mod rows;
 mod vector;
+
+pub use pieces::{FEWEST_ROWS, INDEPENDENT_ROWS, largest_piece, pieces};
 
 #[cfg(test)]
 mod testing {
@@ -31,6 +34,20 @@ mod testing {
         let count = shape.iter().product();
         let values: Vec<f32> = StandardNormal.sample_iter(&mut rng).take(count).collect();
         Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+    }
+
+    /// The same bits.
+    pub fn assert_same(got: &Tensor, want: &Tensor) {
+        assert_eq!(got.dims(), want.dims());
+        let bits = |t: &Tensor| -> Vec<u32> {
+            t.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect()
+        };
+        assert!(bits(got) == bits(want), "the bits differ");
+    }
+
+    /// A tensor with memory of its own.
+    pub fn fresh(x: &Tensor) -> Tensor {
+        x.force_contiguous().unwrap()
     }
 
     /// ‖got − want‖ / ‖want‖ ≤ tolerance.

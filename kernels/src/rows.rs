@@ -1,6 +1,6 @@
 //! Row-parallel maps over contiguous f32 tensors on the host.
 
-use candle_core::{Result, Storage, Tensor};
+use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Storage, Tensor};
 use rayon::prelude::*;
 
 use crate::level::Level;
@@ -48,6 +48,45 @@ pub(crate) fn map_rows_at(x: &Tensor, kernel: &impl RowKernel, level: Level) -> 
         Ok(out)
     })?;
     Tensor::from_vec(out, x.shape(), x.device())
+}
+
+/// As [`map_rows`], with the result in the memory of `x`, which nobody else may hold.
+pub(crate) fn map_rows_in_place(x: Tensor, kernel: &impl RowKernel) -> Result<Tensor> {
+    if !x.is_contiguous() {
+        return map_rows(&x, kernel);
+    }
+    let width = x.dim(candle_core::D::Minus1)?;
+    if width > 0 {
+        x.inplace_op1(&InPlace { kernel, width })?;
+    }
+    Ok(x)
+}
+
+struct InPlace<'a, K> {
+    kernel: &'a K,
+    width: usize,
+}
+
+impl<K: RowKernel> InplaceOp1 for InPlace<'_, K> {
+    fn name(&self) -> &'static str {
+        "rows in place"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let CpuStorage::F32(all) = storage else {
+            candle_core::bail!("expected f32");
+        };
+        let values = &mut all[layout.start_offset()..][..layout.shape().elem_count()];
+        let (width, level) = (self.width, Level::detect());
+        let rows = TASK_ELEMENTS.div_ceil(width);
+        // A kernel reads rows that it does not write: each task's are copied, into memory that stays in the cache.
+        values.par_chunks_mut(width * rows).enumerate().for_each_init(Vec::new, |copy, (task, out)| {
+            copy.clear();
+            copy.extend_from_slice(out);
+            run(self.kernel, task * rows, width, copy, out, level);
+        });
+        Ok(())
+    }
 }
 
 fn run(kernel: &impl RowKernel, first: usize, width: usize, input: &[f32], out: &mut [f32], level: Level) {

@@ -89,7 +89,13 @@ impl Loop {
         let plan = GuidancePlan::steadydancer(&guidance, self.schedule.num_steps())?;
         let mut sampler = Sampler::new(self.schedule.clone(), 0);
         let mut seen = Recorder::default();
-        let last = pipeline::denoise(&self.dit, &self.conditions, &mut sampler, &plan, &self.noise, &mut seen)?;
+        let run = pipeline::Denoise {
+            dit: &self.dit,
+            conditions: &self.conditions,
+            guidance: &plan,
+            activations: pipeline::Activations::default(),
+        };
+        let last = pipeline::denoise(&run, &mut sampler, &self.noise, &mut seen)?;
         let told = seen.latents.last().context("the loop told of no step")?;
         ensure!(flat(&last)? == flat(told)?, "the loop's result is not the latents of its last step");
         Ok(seen)

@@ -6,7 +6,8 @@
 use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
-use nn::{LayerNorm, Linear, attention, merge_heads, split_heads};
+use kernels::residual::add_in_place;
+use nn::{LayerNorm, Linear, attention, merge_heads};
 use serde::{Deserialize, Serialize};
 use weights::{Manifest, WeightSource, Weights};
 
@@ -218,13 +219,21 @@ impl Block {
     /// `x` `[B, N, C]` → `[B, N, C]`.
     fn forward(&self, config: &Config, x: &Tensor) -> Result<Tensor> {
         let Config { dim, num_heads, .. } = *config;
+        let (batch, tokens, _) = x.dims3()?;
+        // [B, N, 3·C] → three views of [B, H, N, C/H]
         let qkv = self.to_qkv.forward(&self.norm1.forward(x)?)?;
-        let heads = |i: usize| split_heads(&qkv.narrow(2, i * dim, dim)?.contiguous()?, num_heads);
+        let qkv = { qkv }.reshape((batch, tokens, 3, num_heads, dim / num_heads))?;
+        let heads = |i: usize| qkv.narrow(2, i, 1)?.squeeze(2)?.transpose(1, 2);
+        // As attention takes them without a copy.
+        let (k, v) = (heads(1)?.contiguous()?, heads(2)?.contiguous()?);
         let scale = ((dim / num_heads) as f64).sqrt().recip();
-        let y = merge_heads(&attention(&heads(0)?, &heads(1)?, &heads(2)?, scale)?)?;
-        let x = (x + self.proj.forward(&y)?)?;
+        let y = attention(&heads(0)?, &k, &v, scale)?;
+        drop((qkv, k, v));
+        let y = merge_heads(&{ y })?;
+        let x = add_in_place(x, self.proj.forward(&{ y })?)?;
         let y = self.fc1.forward(&self.norm2.forward(&x)?)?;
-        &x + self.fc2.forward(&config.activation.forward(&y)?)?
+        let y = config.activation.forward(&{ y })?;
+        add_in_place(&x, self.fc2.forward(&y)?)
     }
 }
 

@@ -7,15 +7,19 @@
 //! SteadyDancer appends two frames' worth.
 
 mod block;
+mod chunking;
 mod condition;
 mod config;
 mod embed;
 mod keymap;
+mod memory;
 mod model;
 mod vace;
 
+pub use chunking::Chunking;
 pub use config::{Config, VaceConfig};
 pub use keymap::{diffusers_names, keymap};
+pub use memory::{PassShape, activation_bytes};
 pub use model::{Conditioning, Dit, Inputs, PoseInputs, Tap, VaceInputs, manifest, no_tap};
 
 /// What the repeated parts are called under which weights are asked for: `blocks.0` and on, and VACE's.

@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use candle_core::{DType, Result, Tensor};
+use kernels::residual::gated_add_in_place;
 use nn::RopeTables;
 use weights::{Manifest, WeightSource, Weights};
 
-use crate::Config;
-use crate::block::{Block, Context};
+use crate::block::{Block, Context, Pass};
 use crate::condition::{Align, Spatial, Temporal};
 use crate::embed::{Head, ImageEmbedding, PATCH, PatchEmbedding, TextEmbedding, TimeEmbedding};
 use crate::vace::VaceBlock;
+use crate::{Chunking, Config};
 
 /// Called with the name of an intermediate result and its value. Returning an error stops the pass, which is how a
 /// run is cancelled and how non-finite values are caught where they arise.
@@ -79,6 +80,19 @@ struct PoseConditioning {
 struct VaceConditioning {
     tokens: Tensor,
     scale: f64,
+}
+
+/// One branch on its way through the blocks.
+struct Stream {
+    /// `[1, L, D]`.
+    x: Tensor,
+    side: Option<Side>,
+}
+
+/// VACE's side of a branch, `[1, L, D]` each.
+struct Side {
+    tokens: Tensor,
+    control: Tensor,
 }
 
 /// The three condition modules and the two further patch embeddings of SteadyDancer.
@@ -229,64 +243,105 @@ impl Dit {
     /// # Errors
     /// Shapes that do not fit, weights that cannot be read, or whatever `tap` returns.
     pub fn forward(&self, latents: &Tensor, timestep: f64, cond: &Conditioning, tap: Tap) -> Result<Tensor> {
+        let mut all = self.forward_branches(latents, timestep, &[cond], Chunking::Whole, tap)?;
+        all.pop().ok_or_else(|| candle_core::Error::msg("no branch"))
+    }
+
+    /// As [`forward`](Self::forward), of the same latents under several conditions, which are branches of a guidance: each
+    /// block's weights are asked for once and serve all branches in turn. What is computed for a branch depends neither on
+    /// the others nor on `chunking`. `tap` sees each branch's results in the order of `branches`.
+    ///
+    /// # Errors
+    /// As there, and conditions with different numbers of tokens.
+    pub fn forward_branches(
+        &self,
+        latents: &Tensor,
+        timestep: f64,
+        branches: &[&Conditioning],
+        chunking: Chunking,
+        tap: Tap,
+    ) -> Result<Vec<Tensor>> {
         let (_, frames, height, width) = latents.dims4()?;
-        let (rows, columns) = (height / PATCH, width / PATCH);
+        let grid = (frames, height / PATCH, width / PATCH);
+        let own_tokens = frames * grid.1 * grid.2;
+        let mut streams = Vec::with_capacity(branches.len());
+        for cond in branches {
+            streams.push(self.stream(latents, cond, tap)?);
+        }
+        let Some(tokens) = streams.first().map(|s| s.x.dim(1)).transpose()? else { return Ok(Vec::new()) };
+        if streams.iter().any(|s| s.x.dims() != [1, tokens, self.config.dim]) {
+            candle_core::bail!("the branches of one pass have different numbers of tokens");
+        }
+        let (e, e0) = self.time.forward(timestep, latents.device())?;
+        tap("time_projection", &e0)?;
+        let all_frames = tokens / (grid.1 * grid.2).max(1);
+        let rope = RopeTables::video(self.config.head_dim(), (all_frames, grid.1, grid.2), latents.device())?;
+        let pass = |context| Pass { time: &e0, context, rope: &rope, chunking };
+
+        for i in 0..self.config.num_layers {
+            let mut hints: Vec<Option<Tensor>> = branches.iter().map(|_| None).collect();
+            if let Some(index) = self.hint_index(i).filter(|_| branches.iter().any(|c| c.vace.is_some())) {
+                let group = self.blocks.group(&format!("vace_blocks.{index}"))?;
+                let block = VaceBlock::new(&self.config, index, &group)?;
+                for ((stream, hint), cond) in streams.iter_mut().zip(&mut hints).zip(branches) {
+                    if let Some(Side { tokens, control }) = stream.side.take() {
+                        let (control, made) = block.forward(control, &tokens, &pass(&cond.context))?;
+                        stream.side = Some(Side { tokens, control });
+                        *hint = Some(made);
+                    }
+                }
+            }
+            self.blocks.prefetch(&format!("blocks.{}", (i + 1) % self.config.num_layers));
+            let group = self.blocks.group(&format!("blocks.{i}"))?;
+            let block = Block::new(&self.config, &group, self.config.has_image_context())?;
+            for ((stream, hint), cond) in streams.iter_mut().zip(hints).zip(branches) {
+                // Taken out, so that the block can let go of its input.
+                let x = std::mem::replace(&mut stream.x, e0.clone());
+                let mut x = block.forward(x, &pass(&cond.context))?;
+                if let (Some(hint), Some(vace)) = (hint, &cond.vace) {
+                    let scale = Tensor::full(vace.scale as f32, self.config.dim, x.device())?;
+                    x = gated_add_in_place(&x, hint, &scale)?;
+                }
+                tap(&format!("block_{i}"), &x)?;
+                stream.x = x;
+            }
+        }
+        drop(rope);
+        let mut velocities = Vec::with_capacity(streams.len());
+        for stream in streams {
+            // The appended frames have served; only the clip's own tokens are projected.
+            let velocity = self.head.forward(&stream.x.narrow(1, 0, own_tokens)?, &e, grid)?;
+            tap("velocity", &velocity)?;
+            velocities.push(velocity);
+        }
+        Ok(velocities)
+    }
+
+    /// The tokens of one branch before any block.
+    fn stream(&self, latents: &Tensor, cond: &Conditioning, tap: Tap) -> Result<Stream> {
         let stacked = match &cond.image_latents {
             Some(y) => Tensor::cat(&[latents, y], 0)?,
             None => latents.clone(),
         };
-        let (mut x, extra) = match (&self.steadydancer, &cond.pose) {
+        let x = match (&self.steadydancer, &cond.pose) {
             (Some(net), Some(pose)) => {
                 let noisy = latents.transpose(0, 1)?.contiguous()?;
                 let aligned = net.align.forward(&pose.features, &noisy)?;
+                drop(noisy);
                 tap("condition_aligned", &aligned)?;
                 let channels_first = |t: &Tensor| t.transpose(0, 1)?.contiguous();
                 let fused = Tensor::cat(&[stacked, channels_first(&pose.features)?, channels_first(&aligned)?], 0)?;
+                drop(aligned);
                 let tokens = net.patch_fuse.forward(&fused)?;
+                drop(fused);
                 tap("patch_fuse", &tokens)?;
-                (Tensor::cat(&[&tokens, &pose.appended], 1)?, pose.appended.dim(1)? / (rows * columns))
+                Tensor::cat(&[&tokens, &pose.appended], 1)?
             }
-            _ => (self.patch.forward(&stacked)?, 0),
+            _ => self.patch.forward(&stacked)?,
         };
-        let (e, e0) = self.time.forward(timestep, latents.device())?;
-        tap("time_projection", &e0)?;
-        let grid = (frames + extra, rows, columns);
-        let rope = RopeTables::video(self.config.head_dim(), grid, latents.device())?;
-
         // VACE's first side block starts from the tokens before any block.
-        let tokens = cond.vace.as_ref().map(|_| x.clone());
-        let mut control = cond.vace.as_ref().map(|v| v.tokens.clone());
-        for i in 0..self.config.num_layers {
-            let hint = match (&cond.vace, &tokens, control.take()) {
-                (Some(vace), Some(tokens), Some(c)) => match self.hint_index(i) {
-                    Some(index) => {
-                        let group = self.blocks.group(&format!("vace_blocks.{index}"))?;
-                        let block = VaceBlock::new(&self.config, index, &group)?;
-                        let (next, hint) = block.forward(&c, tokens, &e0, &cond.context, &rope)?;
-                        control = Some(next);
-                        Some((hint * vace.scale)?)
-                    }
-                    None => {
-                        control = Some(c);
-                        None
-                    }
-                },
-                _ => None,
-            };
-            self.blocks.prefetch(&format!("blocks.{}", (i + 1) % self.config.num_layers));
-            let group = self.blocks.group(&format!("blocks.{i}"))?;
-            let block = Block::new(&self.config, &group, self.config.has_image_context())?;
-            x = block.forward(&x, &e0, &cond.context, &rope)?;
-            if let Some(hint) = hint {
-                x = (x + hint)?;
-            }
-            tap(&format!("block_{i}"), &x)?;
-        }
-        // The appended frames have served; only the clip's own tokens are projected.
-        let own = x.narrow(1, 0, frames * rows * columns)?;
-        let velocity = self.head.forward(&own, &e, (frames, rows, columns))?;
-        tap("velocity", &velocity)?;
-        Ok(velocity)
+        let side = cond.vace.as_ref().map(|v| Side { tokens: x.clone(), control: v.tokens.clone() });
+        Ok(Stream { x, side })
     }
 
     fn hint_index(&self, layer: usize) -> Option<usize> {

@@ -1,11 +1,12 @@
 //! VACE's side branch: blocks beside the main ones that turn control latents into hints (spec wan_components §4.6).
 
 use candle_core::{Result, Tensor};
-use nn::{Linear, RopeTables};
+use kernels::residual::add_in_place;
+use nn::Linear;
 use weights::Weights;
 
 use crate::Config;
-use crate::block::{Block, Context};
+use crate::block::{Block, Pass};
 
 /// One side block with its projections; the first also projects its input and adds the main tokens.
 pub(crate) struct VaceBlock {
@@ -25,19 +26,12 @@ impl VaceBlock {
     }
 
     /// `control` `[1, L, D]` side stream, `tokens` the main stream before any block → (side stream, hint).
-    pub fn forward(
-        &self,
-        control: &Tensor,
-        tokens: &Tensor,
-        time: &Tensor,
-        context: &Context,
-        rope: &RopeTables,
-    ) -> Result<(Tensor, Tensor)> {
+    pub fn forward(&self, control: Tensor, tokens: &Tensor, pass: &Pass) -> Result<(Tensor, Tensor)> {
         let x = match &self.before {
-            Some(before) => (before.forward(control)? + tokens)?,
-            None => control.clone(),
+            Some(before) => add_in_place(tokens, before.forward(&control)?)?,
+            None => control,
         };
-        let x = self.block.forward(&x, time, context, rope)?;
+        let x = self.block.forward(x, pass)?;
         let hint = self.after.forward(&x)?;
         Ok((x, hint))
     }

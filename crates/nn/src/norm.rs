@@ -66,4 +66,12 @@ impl RmsNorm {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         kernels::norm::rms_norm(x, &self.weight, self.eps)
     }
+
+    /// As [`forward`](Self::forward), with the result in the memory of `x` where the device can: nobody else may hold it.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn forward_in_place(&self, x: Tensor) -> Result<Tensor> {
+        kernels::norm::rms_norm_in_place(x, &self.weight, self.eps)
+    }
 }

@@ -1,5 +1,7 @@
 //! Three-axis rotary embedding of video tokens (Wan 2.1: time, row, column).
 
+use std::ops::Range;
+
 use candle_core::{Device, Result, Tensor};
 
 /// Base of the geometric frequency series.
@@ -56,6 +58,23 @@ impl RopeTables {
     /// Shapes that do not fit.
     pub fn apply(&self, x: &Tensor) -> Result<Tensor> {
         kernels::rope::rope(x, &self.cos, &self.sin)
+    }
+
+    /// As [`apply`](Self::apply), with the result in the memory of `x` where the device can: nobody else may hold it.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn apply_in_place(&self, x: Tensor) -> Result<Tensor> {
+        kernels::rope::rope_in_place(x, &self.cos, &self.sin)
+    }
+
+    /// The tables of the tokens `rows` alone; they share this one's memory.
+    ///
+    /// # Errors
+    /// There are fewer tokens.
+    pub fn rows(&self, rows: Range<usize>) -> Result<Self> {
+        let part = |t: &Tensor| t.narrow(0, rows.start, rows.len());
+        Ok(Self { cos: part(&self.cos)?, sin: part(&self.sin)? })
     }
 }
 

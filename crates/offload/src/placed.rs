@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Device, Result, Tensor};
@@ -227,7 +228,7 @@ impl Charged {
     fn count(&self, bytes: u64) -> Result<()> {
         let charge = self.memory.reserve(bytes, Use::Weights).map_err(|e| e.into_candle())?;
         self.held.lock().unwrap_or_else(PoisonError::into_inner).push(charge);
-        self.traffic.bytes.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed);
+        self.traffic.bytes.fetch_add(bytes, Ordering::Relaxed);
         Ok(())
     }
 }
@@ -243,6 +244,13 @@ impl TensorSource for Charged {
         let matrix = self.source.matrix(name, shape, dtype, device)?;
         self.count(matrix.stored_bytes())?;
         Ok(matrix)
+    }
+
+    fn rows(&self, name: &str, shape: &[usize], ids: &[u32], dtype: Option<DType>, device: &Device) -> Result<Tensor> {
+        let rows = self.source.rows(name, shape, ids, dtype, device)?;
+        let bytes = (rows.elem_count() * rows.dtype().size_in_bytes()) as u64;
+        self.traffic.bytes.fetch_add(bytes, Ordering::Relaxed);
+        Ok(rows)
     }
 
     fn form(&self, name: &str, shape: &[usize], dtype: Option<DType>) -> Result<MatrixForm> {

@@ -12,7 +12,7 @@ use media::video::{AudioOutcome, AudioSource, FrameRate, ReadOptions, VideoWrite
 use offload::{Charge, DeviceMemory, Phase, Placed, Residence, Use};
 use scheduler::{INITIAL_NOISE_STREAM, Polarity, Sampler};
 
-use crate::denoise::{Conditions, Watch, denoise, frame_mask};
+use crate::denoise::{Conditions, Denoise, Watch, denoise, frame_mask};
 use crate::geometry::LATENT;
 use crate::model::{OpenModel, Part};
 use crate::motion::{ReadyMotion, Side};
@@ -20,7 +20,7 @@ use crate::poses::title;
 use crate::preview::{self, Preview};
 use crate::progress::Progress;
 use crate::resolve::{Resolved, latent_settings, latent_shape, metadata, uses};
-use crate::{AnimateRequest, Audio, FinderOptions, Observer, PipelineError, Report, clips, kept, pixels};
+use crate::{AnimateRequest, Audio, FinderOptions, Observer, PipelineError, Report, RequestError, clips, kept, pixels};
 
 /// One clip on its way.
 struct Clip<'a> {
@@ -98,6 +98,13 @@ impl Clip<'_> {
         let bytes = stages.held.ram_bytes + stages.phase(phase).map_or(0, |p| p.way.bytes);
         let counted = self.memory.reserve(bytes, Use::Activations);
         counted.map_err(|e| PipelineError::from_compute(phase.to_string(), e.into_candle()))
+    }
+
+    /// How the VAE cuts pictures of the clip's size.
+    fn tiles(&self, tile: Option<vae::Tile>) -> Result<vae::Tiles, PipelineError> {
+        let plan = &self.resolved.plan;
+        vae::Tiles::new(&self.model.blueprint.vae, plan.height, plan.width, tile)
+            .map_err(|e| RequestError::VaeTile(e).into())
     }
 
     fn conditions(&self, progress: &mut Progress) -> Result<Conditions, PipelineError> {
@@ -182,7 +189,8 @@ impl Clip<'_> {
         let needs_negative_pose = uses(&plan.guidance, |b| b.pose == Polarity::Negative);
         let conditions = {
             let clips_to_encode = if needs_negative_pose { 3 } else { 2 };
-            progress.begin(Phase::VaeEncode, clips_to_encode * plan.num_frames)?;
+            let tiles = self.tiles(plan.activations.encode_tile)?;
+            progress.begin(Phase::VaeEncode, clips_to_encode * tiles.len() * plan.num_frames)?;
             let _working = self.working(Phase::VaeEncode)?;
             let net = self
                 .placed(&model.vae, Phase::VaeEncode)
@@ -190,13 +198,15 @@ impl Clip<'_> {
                 .map_err(|e| progress.explain(|| "VAE encoder".into(), e))?;
             let reference = pixels::vae_pixels(&reference, clip)?;
             let grey = Tensor::zeros_like(&reference).map_err(|e| progress.explain(|| "VAE encoder".into(), e))?;
-            let grey = std::iter::repeat_with(|| Ok(grey.clone()));
-            let image_latents =
-                clips::encode(&net, std::iter::once(Ok(reference.clone())).chain(grey), plan.num_frames, progress)?;
+            let grey = || std::iter::repeat_with(|| Ok(grey.clone()));
+            let still = || Ok(std::iter::once(Ok(reference.clone())).chain(grey()));
+            let image_latents = clips::encode(&net, &tiles, still, plan.num_frames, progress)?;
             let mut encode_side = |side| {
-                let frames = motion.frames(side, resolved.geometry)?;
-                let frames = frames.map(|frame| pixels::vae_pixels(&frame?, clip));
-                clips::encode(&net, frames, plan.num_frames, progress)
+                let poses = || {
+                    let frames = motion.frames(side, resolved.geometry)?;
+                    Ok(frames.map(|frame| pixels::vae_pixels(&frame?, clip)))
+                };
+                clips::encode(&net, &tiles, poses, plan.num_frames, progress)
             };
             let pose_latents = encode_side(Side::Positive)?;
             let neg_pose_latents = if needs_negative_pose { Some(encode_side(Side::Negative)?) } else { None };
@@ -293,7 +303,9 @@ impl Clip<'_> {
         let mut sampler = Sampler::new(plan.schedule.clone(), request.settings.seed);
         let mut watch =
             LoopWatch { progress, plan, step_started: Instant::now(), place: "dit".into(), not_finite: false };
-        let result = denoise(&net, &conditions, &mut sampler, &plan.guidance, &noise, &mut watch);
+        let run =
+            Denoise { dit: &net, conditions: &conditions, guidance: &plan.guidance, activations: plan.activations };
+        let result = denoise(&run, &mut sampler, &noise, &mut watch);
         let (place, not_finite) = (watch.place, watch.not_finite);
         let latents = result.map_err(|e| match not_finite {
             true => PipelineError::NotFinite { place },
@@ -308,7 +320,10 @@ impl Clip<'_> {
         let Clip { model, request, resolved, .. } = *self;
 
         // 11 and 12. Latents to pixels, chunk by chunk in time, straight into the file.
-        progress.begin(Phase::Decode, resolved.plan.num_frames)?;
+        let plan = &resolved.plan;
+        // Tiles are all computed before the first frame is there.
+        let tiles = self.tiles(plan.activations.decode_tile)?.len();
+        progress.begin(Phase::Decode, if tiles > 1 { tiles * plan.latent_frames } else { plan.num_frames })?;
         let _working = self.working(Phase::Decode)?;
         let net = self
             .placed(&model.vae, Phase::Decode)
@@ -321,7 +336,7 @@ impl Clip<'_> {
             None => None,
         };
         let mut index = 0;
-        clips::decode(&net, latents, &mut |chunk| {
+        clips::decode(&net, latents, plan.activations.decode_tile, progress, &mut |chunk, progress| {
             progress.tensor("video", chunk);
             let explain = |e| PipelineError::from_compute("VAE decoder".into(), e);
             for i in 0..chunk.dim(1).map_err(explain)? {
@@ -332,7 +347,7 @@ impl Clip<'_> {
                     writer.write(&frame).map_err(PipelineError::Output)?;
                 }
                 index += 1;
-                progress.advance(1)?;
+                if tiles > 1 { progress.check()? } else { progress.advance(1)? }
             }
             Ok(())
         })?;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use offload::Placed;
-use vae::{Decoder, Encoder, clamp_pixels};
+use vae::{Decoder, Encoder, LatentMosaic, Tile, Tiles, clamp_pixels};
 use weights::WeightSource;
 
 use crate::PipelineError;
@@ -21,8 +21,30 @@ pub(crate) fn decoder(config: &vae::Config, source: Arc<Placed>) -> candle_core:
     Decoder::new(config, &source.group("")?)
 }
 
-/// The first `count` of `frames`, each `[3, H, W]` in −1..=1 → `[16, F, h, w]`. At most four frames are held.
-pub(crate) fn encode(
+/// The first `count` frames of what `clip` begins, each `[3, H, W]` in −1..=1 → `[16, F, h, w]`, tile by tile: the clip is
+/// begun anew for each, and at most four frames are held.
+pub(crate) fn encode<I>(
+    net: &Encoder,
+    tiles: &Tiles,
+    mut clip: impl FnMut() -> Result<I, PipelineError>,
+    count: usize,
+    progress: &mut Progress,
+) -> Result<Tensor, PipelineError>
+where
+    I: Iterator<Item = Result<Tensor, PipelineError>>,
+{
+    let explain = |e| PipelineError::from_compute("VAE encoder".into(), e);
+    let mut mosaic = LatentMosaic::new(tiles);
+    for index in 0..tiles.len() {
+        let part = |frame: Tensor| tiles.of_pixels(index, &frame).and_then(|t| t.force_contiguous()).map_err(explain);
+        let frames = clip()?.map(|frame| if tiles.len() == 1 { frame } else { part(frame?) });
+        mosaic.add(index, encode_tile(net, frames, count, progress)?).map_err(explain)?;
+    }
+    mosaic.finish().and_then(|t| t.squeeze(0)).map_err(explain)
+}
+
+/// The first `count` of `frames` → `[1, 16, F, h, w]`.
+fn encode_tile(
     net: &Encoder,
     mut frames: impl Iterator<Item = Result<Tensor, PipelineError>>,
     count: usize,
@@ -48,20 +70,26 @@ pub(crate) fn encode(
     }
     let explain = |e| PipelineError::from_compute("VAE encoder".into(), e);
     stream.finish().map_err(explain)?;
-    Tensor::cat(&latents, 2).and_then(|t| t.squeeze(0)).map_err(explain)
+    Tensor::cat(&latents, 2).map_err(explain)
 }
 
-/// `latents` `[16, F, h, w]` → `[3, n, H, W]` in −1..=1, chunk after chunk to `sink`.
+/// `latents` `[16, F, h, w]` → `[3, n, H, W]` in −1..=1, chunk after chunk to `sink`. Where the tile does not cover the
+/// picture, progress is made before the first chunk, one unit for each of a tile's latent frames.
 pub(crate) fn decode(
     net: &Decoder,
     latents: &Tensor,
-    sink: &mut dyn FnMut(&Tensor) -> Result<(), PipelineError>,
+    tile: Option<Tile>,
+    progress: &mut Progress,
+    sink: &mut dyn FnMut(&Tensor, &mut Progress) -> Result<(), PipelineError>,
 ) -> Result<(), PipelineError> {
     let explain = |e| PipelineError::from_compute("VAE decoder".into(), e);
     let latents = latents.unsqueeze(0).map_err(explain)?;
-    for chunk in net.decode(&latents).map_err(explain)? {
+    let video = net.decode_tiled(&latents, tile, &mut |done, _| {
+        progress.set(done).map_err(|_| candle_core::Error::Msg("cancelled".into()))
+    });
+    for chunk in video.map_err(|e| progress.explain(|| "VAE decoder".into(), e))? {
         let chunk = chunk.and_then(|c| clamp_pixels(&c)?.squeeze(0)).map_err(explain)?;
-        sink(&chunk)?;
+        sink(&chunk, progress)?;
     }
     Ok(())
 }

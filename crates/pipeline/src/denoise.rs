@@ -4,6 +4,8 @@ use candle_core::{Result, Tensor};
 use dit::{Conditioning, Dit, Inputs, PoseInputs};
 use scheduler::{GuidancePlan, Polarity, Sampler};
 
+use crate::{Activations, Branches};
+
 /// What conditions a SteadyDancer clip, named as in the project's design; f32, or convertible to it.
 #[derive(Debug, Clone)]
 pub struct Conditions {
@@ -72,7 +74,7 @@ pub fn frame_mask(latent_frames: usize, h: usize, w: usize, device: &candle_core
 
 /// What the loop tells and asks as it goes.
 pub trait Watch {
-    /// After block `block` (0-based) of `blocks`, in a forward; `output` `[1, L, D]`. An error stops the loop.
+    /// After block `block` (0-based), for one branch; `output` `[1, L, D]`. An error stops the loop.
     ///
     /// # Errors
     /// The implementation's own.
@@ -91,26 +93,34 @@ pub trait Watch {
 
 impl Watch for () {}
 
+/// What the loop runs.
+#[derive(Clone, Copy)]
+pub struct Denoise<'a> {
+    /// The network.
+    pub dit: &'a Dit,
+    /// What conditions the clip.
+    pub conditions: &'a Conditions,
+    /// Branches and coefficients.
+    pub guidance: &'a GuidancePlan,
+    /// What is computed at a time; of no effect on the result.
+    pub activations: Activations,
+}
+
 /// Runs the loop from `noise` `[16, F, h, w]` f32 → latents of the same shape. Each branch's conditions are brought to
 /// the network's width once, whatever the number of steps.
 ///
 /// # Errors
 /// Shapes that do not fit, absent conditions, weights that cannot be read, or whatever `watch` returns.
-pub fn denoise(
-    dit: &Dit,
-    conditions: &Conditions,
-    sampler: &mut Sampler,
-    guidance: &GuidancePlan,
-    noise: &Tensor,
-    watch: &mut dyn Watch,
-) -> Result<Tensor> {
+pub fn denoise(run: &Denoise, sampler: &mut Sampler, noise: &Tensor, watch: &mut dyn Watch) -> Result<Tensor> {
+    let Denoise { dit, conditions, guidance, activations } = *run;
     let mut prepared: Vec<((Polarity, Polarity), Conditioning)> = Vec::new();
     let scale = sampler.schedule().initial_noise_scale();
     let mut latents = if scale == 1.0 { noise.clone() } else { (noise * scale)? };
     for step in 0..sampler.schedule().num_steps() {
         let timestep = sampler.schedule().timesteps()[step];
-        let mut velocities = Vec::new();
-        for active in guidance.active(step) {
+        let active = guidance.active(step);
+        let mut places = Vec::with_capacity(active.len());
+        for active in &active {
             let key = (active.branch.text, active.branch.pose);
             let at = match prepared.iter().position(|(k, _)| *k == key) {
                 Some(at) => at,
@@ -120,11 +130,20 @@ pub fn denoise(
                     prepared.len() - 1
                 }
             };
-            let mut tap = |name: &str, output: &Tensor| match name.strip_prefix("block_").and_then(|n| n.parse().ok()) {
-                Some(block) => watch.block(step, block, output),
-                None => Ok(()),
-            };
-            velocities.push(dit.forward(&latents, timestep, &prepared[at].1, &mut tap)?);
+            places.push(at);
+        }
+        let mut tap = |name: &str, output: &Tensor| match name.strip_prefix("block_").and_then(|n| n.parse().ok()) {
+            Some(block) => watch.block(step, block, output),
+            None => Ok(()),
+        };
+        let together = match activations.branches {
+            Branches::OneAtATime => 1,
+            Branches::Batched => places.len(),
+        };
+        let mut velocities = Vec::with_capacity(places.len());
+        for places in places.chunks(together.max(1)) {
+            let branches: Vec<&Conditioning> = places.iter().map(|at| &prepared[*at].1).collect();
+            velocities.extend(dit.forward_branches(&latents, timestep, &branches, activations.dit, &mut tap)?);
         }
         let velocity = guidance.combine(step, &velocities)?;
         latents = sampler.step(step, &velocity, &latents)?;

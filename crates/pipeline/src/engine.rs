@@ -19,8 +19,8 @@ use crate::poses::lossy;
 use crate::progress::Progress;
 use crate::resolve::{ModelSide, PoseSide, Resolved, make_plan, resolve};
 use crate::{
-    AnimateRequest, EmbeddedPoses, FinderOptions, Lora, LoraInfo, ModelSource, Observer, PipelineError, PoseSettings,
-    RequestError, clips, pixels,
+    Activations, AnimateRequest, EmbeddedPoses, FinderOptions, Lora, LoraInfo, ModelSource, Observer, PipelineError,
+    PoseSettings, RequestError, clips, pixels,
 };
 
 /// The precision in which matrices are held. Arithmetic on a CPU is f32 whatever it is.
@@ -51,6 +51,9 @@ pub struct EngineOptions {
     pub vae_dtype: Option<HeldDType>,
     /// What is asked of the planner; by default it decides everything. Placement never changes the result.
     pub memory: MemoryFlags,
+    /// Side of the largest tile, in pixels, that the VAE computes at once, a multiple of 8 from 16 on; `None` computes pictures
+    /// whole. Smaller tiles take less memory and change the result a little.
+    pub vae_tile: Option<usize>,
     /// LoRAs for the transformer, added in this order.
     pub loras: Vec<Lora>,
     /// How poses of plain videos are found. With the embedded model the embedded networks find them, unless files are
@@ -133,6 +136,8 @@ pub struct AnimatePlan {
     pub forwards: usize,
     /// Memory, phase by phase.
     pub stages: StagePlan,
+    /// What is computed at a time.
+    pub activations: Activations,
     /// LoRAs of the transformer.
     pub loras: Vec<LoraInfo>,
     /// What was decided that one might not expect.
@@ -279,10 +284,12 @@ impl Engine {
         let encoder = clips::encoder(&model.blueprint.vae, source.clone()).map_err(explain)?;
         let mut silent = ();
         let mut progress = Progress::new(&mut silent);
-        let latents = clips::encode(&encoder, std::iter::once(Ok(seen.clone())), 1, &mut progress)?;
+        let tiles = vae::Tiles::new(&model.blueprint.vae, size[1], size[0], None).map_err(|e| explain(e.into()))?;
+        let frame = || Ok(std::iter::once(Ok(seen.clone())));
+        let latents = clips::encode(&encoder, &tiles, frame, 1, &mut progress)?;
         let decoder = clips::decoder(&model.blueprint.vae, source).map_err(explain)?;
         let mut decoded = None;
-        clips::decode(&decoder, &latents, &mut |chunk| {
+        clips::decode(&decoder, &latents, None, &mut progress, &mut |chunk, _| {
             let first = chunk.narrow(1, 0, 1).and_then(|f| f.squeeze(1)).map_err(explain)?;
             decoded.get_or_insert(pixels::picture(&first).map_err(explain)??);
             Ok(())
@@ -300,6 +307,7 @@ impl Engine {
             machine,
             flags: &self.options.memory,
             half_vae: self.options.half_vae(),
+            vae_tile: self.options.vae_tile,
             loras: &self.model.loras,
         };
         resolve(request, &side, &self.options.poses)
@@ -339,6 +347,7 @@ pub fn plan_known(
         machine,
         flags: &options.memory,
         half_vae: options.half_vae(),
+        vae_tile: options.vae_tile,
         loras: &loras,
     };
     let [width, height] = request.settings.size.unwrap_or(request.settings.default_size);

@@ -52,6 +52,9 @@ pub enum RequestError {
         /// What was asked for.
         found: f64,
     },
+    /// Tiles that the VAE cannot compute.
+    #[error("{0}")]
+    VaeTile(vae::VaeError),
     /// Frame rate out of range.
     #[error("fps is {found}; expected 1 to 240")]
     Fps {

@@ -1,5 +1,6 @@
 //! A request becomes a video, step by step.
 
+mod activations;
 mod animate;
 mod clips;
 mod config;
@@ -26,9 +27,10 @@ mod request;
 mod resolve;
 mod stored;
 
+pub use activations::{Activations, Branches};
 pub use config::pose_canvas;
 pub use convert::{Conversion, compare_checkpoints};
-pub use denoise::{Conditions, Watch, denoise, frame_mask};
+pub use denoise::{Conditions, Denoise, Watch, denoise, frame_mask};
 pub use engine::{AnimatePlan, ComponentInfo, Engine, EngineOptions, HeldDType, ModelInfo, Report, plan_known};
 pub use error::{ErrorKind, PipelineError, RequestError};
 pub use inspect::{DTypeShare, Inspection, NetworkMatch, TensorRow, inspect};

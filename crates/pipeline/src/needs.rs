@@ -3,12 +3,16 @@
 use std::collections::BTreeMap;
 
 use candle_core::DType;
-use offload::{Job, Machine, NetworkSize, Phase, PhaseJob, Precision, Way, Work};
+use dit::Chunking;
+use offload::{How, Job, Machine, NetworkSize, Phase, PhaseJob, Precision, StagePlan, Way, Work};
+use vae::Tile;
 use weights::convert::Form;
 use weights::{Manifest, TensorSpec};
 
-use crate::PipelineError;
+use crate::geometry::LATENT;
+use crate::activations::{Activations, BranchCount, Branches};
 use crate::predict::{POSE_FLOPS, VaeSide, encoder_flops, forward_flops, transformer_ways, vae_flops, vae_ways};
+use crate::{PipelineError, RequestError};
 
 /// Sizes of all four networks: all that a plan needs to know of a model.
 #[derive(Debug, Clone)]
@@ -95,8 +99,6 @@ impl ClipShape {
 const F32: u64 = 4;
 /// Pictures that are encoded into tokens one after the other: the reference and the first pose.
 const PICTURES: u64 = 2;
-/// Score buffers of attention: the bound of the kernel, twice for the softmax's copy.
-const SCORES: u64 = 2 * (64 << 20);
 
 /// What a tensor of a network takes in memory.
 pub(crate) type HeldBytes<'a> = Box<dyn Fn(&TensorSpec) -> u64 + 'a>;
@@ -153,6 +155,12 @@ pub(crate) struct Extent {
     pub prompts: usize,
     /// Clips that the VAE encodes.
     pub encodes: usize,
+    /// Conditions that are held, and how many go through the blocks together.
+    pub branches: BranchCount,
+    /// Passes over all blocks: steps, times branches if these go one at a time.
+    pub passes: usize,
+    /// The VAE's tile, if it was asked for.
+    pub vae_tile: Option<Tile>,
     /// What LoRAs take besides while a block is read.
     pub merge_bytes: u64,
     /// Whether the VAE computes in 16 bits where it can.
@@ -181,8 +189,6 @@ pub(crate) fn job(
 ) -> Result<Vec<PhaseJob>, PipelineError> {
     let [dit, vae, text, image] = blueprint.manifests()?;
     let [dit_held, text_held, image_held] = held;
-    let Activations { text: text_bytes, image: image_bytes, dit: dit_bytes, encode, decode } =
-        activations(blueprint, clip);
     let half = |flops| Work { flops, precision: Precision::Half };
     let encoder = |phase, network, passes, flops, bytes| PhaseJob {
         phase,
@@ -195,18 +201,18 @@ pub(crate) fn job(
     };
     let text_tokens = umt5::MAX_TOKENS as u64 * extent.prompts as u64;
     let text_flops = encoder_flops(&text, "blocks", text_tokens);
-    let image_flops = encoder_flops(&image, "transformer", PICTURES * image_tokens(&blueprint.image_encoder));
+    let image_flops = encoder_flops(&image, "transformer", PICTURES * blueprint.image_encoder.tokens() as u64);
     let (encode_flops, decode_flops) = vae_flops(&vae, clip, extent.encodes);
     let vae_bytes = vae.bytes(DType::F32);
-    let wan = vae::Config::wan21();
-    let scale = decode as f64 / vae::decode_activation_bytes(&wan, clip.height, clip.width).max(1) as f64;
-    let autoencoder = |phase, side, flops, bytes| PhaseJob {
-        phase,
-        network: NetworkSize::whole("vae", vae_bytes),
-        passes: 1,
-        work: if extent.half_vae { half(flops) } else { Work { flops, precision: Precision::Single } },
-        ways: vae_ways(side, clip, extent.half_vae, scale),
-        host_ways: vec![Way::whole(bytes)],
+    let size = [clip.num_frames, clip.height, clip.width];
+    let whole = |config: &vae::Config| vae::decode_activation_bytes(config, size, None).unwrap_or(u64::MAX);
+    let scale = whole(&blueprint.vae) as f64 / whole(&vae::Config::wan21()).max(1) as f64;
+    let autoencoder = |phase, side, flops| -> Result<PhaseJob, PipelineError> {
+        let network = NetworkSize::whole("vae", vae_bytes);
+        let work = if extent.half_vae { half(flops) } else { Work { flops, precision: Precision::Single } };
+        let ways = vae_ways(side, clip, extent.half_vae, scale);
+        let host_ways = vae_host_ways(&blueprint.vae, side, size, extent.vae_tile)?;
+        Ok(PhaseJob { phase, network, passes: 1, work, ways, host_ways })
     };
     let d = &blueprint.dit;
     let tokens = clip.tokens(appended_frames(d));
@@ -214,28 +220,28 @@ pub(crate) fn job(
         pose,
         encoder(
             Phase::TextEncode,
-            network("text encoder", &text, "blocks", Some("token_embedding.weight"), text_held),
+            network("text encoder", &text, "blocks", Some(umt5::EMBEDDING), text_held),
             1,
             text_flops,
-            text_bytes,
+            umt5::activation_bytes(&blueprint.text_encoder, extent.prompts, umt5::MAX_TOKENS),
         ),
         encoder(
             Phase::ImageEncode,
             network("image encoder", &image, "transformer", None, image_held),
             PICTURES,
             image_flops,
-            image_bytes,
+            clip::activation_bytes(&blueprint.image_encoder, 1),
         ),
-        autoencoder(Phase::VaeEncode, VaeSide::Encode, encode_flops, encode),
+        autoencoder(Phase::VaeEncode, VaeSide::Encode, encode_flops)?,
         PhaseJob {
             phase: Phase::Denoise,
             network: network("transformer", &dit, "blocks", None, dit_held),
-            passes: extent.forwards as u64,
+            passes: extent.passes as u64,
             work: half(forward_flops(d, tokens) * extent.forwards as f64),
             ways: transformer_ways(d, tokens, extent.merge_bytes),
-            host_ways: vec![Way::whole(dit_bytes + extent.merge_bytes)],
+            host_ways: dit_host_ways(blueprint, clip, extent),
         },
-        autoencoder(Phase::Decode, VaeSide::Decode, decode_flops, decode),
+        autoencoder(Phase::Decode, VaeSide::Decode, decode_flops)?,
     ])
 }
 
@@ -244,38 +250,95 @@ fn appended_frames(config: &dit::Config) -> usize {
     if config.is_steadydancer() { 2 } else { 0 }
 }
 
-fn image_tokens(config: &clip::Config) -> u64 {
-    let side = (config.image_size / config.patch_size) as u64;
-    side * side + 1
+/// Pieces of the feed-forward layer, and runs of tokens where everything is computed by runs.
+const FFN_PIECES: usize = 8;
+const RUNS: usize = 16;
+
+/// The transformer's way as it computes: `tokens` of a forward.
+fn chunking(how: How, tokens: usize) -> Chunking {
+    match how {
+        How::FfnChunks(pieces) => Chunking::FeedForward { tokens: tokens.div_ceil(pieces.max(1) as usize) },
+        How::TokenChunks => Chunking::Minimal { tokens: tokens.div_ceil(RUNS) },
+        _ => Chunking::Whole,
+    }
 }
 
-/// Activations on the CPU, in f32.
-struct Activations {
-    text: u64,
-    image: u64,
-    dit: u64,
-    encode: u64,
-    decode: u64,
-}
-
-fn activations(blueprint: &Blueprint, clip: ClipShape) -> Activations {
-    let t = &blueprint.text_encoder;
-    let text_tokens = umt5::MAX_TOKENS as u64;
-    let i = &blueprint.image_encoder;
-    let image_tokens = image_tokens(i);
+/// The transformer on the CPU, in f32: all of them give the same bits.
+fn dit_host_ways(blueprint: &Blueprint, clip: ClipShape, extent: &Extent) -> Vec<Way> {
     let d = &blueprint.dit;
-    let tokens = clip.tokens(appended_frames(d)) as u64;
-    // The caller's residual and ours, the modulated input, q, k, v, their head-major copies, the attended values in
-    // chunks and joined; or the feed-forward's inner rows in tiles and joined, or before and after the activation.
-    let attention_floats = 12 * d.dim as u64;
-    let ffn_floats = (5 * d.dim + 2 * d.ffn_dim) as u64;
+    let tokens = clip.tokens(appended_frames(d));
+    let bytes = |how| {
+        let shape = dit::PassShape {
+            latent: [clip.latent_frames(), clip.height / LATENT, clip.width / LATENT],
+            image_tokens: blueprint.image_encoder.tokens(),
+            conditions: extent.branches.conditions,
+            branches: extent.branches.together,
+            chunking: chunking(how, tokens),
+        };
+        dit::activation_bytes(d, &shape) + extent.merge_bytes
+    };
+    let way = |how, time_factor| Way { how, bytes: bytes(how), time_factor, exact: true };
+    less_and_less([way(How::Whole, 1.0), way(How::FfnChunks(FFN_PIECES as u32), 1.02), way(How::TokenChunks, 1.1)])
+}
+
+/// The VAE on the CPU: whole, or in tiles; in the tile that was asked for if one was.
+fn vae_host_ways(
+    config: &vae::Config,
+    side: VaeSide,
+    size: [usize; 3],
+    asked: Option<Tile>,
+) -> Result<Vec<Way>, PipelineError> {
+    let bytes = |tile: Option<Tile>| {
+        let bytes = match side {
+            VaeSide::Encode => vae::encode_activation_bytes(config, size, tile),
+            VaeSide::Decode => vae::decode_activation_bytes(config, size, tile),
+        };
+        bytes.map_err(|e| PipelineError::from(RequestError::VaeTile(e)))
+    };
+    let [_, height, width] = size;
+    let way = |tile: Tile| -> Result<Way, PipelineError> {
+        let covers = tile.size >= height.max(width);
+        let computed = (tile.size as f64 / (tile.size - tile.overlap).max(1) as f64).powi(2);
+        let (how, time_factor) = if covers { (How::Whole, 1.0) } else { (How::Tiles(tile.size as u32), computed) };
+        Ok(Way { how, bytes: bytes(Some(tile))?, time_factor, exact: covers })
+    };
+    if let Some(tile) = asked {
+        return Ok(vec![way(tile)?]);
+    }
+    let smaller = [512, 320, 256].into_iter().filter(|side| *side < height.max(width));
+    let smaller = smaller.map(|side| way(Tile::new(side))).collect::<Result<Vec<_>, _>>()?;
+    Ok(less_and_less(std::iter::once(Way::whole(bytes(None)?)).chain(smaller)))
+}
+
+/// Those ways that take less memory than all before them.
+fn less_and_less(ways: impl IntoIterator<Item = Way>) -> Vec<Way> {
+    let mut all: Vec<Way> = Vec::new();
+    for way in ways {
+        if all.last().is_none_or(|last| way.bytes < last.bytes) {
+            all.push(way);
+        }
+    }
+    all
+}
+
+/// What the plan's ways are for the networks.
+pub(crate) fn activations(
+    stages: &StagePlan,
+    blueprint: &Blueprint,
+    clip: ClipShape,
+    branches: Branches,
+    asked: Option<Tile>,
+) -> Activations {
+    let how = |phase| stages.phase(phase).map_or(How::Whole, |p| p.way.how);
+    let tile = |phase| match how(phase) {
+        How::Tiles(side) => Some(asked.unwrap_or_else(|| Tile::new(side as usize))),
+        _ => None,
+    };
     Activations {
-        text: text_tokens * F32 * (6 * t.dim + 3 * t.dim_ffn) as u64
-            + 3 * text_tokens * text_tokens * t.num_heads as u64 * F32,
-        image: image_tokens * F32 * (14 * i.dim) as u64 + 2 * image_tokens * image_tokens * i.num_heads as u64 * F32,
-        dit: tokens * F32 * attention_floats.max(ffn_floats) + SCORES,
-        encode: vae::encode_activation_bytes(&blueprint.vae, clip.height, clip.width),
-        decode: vae::decode_activation_bytes(&blueprint.vae, clip.height, clip.width),
+        dit: chunking(how(Phase::Denoise), clip.tokens(appended_frames(&blueprint.dit))),
+        branches,
+        encode_tile: tile(Phase::VaeEncode),
+        decode_tile: tile(Phase::Decode),
     }
 }
 

@@ -3,16 +3,19 @@
 use std::path::Path;
 
 use media::output::PendingFolder;
-use offload::{Machine, MemoryFlags, Phase, PhaseJob};
+use offload::{Machine, MemoryFlags, Phase, PhaseJob, StagePlan};
 use scheduler::{Branch, GuidancePlan, Polarity};
+use vae::Tile;
 
 use crate::geometry::{Geometry, LATENT};
 use crate::lora::Loras;
 use crate::motion::ResolvedMotion;
-use crate::needs::{Blueprint, ClipShape, Extent, HeldBytes, job, whole_job};
+use crate::needs::{Blueprint, ClipShape, Extent, HeldBytes, activations, job, whole_job};
 use crate::preview;
 use crate::request::check_size;
-use crate::{AnimatePlan, AnimateRequest, FinderOptions, Motion, PipelineError, RequestError, kept};
+use crate::{
+    Activations, AnimatePlan, AnimateRequest, Branches, FinderOptions, Motion, PipelineError, RequestError, kept,
+};
 
 /// A request with everything decided.
 pub(crate) struct Resolved {
@@ -34,6 +37,8 @@ pub(crate) struct ModelSide<'a> {
     pub flags: &'a MemoryFlags,
     /// Whether the VAE shall compute in 16 bits.
     pub half_vae: bool,
+    /// Side of the VAE's tiles, if it shall compute in tiles.
+    pub vae_tile: Option<usize>,
     pub loras: &'a Loras,
 }
 
@@ -125,19 +130,7 @@ pub(crate) fn make_plan(
     if model.half_vae && model.machine.is_cpu() {
         notes.push("--vae-dtype does nothing here: on the CPU the VAE computes in f32".to_owned());
     }
-    let extent = Extent {
-        forwards: guidance.total_forwards(),
-        prompts: 1 + usize::from(uses(&guidance, |b| b.text == Polarity::Negative)),
-        encodes: 2 + usize::from(uses(&guidance, |b| b.pose == Polarity::Negative)),
-        merge_bytes: model.loras.merge_bytes,
-        half_vae: model.half_vae,
-    };
-    let mut phases = job(model.blueprint, clip, &model.held, poses.phase, &extent)?;
-    if request.latents.is_some() {
-        phases.retain(|n| n.phase == Phase::Decode);
-    }
-    model.flags.check().map_err(RequestError::Flags)?;
-    let stages = offload::plan(&whole_job(model.blueprint, clip, phases, model.machine), model.machine, model.flags)?;
+    let (stages, activations) = stages(request, model, clip, poses.phase, &guidance)?;
     notes.extend(stages.notes.iter().cloned());
     Ok(AnimatePlan {
         model: model.label.clone(),
@@ -152,9 +145,52 @@ pub(crate) fn make_plan(
         schedule,
         guidance,
         stages,
+        activations,
         loras: model.loras.infos.clone(),
         notes,
     })
+}
+
+/// Where weights live and what is computed at a time: branches together where blocks are streamed, which are then read once
+/// for all, if there is memory for it.
+fn stages(
+    request: &AnimateRequest,
+    model: &ModelSide,
+    clip: ClipShape,
+    pose: PhaseJob,
+    guidance: &GuidancePlan,
+) -> Result<(StagePlan, Activations), PipelineError> {
+    model.flags.check().map_err(RequestError::Flags)?;
+    let vae_tile = model.vae_tile.map(Tile::new);
+    if let Some(tile) = vae_tile {
+        tile.check(&model.blueprint.vae).map_err(RequestError::VaeTile)?;
+    }
+    let forwards = guidance.total_forwards();
+    let plan = |branches: Branches| -> Result<_, PipelineError> {
+        let extent = Extent {
+            forwards,
+            prompts: 1 + usize::from(uses(guidance, |b| b.text == Polarity::Negative)),
+            encodes: 2 + usize::from(uses(guidance, |b| b.pose == Polarity::Negative)),
+            branches: branches.count(guidance),
+            passes: if branches == Branches::Batched { guidance.num_steps() } else { forwards },
+            vae_tile,
+            merge_bytes: model.loras.merge_bytes,
+            half_vae: model.half_vae,
+        };
+        let mut phases = job(model.blueprint, clip, &model.held, pose.clone(), &extent)?;
+        if request.latents.is_some() {
+            phases.retain(|n| n.phase == Phase::Decode);
+        }
+        let job = whole_job(model.blueprint, clip, phases, model.machine);
+        let stages = offload::plan(&job, model.machine, model.flags)?;
+        let activations = activations(&stages, model.blueprint, clip, branches, vae_tile);
+        Ok((stages, activations))
+    };
+    let alone = plan(Branches::OneAtATime)?;
+    if !alone.0.is_streamed(Phase::Denoise) || Branches::Batched.count(guidance).together < 2 {
+        return Ok(alone);
+    }
+    Ok(plan(Branches::Batched).ok().filter(|batched| batched.0.seconds <= alone.0.seconds).unwrap_or(alone))
 }
 
 /// `[16, F, h, w]` of the clip.

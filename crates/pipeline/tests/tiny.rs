@@ -8,9 +8,10 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use offload::{MemoryFlags, MemoryMode, Phase};
 use pipeline::{
-    AnimateRequest, EmbeddedPoses, Engine, EngineOptions, Lora, LoraSource, ModelFiles, ModelOverrides, ModelSource,
-    Motion, Observer, PipelineError, Settings, SizeRule,
+    AnimateRequest, Branches, EmbeddedPoses, Engine, EngineOptions, Lora, LoraSource, ModelFiles, ModelOverrides,
+    ModelSource, Motion, Observer, PipelineError, Settings, SizeRule,
 };
+use vae::Tile;
 use weights::lora::{LoraFile, Merged, Stack};
 use weights::{Checkpoint, CheckpointSource, RandomWeights, TensorSource};
 
@@ -139,16 +140,55 @@ fn placement_and_repetition_never_change_a_bit() {
         let mut observer = Collect::default();
         engine.animate(&request(&case), &mut observer).unwrap();
         let video = Tensor::cat(&observer.seen["video"], 1).unwrap().flatten_all().unwrap();
-        (plan.stages, video.to_vec1::<f32>().unwrap())
+        (plan, video.to_vec1::<f32>().unwrap())
     };
     let (resident, first) = run(None);
-    assert!(resident.phases.iter().all(|p| p.placement.is_resident()));
+    assert!(resident.stages.phases.iter().all(|p| p.placement.is_resident()));
+    assert_eq!(resident.activations.branches, Branches::OneAtATime);
     assert_eq!(first, run(None).1);
     let (streamed, second) = run(Some(MemoryMode::Stream));
     for phase in [Phase::TextEncode, Phase::ImageEncode, Phase::Denoise] {
-        assert!(streamed.is_streamed(phase), "{phase}");
+        assert!(streamed.stages.is_streamed(phase), "{phase}");
     }
+    // Blocks that are streamed are read once a step, for all branches.
+    assert_eq!(streamed.activations.branches, Branches::Batched);
     assert_eq!(first, second);
+}
+
+#[test]
+fn tiles_of_the_vae_take_less_and_change_little() {
+    let case = fixtures().join("landscape_5");
+    let open = |vae_tile| {
+        let files = ModelFiles::find(&fixtures().join("model"), &ModelOverrides::default()).unwrap();
+        Engine::open(&ModelSource::Files(files), &EngineOptions { vae_tile, ..EngineOptions::default() }).unwrap()
+    };
+    let run = |vae_tile| {
+        let engine = open(vae_tile);
+        let plan = engine.plan(&request(&case)).unwrap();
+        let mut observer = Collect::default();
+        let report = engine.animate(&request(&case), &mut observer).unwrap();
+        assert_eq!(report.num_frames, plan.num_frames);
+        (
+            plan,
+            Tensor::cat(&observer.seen["video"], 1).unwrap(),
+            Tensor::cat(&observer.seen["pose_latents"], 1).unwrap(),
+        )
+    };
+    let same =
+        |a: &Tensor, b: &Tensor| (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap() == 0.0;
+    let (whole, video, latents) = run(None);
+    let (covering, again, _) = run(Some(1024));
+    assert!(same(&video, &again));
+    assert_eq!(covering.stages.phases, whole.stages.phases);
+    let (tiled, other, other_latents) = run(Some(32));
+    assert_eq!(tiled.activations.vae_tile, Some(Tile { size: 32, overlap: 8 }));
+    assert!(!same(&video, &other) && !same(&latents, &other_latents));
+    // The tiny model's numbers are random: what a tile does not see matters more than it does to a picture.
+    let error = testkit::relative_error(&other, &video).unwrap();
+    println!("tiles of 32 pixels: relative error {error:.3}");
+    assert!(error < 0.5, "{error}");
+    let Err(PipelineError::Request(error)) = open(Some(100)).plan(&request(&case)) else { panic!("100 is no tile") };
+    assert!(error.to_string().contains("VAE tiles of 100 pixels"), "{error}");
 }
 
 #[test]

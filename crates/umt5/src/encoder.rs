@@ -6,6 +6,8 @@
 use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
+use kernels::activation::gelu_tanh_in_place;
+use kernels::residual::add_in_place;
 use nn::{Linear, RmsNorm, attention_with_bias, merge_heads, split_heads};
 use serde::{Deserialize, Serialize};
 use weights::{Manifest, WeightSource, Weights};
@@ -122,7 +124,8 @@ pub fn manifest(config: &Config) -> Result<Manifest> {
     })
 }
 
-const EMBEDDING: &str = "token_embedding.weight";
+/// Name of the embedding table, of which single rows are asked for and never all.
+pub const EMBEDDING: &str = "token_embedding.weight";
 
 fn group(layer: usize) -> String {
     format!("blocks.{layer}")
@@ -177,12 +180,20 @@ impl Block {
         let bias = table.t()?.contiguous()?.index_select(buckets, 1)?.reshape((self.num_heads, tokens, tokens))?;
         let y = self.norm1.forward(x)?;
         let heads = |linear: &Linear| split_heads(&linear.forward(&y)?, self.num_heads);
+        let q = heads(&self.q)?;
+        // As attention takes them without a copy.
+        let k = heads(&self.k)?.contiguous()?;
+        let v = heads(&self.v)?.contiguous()?;
+        drop(y);
         // T5 folds 1/√width into its weights: the scale is one.
-        let y = attention_with_bias(&heads(&self.q)?, &heads(&self.k)?, &heads(&self.v)?, 1.0, Some(&bias))?;
-        let x = (x + self.o.forward(&merge_heads(&y)?)?)?;
+        let y = merge_heads(&attention_with_bias(&q, &k, &v, 1.0, Some(&bias))?)?;
+        drop((q, k, v, bias));
+        let x = add_in_place(x, self.o.forward(&{ y })?)?;
         let y = self.norm2.forward(&x)?;
-        let y = (self.fc1.forward(&y)? * kernels::activation::gelu_tanh(&self.gate.forward(&y)?)?)?;
-        &x + self.fc2.forward(&y)?
+        let gate = gelu_tanh_in_place(self.gate.forward(&y)?)?;
+        let inner = self.fc1.forward(&{ y })?;
+        let y = ({ inner } * { gate })?;
+        add_in_place(&x, self.fc2.forward(&y)?)
     }
 }
 
@@ -248,15 +259,14 @@ impl Encoder {
     }
 
     /// Embedding rows `[1, N, C]` f32 and buckets `[N·N]` of each prompt, and the shared position table if there is
-    /// one. The rows are gathered from the table as it is stored: 2 GB that are never converted as a whole.
+    /// one. Of the table, 2 GB, only the rows of the prompts are asked for.
     fn embed(&self, prompts: &[&[u32]]) -> Result<(Vec<Tensor>, Vec<Tensor>, Option<Tensor>)> {
         let weights = self.source.group("")?;
-        let table = weights.matrix((self.config.vocab, self.config.dim), EMBEDDING)?;
         let device = weights.device();
         let mut states = Vec::with_capacity(prompts.len());
         let mut buckets = Vec::with_capacity(prompts.len());
         for ids in prompts {
-            states.push(table.select(ids)?.to_device(device)?.unsqueeze(0)?);
+            states.push(weights.rows((self.config.vocab, self.config.dim), EMBEDDING, ids)?.unsqueeze(0)?);
             buckets.push(position::buckets(ids.len(), self.config.num_buckets, device)?);
         }
         let shared = if self.config.shared_pos { Some(position_table(&self.config, &weights)?) } else { None };

@@ -6,13 +6,15 @@ mod clean;
 mod encoder;
 mod html;
 mod keys;
+mod memory;
 mod position;
 mod prompt;
 mod tokenizer;
 
 pub use clean::clean;
-pub use encoder::{Config, Encoder, MAX_TOKENS, manifest};
+pub use encoder::{Config, EMBEDDING, Encoder, MAX_TOKENS, manifest};
 pub use keys::key_map;
+pub use memory::activation_bytes;
 pub use position::relative_bucket;
 pub use prompt::{DEFAULT_NEGATIVE_PROMPT_FLF2V, DEFAULT_NEGATIVE_PROMPT_I2V, DEFAULT_NEGATIVE_PROMPT_T2V};
 pub use tokenizer::{Tokenizer, TokenizerError};

@@ -1,8 +1,9 @@
-use candle_core::{Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 use weights::Weights;
 
 use crate::encoder::{dims5, same_but_frames, statistics};
 use crate::stack::{Stack, StackState};
+use crate::tile::{Canvas, Tile, Tiles};
 use crate::{Config, layers};
 
 /// Latents to pixels.
@@ -45,6 +46,42 @@ impl Decoder {
     pub fn decode(&self, latents: &Tensor) -> Result<DecodedChunks<'_>> {
         dims5(latents, "the latents", self.config.z_dim)?;
         Ok(DecodedChunks { stream: self.stream(), latents: latents.clone(), next: 0 })
+    }
+
+    /// As [`decode`](Self::decode), in tiles where `tile` does not cover the picture: then all tiles are computed here, one
+    /// after the other, and the frames are held in half precision until they are asked for. `progress(done, of)` is called
+    /// before the first and after every latent frame of every tile; an error from it stops the work and is returned.
+    ///
+    /// # Errors
+    /// [`VaeError`](crate::VaeError) when the shape does not fit or tiles cannot be cut like this; whatever `progress` returns.
+    pub fn decode_tiled(
+        &self,
+        latents: &Tensor,
+        tile: Option<Tile>,
+        progress: &mut dyn FnMut(usize, usize) -> Result<()>,
+    ) -> Result<DecodedVideo<'_>> {
+        let [b, _, latent_frames, h, w] = dims5(latents, "the latents", self.config.z_dim)?;
+        let stride = self.config.spatial_stride();
+        let tiles = Tiles::new(&self.config, h * stride, w * stride, tile)?;
+        if tiles.len() == 1 {
+            return Ok(DecodedVideo(Frames::Streamed(self.decode(latents)?)));
+        }
+        let step = self.config.temporal_stride();
+        let frames = step * (latent_frames - 1) + 1;
+        let all = tiles.len() * latent_frames;
+        progress(0, all)?;
+        let mut canvas = Canvas::new(&tiles, stride, 3 * b, frames);
+        for index in 0..tiles.len() {
+            let mut first = 0;
+            for (t, chunk) in self.decode(&tiles.of_latents(index, latents)?)?.enumerate() {
+                let chunk = chunk?;
+                canvas.add(index, first, &chunk)?;
+                first += chunk.dim(2)?;
+                progress(index * latent_frames + t + 1, all)?;
+            }
+        }
+        let shape = [b, frames, h * stride, w * stride];
+        Ok(DecodedVideo(Frames::Held { canvas, shape, next: 0, step, device: latents.device().clone() }))
     }
 
     /// All chunks of [`decode`](Self::decode) together, `[B, 3, 4·(F − 1) + 1, 8·h, 8·w]`.
@@ -130,3 +167,48 @@ impl Iterator for DecodedChunks<'_> {
 }
 
 impl ExactSizeIterator for DecodedChunks<'_> {}
+
+/// The chunks of a video, computed as they are asked for or put together from tiles before; see
+/// [`Decoder::decode_tiled`].
+#[derive(Debug)]
+pub struct DecodedVideo<'a>(Frames<'a>);
+
+#[derive(Debug)]
+enum Frames<'a> {
+    Streamed(DecodedChunks<'a>),
+    Held {
+        canvas: Canvas<half::f16>,
+        /// `[B, T, H, W]`.
+        shape: [usize; 4],
+        next: usize,
+        /// Frames of a chunk after the first.
+        step: usize,
+        device: Device,
+    },
+}
+
+impl DecodedVideo<'_> {
+    /// Whether chunks are computed as they are asked for.
+    pub fn is_streamed(&self) -> bool {
+        matches!(self.0, Frames::Streamed(_))
+    }
+}
+
+impl Iterator for DecodedVideo<'_> {
+    type Item = Result<Tensor>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match &mut self.0 {
+            Frames::Streamed(chunks) => chunks.next(),
+            Frames::Held { canvas, shape: [b, frames, height, width], next, step, device } => {
+                let count = if *next == 0 { 1 } else { *step }.min(*frames - *next);
+                if count == 0 {
+                    return None;
+                }
+                let values = canvas.frames(*next, count);
+                *next += count;
+                Some(Tensor::from_vec(values, (*b, 3, count, *height, *width), device))
+            }
+        }
+    }
+}

@@ -2,6 +2,7 @@ use candle_core::{Result, Tensor};
 use weights::Weights;
 
 use crate::stack::{Stack, StackState};
+use crate::tile::{LatentMosaic, Tile, Tiles};
 use crate::{Config, VaeError, layers};
 
 /// Pixels to latents.
@@ -44,6 +45,22 @@ impl Encoder {
         let [_, _, frames, height, width] = dims5(video, "the video", 3)?;
         self.config.check_video(frames, height, width)?;
         self.encode_frames((0..frames).map(|t| video.narrow(2, t, 1)))
+    }
+
+    /// As [`encode`](Self::encode), in tiles where `tile` does not cover the picture.
+    ///
+    /// # Errors
+    /// As there, and tiles that cannot be cut like this.
+    pub fn encode_tiled(&self, video: &Tensor, tile: Option<Tile>) -> Result<Tensor> {
+        let [_, _, frames, height, width] = dims5(video, "the video", 3)?;
+        self.config.check_video(frames, height, width)?;
+        let tiles = Tiles::new(&self.config, height, width, tile)?;
+        let mut mosaic = LatentMosaic::new(&tiles);
+        for index in 0..tiles.len() {
+            let part = tiles.of_pixels(index, video)?;
+            mosaic.add(index, self.encode_frames((0..frames).map(|t| part.narrow(2, t, 1)))?)?;
+        }
+        mosaic.finish()
     }
 
     /// As [`encode`](Self::encode), from chunks `[B, 3, n, H, W]` with any n that are fetched one after the other, so

@@ -28,6 +28,18 @@ pub enum VaeError {
         /// Nearest allowed width.
         nearest_width: usize,
     },
+    /// Tiles cannot be cut like this.
+    #[error(
+        "VAE tiles of {size} pixels with an overlap of {overlap}; both must be multiples of {stride} and the overlap at most half of the size, say 256 with 64"
+    )]
+    Tile {
+        /// Side asked for, in pixels.
+        size: usize,
+        /// Overlap asked for, in pixels.
+        overlap: usize,
+        /// Pixels of a latent pixel.
+        stride: usize,
+    },
     /// A tensor of the wrong shape was handed in.
     #[error("{what} has shape {found:?}; expected [B, {channels}, frames, height, width]")]
     Shape {

@@ -7,6 +7,9 @@
 //! Every layer looks back at most two frames, so both directions run as streams: frames go in as they come, results
 //! come out as soon as they are complete, and what is held between calls is two frames per convolution. The whole
 //! video at once gives the same numbers; there is no seam. A caller stops by not pushing the next chunk.
+//!
+//! What is held grows with the picture. Large pictures can go through in [tiles](Tiles), one tile after the other and each
+//! through all of its frames: what layers remember is of one tile only, which is nearly all that there is to hold.
 
 mod blocks;
 mod config;
@@ -19,16 +22,18 @@ mod names;
 mod stack;
 #[cfg(test)]
 mod tests;
+mod tile;
 
 use candle_core::{Result, Tensor};
 use weights::{Manifest, Weights};
 
 pub use config::Config;
-pub use decoder::{DecodedChunks, Decoder, DecoderStream, clamp_pixels};
+pub use decoder::{DecodedChunks, DecodedVideo, Decoder, DecoderStream, clamp_pixels};
 pub use encoder::{Encoder, EncoderStream};
 pub use error::VaeError;
 pub use memory::{decode_activation_bytes, encode_activation_bytes};
 pub use names::{Layout, keymap};
+pub use tile::{LatentMosaic, Tile, Tiles};
 
 /// Both halves. Each can be loaded alone as [`Encoder`] or [`Decoder`].
 #[derive(Debug)]

@@ -1,27 +1,52 @@
 //! Predicted activation memory, from the same tables of layers that the network is built from.
 
+use kernels::attention::AttentionShape;
+
 use crate::layers::{Kind, Layer};
-use crate::{Config, layers};
+use crate::{Config, Tile, Tiles, VaeError, layers};
 
 /// Bytes of an activation.
 const F32: u64 = 4;
-/// Scores of the attention that lie in memory at once, twice (before and after the softmax).
-const SCORES: u64 = 2 * (64 << 20);
+/// What convolutions and products repack for themselves.
+const SCRATCH: u64 = 1 << 20;
 
-/// Peak bytes of an [`EncoderStream`](crate::EncoderStream) for one video of `height`×`width` pixels (multiples of 8),
-/// whatever its length and the size of the chunks: the remembered frames and the working set of the hungriest layer.
-/// Weights and the caller's tensors are not in it, nor the kernels' scratch (some MiB per thread). For a batch,
-/// multiply.
-pub fn encode_activation_bytes(config: &Config, height: usize, width: usize) -> u64 {
-    peak(&layers::encoder(config), height, width)
+/// Peak bytes of encoding one video of `[frames, height, width]` (multiples of 8), by an
+/// [`EncoderStream`](crate::EncoderStream) whatever the size of its chunks, or [in tiles](crate::Tiles): the remembered frames
+/// and the working set of the hungriest layer, for one tile; of several, their latents as well. Weights and the caller's
+/// tensors are not in it. For a batch, multiply.
+///
+/// # Errors
+/// [`VaeError`] for sizes that do not fit and tiles that cannot be cut like this.
+pub fn encode_activation_bytes(config: &Config, clip: [usize; 3], tile: Option<Tile>) -> Result<u64, VaeError> {
+    let [frames, height, width] = clip;
+    let tiles = Tiles::new(config, height, width, tile)?;
+    let [tile_height, tile_width] = tiles.tile_size();
+    let stride = config.spatial_stride();
+    let latent_frames = (frames.saturating_sub(1) / config.temporal_stride() + 1) as u64;
+    let latents = |area: usize| config.z_dim as u64 * latent_frames * (area / stride / stride) as u64 * F32;
+    // Put together in memory of their own, to which those of a tile are copied out and added.
+    let mosaic = if tiles.len() > 1 { latents(height * width) + 2 * latents(tile_height * tile_width) } else { 0 };
+    Ok(SCRATCH + peak(&layers::encoder(config), tile_height, tile_width) + mosaic)
 }
 
-/// As [`encode_activation_bytes`], of a [`DecoderStream`](crate::DecoderStream) that is given one latent frame at a
-/// time, with the four frames of pixels that it hands out.
-pub fn decode_activation_bytes(config: &Config, height: usize, width: usize) -> u64 {
+/// As [`encode_activation_bytes`], of [`Decoder::decode_tiled`](crate::Decoder::decode_tiled), or a
+/// [`DecoderStream`](crate::DecoderStream) that is given one latent frame at a time: with the frames of pixels that it hands
+/// out, and with all frames in half precision where there are several tiles.
+///
+/// # Errors
+/// As there.
+pub fn decode_activation_bytes(config: &Config, clip: [usize; 3], tile: Option<Tile>) -> Result<u64, VaeError> {
+    let [frames, height, width] = clip;
+    let tiles = Tiles::new(config, height, width, tile)?;
+    let [tile_height, tile_width] = tiles.tile_size();
+    let chunk = |area: usize| 3 * config.temporal_stride() as u64 * area as u64 * F32;
     // The frames as they came and joined.
-    let pixels = 2 * 3 * config.temporal_stride() as u64 * (height * width) as u64 * F32;
-    peak(&layers::decoder(config), height, width) + pixels
+    let tile_peak = peak(&layers::decoder(config), tile_height, tile_width) + 2 * chunk(tile_height * tile_width);
+    if tiles.len() == 1 {
+        return Ok(SCRATCH + tile_peak);
+    }
+    let held = 3 * frames as u64 * (height * width) as u64 * 2;
+    Ok(SCRATCH + held + tile_peak.max(chunk(height * width)))
 }
 
 fn peak(layers: &[Layer], height: usize, width: usize) -> u64 {
@@ -60,8 +85,14 @@ fn working(layer: &Layer, area: u64) -> u64 {
             let shortcut = if layer.in_channels == layer.out_channels { 0 } else { output };
             (2 * input + output).max(input + 2 * output + shortcut)
         }
-        // Input, its norm, q, k and v as they come and in the order that the product wants, the result twice.
-        Kind::Attention => 10 * input + SCORES.min(2 * area * area * F32),
+        // Input, q, k and v as they come, k and v in the order that the product wants, and the product; or without the
+        // former the product in both orders and the result.
+        Kind::Attention => {
+            let pixels = area as usize;
+            let shape =
+                AttentionShape { heads: 1, queries: pixels, keys: pixels, width: layer.in_channels, biased: false };
+            (6 * input + shape.peak_bytes()).max(7 * input)
+        }
     }
 }
 
@@ -73,8 +104,8 @@ mod tests {
     fn the_released_network_remembers_what_the_reference_caches() {
         // The reference's caches at 832×480 in f32 are 3.52 and 2.09 GiB; the working set comes on top.
         let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
-        let decode = gib(decode_activation_bytes(&Config::wan21(), 480, 832));
-        let encode = gib(encode_activation_bytes(&Config::wan21(), 480, 832));
+        let decode = gib(decode_activation_bytes(&Config::wan21(), [81, 480, 832], None).unwrap());
+        let encode = gib(encode_activation_bytes(&Config::wan21(), [81, 480, 832], None).unwrap());
         assert!((3.6..4.6).contains(&decode), "{decode}");
         assert!((2.2..3.0).contains(&encode), "{encode}");
     }
@@ -85,9 +116,24 @@ mod tests {
         let sizes = [(64, 64), (64, 128), (480, 832), (720, 1280)];
         for pair in sizes.windows(2) {
             let at = |(h, w): (usize, usize)| {
-                [encode_activation_bytes(&config, h, w), decode_activation_bytes(&config, h, w)]
+                [encode_activation_bytes, decode_activation_bytes].map(|f| f(&config, [81, h, w], None).unwrap())
             };
             assert!(at(pair[0]).iter().zip(at(pair[1])).all(|(a, b)| *a < b));
         }
+    }
+
+    #[test]
+    fn smaller_tiles_take_less_and_only_held_frames_grow_with_the_clip() {
+        let config = Config::wan21();
+        for f in [encode_activation_bytes, decode_activation_bytes] {
+            let at = |frames, tile| f(&config, [frames, 720, 1280], tile).unwrap();
+            let sizes = [None, Some(Tile::new(512)), Some(Tile::new(320)), Some(Tile::new(256))].map(|t| at(81, t));
+            assert!(sizes.windows(2).all(|pair| pair[0] > pair[1]), "{sizes:?}");
+            assert_eq!(at(81, None), at(161, None));
+            assert_eq!(at(81, None), at(81, Some(Tile::new(1280))));
+        }
+        let decode = |frames| decode_activation_bytes(&config, [frames, 720, 1280], Some(Tile::new(256))).unwrap();
+        assert_eq!(decode(161) - decode(81), 80 * 3 * 720 * 1280 * 2);
+        assert!(encode_activation_bytes(&config, [81, 720, 1280], Some(Tile::new(100))).is_err());
     }
 }

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Result, Tensor};
 use weights::{Manifest, RandomWeights, Weights};
 
-use crate::{Config, Decoder, Encoder, Vae, clamp_pixels, manifest};
+use crate::{Config, Decoder, Encoder, Tile, Tiles, Vae, clamp_pixels, manifest};
 
 fn random() -> Weights {
     Weights::new(Arc::new(RandomWeights::new(7)), Device::Cpu, None)
@@ -207,4 +207,121 @@ fn times() {
         vae.encode(&clamp_pixels(&pixels).unwrap()).unwrap();
         println!("dim {dim}, {width}×{height}×17: decode {decode:.2?}, encode {:.2?}", start.elapsed());
     }
+}
+
+/// Smooth in space and time, as pictures are.
+fn smooth(dims: [usize; 5]) -> Tensor {
+    let [b, c, t, h, w] = dims;
+    let mut values = Vec::with_capacity(dims.iter().product());
+    for i in 0..b * c {
+        for t in 0..t {
+            for y in 0..h {
+                for x in 0..w {
+                    let (x, y, t) = (x as f32, y as f32, t as f32 + i as f32);
+                    values.push((0.11 * x + 0.3 * t).sin() * (0.07 * y - 0.2 * t).cos());
+                }
+            }
+        }
+    }
+    Tensor::from_vec(values, &dims, &Device::Cpu).unwrap()
+}
+
+fn flat(x: &Tensor) -> Vec<f32> {
+    x.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// Peak signal to noise ratio in decibels, of the range of `want`.
+fn psnr(got: &Tensor, want: &Tensor) -> f64 {
+    let (got, want) = (flat(got), flat(want));
+    let (low, high) = want.iter().fold((f32::MAX, f32::MIN), |(low, high), v| (low.min(*v), high.max(*v)));
+    let square: f64 = got.iter().zip(&want).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+    10.0 * (f64::from(high - low).powi(2) * want.len() as f64 / square).log10()
+}
+
+/// Mean absolute difference of neighbouring columns of the last axis: at each column.
+fn steps(x: &Tensor) -> Vec<f64> {
+    let width = x.dim(4).unwrap();
+    let values = flat(x);
+    let mut sums = vec![0.0; width - 1];
+    for row in values.chunks_exact(width) {
+        for (sum, pair) in sums.iter_mut().zip(row.windows(2)) {
+            *sum += f64::from((pair[1] - pair[0]).abs());
+        }
+    }
+    sums.iter().map(|s| s / (values.len() / width) as f64).collect()
+}
+
+fn decoded(decoder: &Decoder, latents: &Tensor, tile: Option<Tile>) -> Tensor {
+    let chunks: Vec<Tensor> =
+        decoder.decode_tiled(latents, tile, &mut |_, _| Ok(())).unwrap().map(Result::unwrap).collect();
+    let lengths: Vec<usize> = chunks.iter().map(|c| c.dim(2).unwrap()).collect();
+    assert!(lengths[0] == 1 && lengths[1..].iter().all(|n| *n == 4), "{lengths:?}");
+    Tensor::cat(&chunks, 2).unwrap()
+}
+
+#[test]
+fn one_tile_that_covers_the_picture_is_the_whole_bit_for_bit() {
+    let vae = tiny();
+    let (video, latents) = (waves([1, 3, 5, 48, 64]), waves([1, 16, 2, 6, 8]));
+    for tile in [None, Some(Tile::new(64)), Some(Tile { size: 512, overlap: 64 })] {
+        assert_same(&vae.encoder.encode_tiled(&video, tile).unwrap(), &vae.encode(&video).unwrap());
+        assert_same(&decoded(&vae.decoder, &latents, tile), &vae.decoder.decode_all(&latents).unwrap());
+        assert!(vae.decoder.decode_tiled(&latents, tile, &mut |_, _| unreachable!()).unwrap().is_streamed());
+    }
+}
+
+#[test]
+fn tiles_are_near_the_whole_and_leave_no_seams() {
+    let vae = tiny();
+    let latents = smooth([1, 16, 3, 20, 36]);
+    let whole = vae.decoder.decode_all(&latents).unwrap();
+    let video = clamp_pixels(&smooth([1, 3, 5, 160, 288])).unwrap();
+    let whole_latents = vae.encode(&video).unwrap();
+    let mut before = 0.0;
+    for tile in [Tile { size: 96, overlap: 16 }, Tile { size: 128, overlap: 48 }, Tile { size: 192, overlap: 96 }] {
+        let tiled = decoded(&vae.decoder, &latents, Some(tile));
+        assert_eq!(tiled.dims(), whole.dims());
+        let encoded = vae.encoder.encode_tiled(&video, Some(tile)).unwrap();
+        assert_eq!(encoded.dims(), whole_latents.dims());
+        let (pixels, codes) = (psnr(&tiled, &whole), psnr(&encoded, &whole_latents));
+        // Neighbouring columns must not differ more where tiles begin and end than they do elsewhere.
+        let tiles = Tiles::new(&Config::tiny(), 160, 288, Some(tile)).unwrap();
+        let (all, plain) = (steps(&tiled), steps(&whole));
+        let mean = all.iter().sum::<f64>() / all.len() as f64;
+        let borders: Vec<usize> = (0..tiles.len())
+            .flat_map(|i| {
+                let columns = Tensor::arange(0u32, 288, &Device::Cpu).unwrap().broadcast_as((160, 288)).unwrap();
+                let part = tiles.of_pixels(i, &columns).unwrap().get(0).unwrap().to_vec1::<u32>().unwrap();
+                [part[0] as usize, part[part.len() - 1] as usize + 1]
+            })
+            .filter(|x| *x > 0 && *x < 288)
+            .collect();
+        let worst = borders.iter().map(|x| all[x - 1] / plain[x - 1].max(mean)).fold(0.0, f64::max);
+        println!("{tile:?}, {} tiles: pixels {pixels:.1} dB, latents {codes:.1} dB, borders {worst:.2}", tiles.len());
+        assert!(!borders.is_empty() && worst < 2.0, "{worst}");
+        assert!(pixels > before && pixels > 15.0 && codes > 15.0, "{pixels} {codes}");
+        before = pixels - 1.0;
+    }
+}
+
+#[test]
+fn tiles_tell_how_far_they_are_and_can_be_stopped() {
+    let vae = tiny();
+    let latents = waves([2, 16, 3, 4, 12]);
+    let tile = Some(Tile { size: 32, overlap: 8 });
+    let mut seen = Vec::new();
+    let video = vae.decoder.decode_tiled(&latents, tile, &mut |done, of| {
+        seen.push((done, of));
+        Ok(())
+    });
+    let video = Tensor::cat(&video.unwrap().collect::<Result<Vec<_>>>().unwrap(), 2).unwrap();
+    assert_eq!(video.dims(), [2, 3, 9, 32, 96]);
+    assert_eq!(seen, (0..=12).map(|done| (done, 12)).collect::<Vec<_>>());
+    // A batch is its members.
+    let one = decoded(&vae.decoder, &latents.narrow(0, 1, 1).unwrap(), tile);
+    assert_same(&one, &video.narrow(0, 1, 1).unwrap());
+    let stop = &mut |done, _| if done == 2 { candle_core::bail!("cancelled") } else { Ok(()) };
+    assert!(vae.decoder.decode_tiled(&latents, tile, stop).unwrap_err().to_string().contains("cancelled"));
+    let error = vae.decoder.decode_tiled(&latents, Some(Tile { size: 30, overlap: 8 }), &mut |_, _| Ok(()));
+    assert!(error.unwrap_err().to_string().contains("VAE tiles of 30 pixels"));
 }

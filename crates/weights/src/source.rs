@@ -24,6 +24,14 @@ pub trait TensorSource: Send + Sync {
     /// As [`tensor`](Self::tensor).
     fn matrix(&self, name: &str, shape: &[usize], dtype: Option<DType>, device: &Device) -> Result<Matrix>;
 
+    /// The rows `ids` of the [`matrix`](Self::matrix), `[ids, in]` f32. Sources that can read nothing else.
+    ///
+    /// # Errors
+    /// As there, and no such row.
+    fn rows(&self, name: &str, shape: &[usize], ids: &[u32], dtype: Option<DType>, device: &Device) -> Result<Tensor> {
+        self.matrix(name, shape, dtype, device)?.select(ids)?.to_device(device)
+    }
+
     /// How [`matrix`](Self::matrix) gives a matrix, before it is read.
     ///
     /// # Errors
@@ -81,6 +89,13 @@ impl TensorSource for CheckpointSource {
             (Some(stored), Some(dtype)) if stored.dtype() == Some(dtype) => MatrixForm::Stored(Box::new(stored)),
             (_, dtype) => MatrixForm::Made(float_encoding(dtype.unwrap_or(DType::F32))),
         })
+    }
+
+    fn rows(&self, name: &str, shape: &[usize], ids: &[u32], dtype: Option<DType>, device: &Device) -> Result<Tensor> {
+        match self.0.rows(name, shape, ids, dtype)? {
+            Some(rows) => rows.to_device(device),
+            None => self.matrix(name, shape, dtype, device)?.select(ids)?.to_device(device),
+        }
     }
 }
 
@@ -176,5 +191,14 @@ impl TensorSource for Keeping {
 
     fn form(&self, name: &str, shape: &[usize], dtype: Option<DType>) -> Result<MatrixForm> {
         self.source.form(name, shape, dtype)
+    }
+
+    fn rows(&self, name: &str, shape: &[usize], ids: &[u32], dtype: Option<DType>, device: &Device) -> Result<Tensor> {
+        let known = self.matrices.lock().unwrap_or_else(|e| e.into_inner()).get(name).cloned();
+        match known {
+            Some(matrix) => matrix.select(ids)?.to_device(device),
+            // A few rows are no reason to keep all.
+            None => self.source.rows(name, shape, ids, dtype, device),
+        }
     }
 }

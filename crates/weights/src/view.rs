@@ -59,6 +59,16 @@ impl Weights {
         self.source.matrix(&self.full_name(name), shape.dims(), self.matrix_dtype, &self.device)
     }
 
+    /// The rows `ids` of a [`matrix`](Self::matrix), as of an embedding table, `[ids, in]` f32; the rest of it is not read
+    /// where the source can do without.
+    ///
+    /// # Errors
+    /// As [`tensor`](Self::tensor), and no such row.
+    pub fn rows(&self, shape: impl Into<Shape>, name: &str, ids: &[u32]) -> Result<Tensor> {
+        let shape = shape.into();
+        self.source.rows(&self.full_name(name), shape.dims(), ids, self.matrix_dtype, &self.device)
+    }
+
     /// Where tensors are put.
     pub fn device(&self) -> &Device {
         &self.device

@@ -7,7 +7,7 @@ mod tests;
 use candle_core::{Device, Result, Tensor};
 
 use crate::exp::exp;
-use crate::rows::{RowKernel, map_rows};
+use crate::rows::{RowKernel, map_rows, map_rows_in_place};
 
 /// `0.5·x·(1 + tanh(√(2/π)·(x + 0.044715·x³)))`, f32 → the shape of `x`.
 ///
@@ -15,6 +15,14 @@ use crate::rows::{RowKernel, map_rows};
 /// `x` is a scalar, or the device fails.
 pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
     if matches!(x.device(), Device::Cpu) { map_rows(x, &GeluTanh) } else { reference::gelu_tanh(x) }
+}
+
+/// As [`gelu_tanh`], with the result in the memory of `x` where the device can: nobody else may hold `x`.
+///
+/// # Errors
+/// As there.
+pub fn gelu_tanh_in_place(x: Tensor) -> Result<Tensor> {
+    if matches!(x.device(), Device::Cpu) { map_rows_in_place(x, &GeluTanh) } else { reference::gelu_tanh(&x) }
 }
 
 /// `x/(1 + e⁻ˣ)`, f32 → the shape of `x`.

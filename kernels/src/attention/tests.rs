@@ -1,5 +1,5 @@
 use super::{attention, attention_with_bias, reference};
-use crate::testing::{assert_close, randn};
+use crate::testing::{assert_close, assert_same, randn};
 
 #[test]
 fn agrees_with_the_reference_over_shapes() {
@@ -26,4 +26,28 @@ fn strided_views_and_many_chunks_give_the_same() {
     let few = heads_first(&q.narrow(1, 6900, 100).unwrap());
     let want = reference::attention_with_bias(&few, &heads_first(&k), &heads_first(&v), 0.3, None).unwrap();
     assert_close(&all.narrow(2, 6900, 100).unwrap(), &want, 2e-6);
+}
+
+#[test]
+fn queries_do_not_know_of_each_other() {
+    for (seed, (heads, queries, keys, width)) in
+        [(3, 140, 50, 16), (2, 333, 1111, 24), (12, 700, 5000, 8)].into_iter().enumerate()
+    {
+        let s = 10 * seed as u64;
+        let part = |count, seed| randn(&[1, count, heads, width], seed).transpose(1, 2).unwrap();
+        let (q, k, v) = (part(queries, s), part(keys, s + 1), part(keys, s + 2));
+        let whole = attention(&q, &k, &v, 0.2).unwrap();
+        for most in [129, 256] {
+            for rows in crate::pieces(queries, most) {
+                let piece = attention(&q.narrow(2, rows.start, rows.len()).unwrap(), &k, &v, 0.2).unwrap();
+                assert_same(&piece, &whole.narrow(2, rows.start, rows.len()).unwrap());
+            }
+        }
+    }
+}
+
+#[test]
+fn no_query_gives_nothing() {
+    let nothing = attention(&randn(&[1, 2, 0, 4], 1), &randn(&[1, 2, 3, 4], 2), &randn(&[1, 2, 3, 4], 3), 1.0);
+    assert_eq!(nothing.unwrap().dims(), [1, 2, 0, 4]);
 }

@@ -2,8 +2,9 @@
 
 use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor};
 
-use super::{TILE_ELEMENTS, add_bias, on_host};
+use super::{TILE_ELEMENTS, on_host};
 use crate::quant::{Encoding, Scales, View};
+use crate::rows::{RowKernel, map_rows_in_place, with_f32};
 
 /// `x` `[rows, in]` f32 times `weight` `[out, in]` f32, bf16 or f16, transposed, and `bias` `[out]` → `[rows, out]` f32. On the
 /// host by our tiles, elsewhere by candle.
@@ -13,13 +14,12 @@ pub(super) fn product(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Res
     {
         return product;
     }
-    if weight.dtype() == DType::F32 {
-        return add_bias(x.matmul(&weight.t()?)?, bias);
-    }
     let (out_features, in_features) = weight.dims2()?;
-    let step = (TILE_ELEMENTS / in_features.max(1)).max(1);
-    let tile = |start, count| weight.narrow(0, start, count)?.to_dtype(DType::F32);
-    add_bias(in_tiles(x, out_features, step, tile)?, bias)
+    if weight.dtype() == DType::F32 {
+        return in_tiles(x, out_features, out_features, bias, |_, _| Ok(weight.clone()));
+    }
+    let step = tile_rows(in_features);
+    in_tiles(x, out_features, step, bias, |start, count| weight.narrow(0, start, count)?.to_dtype(DType::F32))
 }
 
 /// Runs `f` over a contiguous matrix of f32, bf16 or f16 on the host; `None` for others.
@@ -45,17 +45,55 @@ fn bytes_of<T: candle_core::WithDType>(values: &[T]) -> &[u8] {
     unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
 }
 
-/// `x` times rows that come in tiles of `step`.
+/// Rows of a matrix that are widened at a time.
+pub(super) fn tile_rows(in_features: usize) -> usize {
+    (TILE_ELEMENTS / in_features.max(1)).max(1)
+}
+
+/// `x` times rows that come in tiles of `step`, plus `bias`.
 pub(super) fn in_tiles(
     x: &Tensor,
     out_features: usize,
     step: usize,
+    bias: Option<&Tensor>,
     tile: impl Fn(usize, usize) -> Result<Tensor>,
 ) -> Result<Tensor> {
-    let starts = (0..out_features).step_by(step);
-    let product = |start| x.matmul(&tile(start, step.min(out_features - start))?.t()?);
-    let mut tiles = starts.map(product).collect::<Result<Vec<_>>>()?;
-    if tiles.len() == 1 { Ok(tiles.remove(0)) } else { Tensor::cat(&tiles, 1) }
+    let product = |start, count| {
+        let product = x.matmul(&tile(start, count)?.t()?)?;
+        match bias {
+            Some(bias) => add_bias(product, &bias.narrow(0, start, count)?),
+            None => Ok(product),
+        }
+    };
+    if out_features <= step {
+        return product(0, out_features);
+    }
+    let out = Tensor::zeros((x.dim(0)?, out_features), x.dtype(), x.device())?;
+    for start in (0..out_features).step_by(step) {
+        out.slice_set(&product(start, step.min(out_features - start))?, 1, start)?;
+    }
+    Ok(out)
+}
+
+/// `[rows, out]` plus `[out]`, in the memory of the former where the device can.
+fn add_bias(product: Tensor, bias: &Tensor) -> Result<Tensor> {
+    if !matches!(product.device(), Device::Cpu) || bias.dtype() != DType::F32 {
+        return product.broadcast_add(bias);
+    }
+    with_f32(bias, |bias| map_rows_in_place(product, &AddBias { bias }))
+}
+
+struct AddBias<'a> {
+    bias: &'a [f32],
+}
+
+impl RowKernel for AddBias<'_> {
+    #[inline(always)]
+    fn row(&self, _: usize, input: &[f32], out: &mut [f32]) {
+        for ((o, x), b) in out.iter_mut().zip(input).zip(self.bias) {
+            *o = x + b;
+        }
+    }
 }
 
 /// `x` with `more` added to it from index `first` of dimension `dim` on.

@@ -10,6 +10,7 @@ mod tiles;
 use candle_core::{DType, Device, Result, Tensor};
 
 use crate::level::Level;
+use crate::pieces;
 use crate::quant::View;
 use crate::rows::with_f32;
 use matrix::Stored;
@@ -45,9 +46,8 @@ pub fn linear(x: &Tensor, weight: &Matrix, bias: Option<&Tensor>) -> Result<Tens
         Stored::Float(weight) => float::product(&rows, weight, bias)?,
         Stored::Quantised(weight) if matches!(x.device(), Device::Cpu) => on_host(&rows, weight.view(), bias)?,
         Stored::Quantised(weight) => {
-            let step = (TILE_ELEMENTS / in_features.max(1)).max(1);
             let tile = |start, count| matrix::decoded(weight, start, count)?.to_device(x.device());
-            add_bias(float::in_tiles(&rows, out_features, step, tile)?, bias)?
+            float::in_tiles(&rows, out_features, float::tile_rows(in_features), bias, tile)?
         }
     };
     add_differences(&rows, product, &weight.differences)?.reshape(shape)
@@ -61,11 +61,10 @@ fn on_host(x: &Tensor, weight: View, bias: Option<&Tensor>) -> Result<Tensor> {
     Tensor::from_vec(product, (count, weight.rows), &Device::Cpu)
 }
 
-fn add_bias(product: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    match bias {
-        Some(bias) => product.broadcast_add(bias),
-        None => Ok(product),
-    }
+/// Most bytes that [`linear`] takes on the host beside its argument and its result, whatever the weight is held as: repacked
+/// inputs. `shape` is the weight's `[out, in]`; differences take as much again.
+pub fn workspace_bytes(rows: usize, [_, in_features]: [usize; 2]) -> u64 {
+    4 * tiles::packed_floats(rows, in_features) as u64
 }
 
 /// Adds what the differences make of `x` `[rows, in]` to `[rows, out]`.
@@ -74,11 +73,9 @@ fn add_differences(x: &Tensor, product: Tensor, differences: &[Difference]) -> R
         return Ok(product);
     }
     let (count, out_features) = product.dims2()?;
-    let step = (TILE_ELEMENTS / out_features.max(x.dim(1)?).max(1)).max(1);
-    for first in (0..count).step_by(step) {
-        let rows = step.min(count - first);
-        let x = x.narrow(0, first, rows)?;
-        let mut sum = product.narrow(0, first, rows)?;
+    for rows in pieces(count, TILE_ELEMENTS / out_features.max(x.dim(1)?).max(1)) {
+        let x = x.narrow(0, rows.start, rows.len())?;
+        let mut sum = product.narrow(0, rows.start, rows.len())?;
         for difference in differences {
             sum = match difference {
                 Difference::Whole { difference, factor } => (sum + (float::product(&x, difference, None)? * *factor)?)?,
@@ -88,7 +85,7 @@ fn add_differences(x: &Tensor, product: Tensor, differences: &[Difference]) -> R
                 }
             };
         }
-        product.slice_set(&sum.contiguous()?, 0, first)?;
+        product.slice_set(&sum.contiguous()?, 0, rows.start)?;
     }
     Ok(product)
 }

@@ -3,7 +3,7 @@ use candle_core::{DType, Device, Tensor};
 use super::{Difference, Matrix, linear, reference, tiles};
 use crate::level::Level;
 use crate::quant::{Encoding, QuantMatrix, Scaling, Target, encode};
-use crate::testing::{assert_close, randn};
+use crate::testing::{assert_close, assert_same, randn};
 
 fn values(t: &Tensor) -> Vec<f32> {
     t.flatten_all().unwrap().to_vec1().unwrap()
@@ -145,4 +145,36 @@ fn what_does_not_fit_is_an_error() {
     let w = Matrix::from(quantise([4, 3], Encoding::I8.into(), 1));
     assert!(linear(&x, &w, Some(&Tensor::zeros(5, DType::F32, &Device::Cpu).unwrap())).is_err());
     assert!(linear(&Tensor::zeros(3, DType::F32, &Device::Cpu).unwrap(), &w, None).is_ok());
+}
+
+/// Pieces give each row the bits that it has among all, whatever the weight is held as.
+#[test]
+fn rows_do_not_know_of_each_other() {
+    for (seed, (rows, inner, out)) in [(161, 1024, 60), (401, 768, 1024), (137, 4096, 1300)].into_iter().enumerate() {
+        let s = 10 * seed as u64;
+        let float = randn(&[out, inner], s);
+        let (down, up) = (randn(&[8, inner], s + 1), randn(&[out, 8], s + 2));
+        let difference = Difference::LowRank { down, up, first_row: 0, factor: 0.7 };
+        let quantised = |target| Matrix::from(quantise([out, inner], target, s));
+        let q8 = quantised(Encoding::Q8_0.into());
+        for weight in [
+            float.clone().into(),
+            float.to_dtype(DType::BF16).unwrap().into(),
+            quantised(Encoding::F8E4M3.into()),
+            q8.clone(),
+            q8.with(difference).unwrap(),
+            quantised(Encoding::Q4K.into()),
+            quantised(Target { encoding: Encoding::I8, scaling: Scaling::Rows, rotation: Some(256) }),
+        ] {
+            let (x, bias) = (randn(&[rows, inner], s + 3), randn(&[out], s + 4));
+            let whole = linear(&x, &weight, Some(&bias)).unwrap();
+            for most in [129, 200] {
+                for part in crate::pieces(rows, most) {
+                    let x = x.narrow(0, part.start, part.len()).unwrap();
+                    let got = linear(&x, &weight, Some(&bias)).unwrap();
+                    assert_same(&got, &whole.narrow(0, part.start, part.len()).unwrap());
+                }
+            }
+        }
+    }
 }

@@ -35,8 +35,7 @@ pub(super) fn product(x: &[f32], count: usize, weight: View, bias: Option<&[f32]
         return out;
     }
     let width = panel_width(level);
-    let step = (PACKED / in_features.max(1)).min(MOST_ROWS).next_multiple_of(width).max(width);
-    let step = count.div_ceil(count.div_ceil(step)).next_multiple_of(width);
+    let step = step(count, in_features, width);
     let mut packed = Buffer::zeros(step.min(count.next_multiple_of(width)) * in_features);
     for (first, out) in (0..count).step_by(step).zip(out.chunks_mut(step * out_features)) {
         let rows = step.min(count - first);
@@ -47,6 +46,17 @@ pub(super) fn product(x: &[f32], count: usize, weight: View, bias: Option<&[f32]
     }
     add_bias(&mut out, bias);
     out
+}
+
+/// Rows of inputs that are repacked at a time.
+fn step(count: usize, in_features: usize, width: usize) -> usize {
+    let step = (PACKED / in_features.max(1)).min(MOST_ROWS).next_multiple_of(width).max(width);
+    count.div_ceil(count.div_ceil(step)).next_multiple_of(width)
+}
+
+/// Floats of repacked inputs.
+pub(super) fn packed_floats(count: usize, in_features: usize) -> usize {
+    if count <= FEW { 0 } else { step(count, in_features, panel_width(Level::detect())) * in_features }
 }
 
 fn add_bias(out: &mut [f32], bias: Option<&[f32]>) {

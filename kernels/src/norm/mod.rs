@@ -7,7 +7,7 @@ mod tests;
 use candle_core::{Device, Result, Tensor};
 
 use crate::exp::exp;
-use crate::rows::{RowKernel, map_rows, max_of, sum_of};
+use crate::rows::{RowKernel, map_rows, map_rows_in_place, max_of, sum_of};
 
 /// `(x − mean)/√(var + eps)·weight + bias` over the last dimension `D`, biased variance. `x` `[.., D]` f32, `weight`
 /// and `bias` `[D]` f32 or absent → the shape of `x`.
@@ -56,14 +56,32 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     if !matches!(x.device(), Device::Cpu) {
         return reference::rms_norm(x, weight, eps);
     }
-    let kernel = RmsNorm { weight: weight.to_vec1::<f32>()?, eps: eps as f32 };
-    check_width(x.dim(candle_core::D::Minus1)?, &[Some(&kernel.weight)])?;
-    map_rows(x, &kernel)
+    map_rows(x, &RmsNorm::new(x, weight, eps)?)
+}
+
+/// As [`rms_norm`], with the result in the memory of `x` where the device can: nobody else may hold `x`.
+///
+/// # Errors
+/// As there.
+pub fn rms_norm_in_place(x: Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
+    if !matches!(x.device(), Device::Cpu) {
+        return reference::rms_norm(&x, weight, eps);
+    }
+    let kernel = RmsNorm::new(&x, weight, eps)?;
+    map_rows_in_place(x, &kernel)
 }
 
 struct RmsNorm {
     weight: Vec<f32>,
     eps: f32,
+}
+
+impl RmsNorm {
+    fn new(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Self> {
+        let kernel = Self { weight: weight.to_vec1::<f32>()?, eps: eps as f32 };
+        check_width(x.dim(candle_core::D::Minus1)?, &[Some(&kernel.weight)])?;
+        Ok(kernel)
+    }
 }
 
 impl RowKernel for RmsNorm {
@@ -80,6 +98,11 @@ impl RowKernel for RmsNorm {
 /// Softmax over the last dimension of an f32 tensor on the host.
 pub(crate) fn softmax_rows(x: &Tensor) -> Result<Tensor> {
     map_rows(x, &Softmax)
+}
+
+/// As [`softmax_rows`], in the memory of `x`.
+pub(crate) fn softmax_rows_in_place(x: Tensor) -> Result<Tensor> {
+    map_rows_in_place(x, &Softmax)
 }
 
 struct Softmax;

@@ -1,5 +1,5 @@
-use super::{layer_norm, reference, rms_norm};
-use crate::testing::{assert_close, randn};
+use super::{layer_norm, reference, rms_norm, rms_norm_in_place};
+use crate::testing::{assert_close, assert_same, fresh, randn};
 
 #[test]
 fn agree_with_the_references_over_shapes() {
@@ -13,6 +13,7 @@ fn agree_with_the_references_over_shapes() {
             assert_close(&layer_norm(&x, w, b, 1e-6).unwrap(), &want, 3e-6);
         }
         assert_close(&rms_norm(&x, &w, 1e-6).unwrap(), &reference::rms_norm(&x, &w, 1e-6).unwrap(), 3e-6);
+        assert_same(&rms_norm_in_place(fresh(&x), &w, 1e-6).unwrap(), &rms_norm(&x, &w, 1e-6).unwrap());
         // A strided view.
         let t = x.t().unwrap();
         let want = reference::layer_norm(&t.contiguous().unwrap(), None, None, 1e-5).unwrap();
@@ -23,5 +24,6 @@ fn agree_with_the_references_over_shapes() {
 #[test]
 fn a_wrong_gain_is_an_error() {
     assert!(rms_norm(&randn(&[2, 4], 1), &randn(&[3], 2), 1e-6).is_err());
+    assert!(rms_norm_in_place(randn(&[2, 4], 1), &randn(&[3], 2), 1e-6).is_err());
     assert!(layer_norm(&randn(&[2, 4], 1), Some(&randn(&[3], 2)), None, 1e-6).is_err());
 }

@@ -6,7 +6,7 @@ mod tests;
 
 use candle_core::{Device, Result, Tensor};
 
-use crate::rows::{RowKernel, map_rows, with_f32};
+use crate::rows::{RowKernel, map_rows, map_rows_in_place, with_f32};
 
 /// Rotates pairs `(2j, 2j+1)` of every head by the angle of its token: `x` `[B, L, H, D]` f32, `cos` and `sin`
 /// `[L, D/2]` f32 → `[B, L, H, D]`.
@@ -14,14 +14,32 @@ use crate::rows::{RowKernel, map_rows, with_f32};
 /// # Errors
 /// Shapes that do not fit.
 pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
-    let (_, tokens, heads, width) = x.dims4()?;
-    if width % 2 != 0 || cos.dims() != [tokens, width / 2] || sin.dims() != cos.dims() {
-        candle_core::bail!("rope: x {:?} with tables {:?} and {:?}", x.dims(), cos.dims(), sin.dims());
-    }
+    let (tokens, heads) = check(x, cos, sin)?;
     if !matches!(x.device(), Device::Cpu) {
         return reference::rope(x, cos, sin);
     }
     with_f32(cos, |cos| with_f32(sin, |sin| map_rows(x, &Rope { cos, sin, tokens, heads })))
+}
+
+/// As [`rope`], with the result in the memory of `x` where the device can: nobody else may hold `x`.
+///
+/// # Errors
+/// As there.
+pub fn rope_in_place(x: Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
+    let (tokens, heads) = check(&x, cos, sin)?;
+    if !matches!(x.device(), Device::Cpu) {
+        return reference::rope(&x, cos, sin);
+    }
+    with_f32(cos, |cos| with_f32(sin, |sin| map_rows_in_place(x, &Rope { cos, sin, tokens, heads })))
+}
+
+/// Tokens and heads of `x`, if the tables fit.
+fn check(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<(usize, usize)> {
+    let (_, tokens, heads, width) = x.dims4()?;
+    if width % 2 != 0 || cos.dims() != [tokens, width / 2] || sin.dims() != cos.dims() {
+        candle_core::bail!("rope: x {:?} with tables {:?} and {:?}", x.dims(), cos.dims(), sin.dims());
+    }
+    Ok((tokens, heads))
 }
 
 struct Rope<'a> {

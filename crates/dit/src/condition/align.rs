@@ -2,6 +2,8 @@
 //! over the frames of the pose features at the same position.
 
 use candle_core::{Result, Tensor};
+use kernels::attention::AttentionShape;
+use kernels::residual::add_in_place;
 use nn::{LayerNorm, Linear, attention};
 use weights::Weights;
 
@@ -52,17 +54,37 @@ impl Align {
         let (f, c, h, w) = pose.dims4()?;
         // [F, C, h, w] → [h·w, F, C]: positions are the batch, frames the sequence.
         let sequence = |x: &Tensor| x.reshape((f, c, h * w))?.permute((2, 0, 1))?.contiguous();
-        let p = self.proj_p.forward(&sequence(pose)?)?;
-        let r = self.proj_r.forward(&sequence(latents)?)?;
-        let heads = |x: Tensor| nn::split_heads(&x, HEADS);
+        let heads = |linear: &Linear, x: &Tensor| nn::split_heads(&linear.forward(x)?, HEADS);
         let [q, k, v] = &self.in_proj;
-        let (q, k, v) = (heads(q.forward(&r)?)?, heads(k.forward(&p)?)?, heads(v.forward(&p)?)?);
+        let q = heads(q, &self.proj_r.forward(&sequence(latents)?)?)?;
+        let p = self.proj_p.forward(&sequence(pose)?)?;
+        // As attention takes them without a copy.
+        let k = heads(k, &p)?.contiguous()?;
+        let v = heads(v, &p)?.contiguous()?;
+        drop(p);
         let scale = ((HIDDEN / HEADS) as f64).sqrt().recip();
-        let o = self.out_proj.forward(&nn::merge_heads(&attention(&q, &k, &v, scale)?)?)?;
-        let o = self.norm1.forward(&o)?;
+        let o = nn::merge_heads(&attention(&q, &k, &v, scale)?)?;
+        drop((q, k, v));
+        // Braces end a tensor's life as soon as the next is made of it.
+        let o = self.out_proj.forward(&{ o })?;
+        let o = self.norm1.forward(&{ o })?;
         let [first, second] = &self.ffn;
-        let o = self.norm2.forward(&(&o + second.forward(&first.forward(&o)?.silu()?)?)?)?;
-        self.proj_back.forward(&o)?.permute((1, 2, 0))?.reshape((f, c, h, w))
+        let hidden = first.forward(&o)?;
+        let hidden = { hidden }.silu()?;
+        let o = self.norm2.forward(&add_in_place(&o, second.forward(&{ hidden })?)?)?;
+        self.proj_back.forward(&{ o })?.permute((1, 2, 0))?.reshape((f, c, h, w))
+    }
+
+    /// Bytes that [`forward`](Self::forward) takes at its peak, its result among them, for `channels` channels.
+    pub fn peak_bytes(channels: usize, [f, h, w]: [usize; 3]) -> u64 {
+        let (positions, pixels) = (h * w, f * h * w);
+        let hidden = 4 * (HIDDEN * pixels) as u64;
+        let shape =
+            AttentionShape { heads: HEADS * positions, queries: f, keys: f, width: HIDDEN / HEADS, biased: false };
+        // Queries; what is projected, keys, values in both orders. Then queries, keys, values and the product, which comes in
+        // two orders. Then the three tensors of a residual.
+        let sequence = 4 * (channels * pixels) as u64;
+        (5 * hidden).max(sequence + 3 * hidden).max(3 * hidden + shape.peak_bytes().max(2 * hidden))
     }
 }
 

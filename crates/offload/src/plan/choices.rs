@@ -156,10 +156,7 @@ fn of_source<'a>(
         let placement = placement(setting, on, tier, piece, resident, count);
         let buffer = if piece == Piece::Matrix { phase.network.largest_matrix_bytes.min(largest) } else { largest };
         let staging = buffer.saturating_mul(placement.ring as u64).min(streamed);
-        let fixed = match on {
-            Place::Cpu => phase.network.fixed_bytes.saturating_add(phase.network.table_bytes),
-            Place::Device => phase.network.fixed_bytes,
-        };
+        let fixed = phase.network.fixed_bytes;
         let weights_bytes = fixed.saturating_add(whole - streamed).saturating_add(staging);
         let at_work = weights_bytes.saturating_add(way.bytes);
         let (device_bytes, pinned_bytes, ram_own) = match on {

@@ -41,7 +41,7 @@ pub struct NetworkSize {
     pub name: String,
     /// What is needed throughout (embeddings, heads).
     pub fixed_bytes: u64,
-    /// Tables of which a few rows are read: they never leave the host. On the CPU they count as fixed.
+    /// Tables of which a few rows are read, straight from the file: they take no memory.
     pub table_bytes: u64,
     /// Groups (blocks) in the order in which a pass uses them; empty when nothing can be streamed.
     pub group_bytes: Vec<u64>,

@@ -320,6 +320,7 @@ mod tests {
                 vae_on: Some(steadydance::Place::Cpu),
                 pose_on: Some(steadydance::Place::Device),
             },
+            vae_tile: Some(256),
             preset: Some("official".to_owned()),
             negative_prompt: Some(String::new()),
             size: "64x64".parse().ok(),

@@ -72,6 +72,7 @@ impl Job {
             text_dtype: values.memory.text_dtype,
             vae_dtype: values.memory.vae_dtype,
             memory,
+            vae_tile: values.vae_tile,
             loras: values.lora.iter().flatten().map(known_lora).collect::<Result<_, _>>()?,
             poses: values.pose.finder(values.model_folder(), None),
         };

@@ -52,6 +52,10 @@ pub struct Values {
     #[command(flatten)]
     #[serde(flatten)]
     pub memory: MemoryValues,
+    /// Largest tile of the VAE in pixels, a multiple of 8 [default: the picture whole]; smaller takes less memory
+    #[arg(long, value_name = "PX", help_heading = "Model")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vae_tile: Option<usize>,
 
     /// What the clip shows, in words
     #[arg(long, value_name = "TEXT", help_heading = "Clip")]

@@ -154,7 +154,7 @@ pub(super) fn quantised_part(
         .map_err(|e| place.impossible(&e))
 }
 
-fn floats(part: &Part, place: &Place, dtype: Option<DType>) -> candle_core::Result<Tensor> {
+pub(super) fn floats(part: &Part, place: &Place, dtype: Option<DType>) -> candle_core::Result<Tensor> {
     let stored = part.dtype.float().ok_or_else(|| {
         let (path, name) = (place.path.to_owned(), place.name.to_owned());
         WeightsError::DType { path, name, dtype: part.dtype.to_string() }.into_candle()

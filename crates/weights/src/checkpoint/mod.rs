@@ -6,6 +6,7 @@ mod finite;
 mod floats;
 mod load;
 mod map;
+mod rows;
 mod safetensors;
 mod shards;
 mod stored;

@@ -118,6 +118,13 @@ impl TensorSource for Merged {
         let stored = self.source.form(name, shape, dtype)?;
         Ok(if self.stack.changes(name) { MatrixForm::Made(stored.encoding()) } else { stored })
     }
+
+    fn rows(&self, name: &str, shape: &[usize], ids: &[u32], dtype: Option<DType>, device: &Device) -> Result<Tensor> {
+        match self.stack.terms(name).next() {
+            None => self.source.rows(name, shape, ids, dtype, device),
+            Some(_) => self.matrix(name, shape, dtype, device)?.select(ids)?.to_device(device),
+        }
+    }
 }
 
 /// A weight with its differences, rounded once to `dtype`.

@@ -5,4 +5,5 @@ mod flavours;
 mod folders;
 mod full_size;
 mod pickles;
+mod rows;
 mod support;

@@ -1,0 +1,171 @@
+//! Activation memory of a pass, from sizes alone: what `model.rs` and `block.rs` hold at their hungriest points.
+
+use kernels::attention::AttentionShape;
+use kernels::largest_piece;
+use kernels::linear::workspace_bytes;
+
+use crate::condition::Align;
+use crate::embed::PATCH;
+use crate::{Chunking, Config};
+
+/// Bytes of an activation.
+const F32: u64 = 4;
+
+/// What products repack for themselves, and vectors.
+const SCRATCH: u64 = 1 << 20;
+
+/// Sizes of a pass through the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PassShape {
+    /// `[F, h, w]` of the latents.
+    pub latent: [usize; 3],
+    /// CLIP tokens of the reference: 257, or those of both pictures for flf2v. Of no effect where there are none.
+    pub image_tokens: usize,
+    /// Prepared conditions that are held.
+    pub conditions: usize,
+    /// Conditions that go through the blocks together.
+    pub branches: usize,
+    /// How many tokens are computed at a time.
+    pub chunking: Chunking,
+}
+
+/// Most bytes that preparing the conditions with [`Dit::prepare`](crate::Dit::prepare) and one
+/// [`Dit::forward_branches`](crate::Dit::forward_branches) take on the host, with f32 activations: conditions as they are
+/// held, and the working set of the hungriest stage with what the kernels widen or repack of 16-bit and quantised weights.
+/// Weights and the caller's tensors are not in it.
+pub fn activation_bytes(config: &Config, shape: &PassShape) -> u64 {
+    let s = Sizes::new(config, shape);
+    SCRATCH + shape.conditions as u64 * s.condition() + s.prepare().max(s.embedding()).max(s.blocks()).max(s.head())
+}
+
+struct Sizes<'a> {
+    config: &'a Config,
+    shape: &'a PassShape,
+    /// Latent pixels.
+    pixels: usize,
+    /// Tokens of the clip, and with the appended frames.
+    own: usize,
+    all: usize,
+    /// Image tokens N.
+    image: usize,
+}
+
+/// Bytes of `rows` rows of `width` floats.
+fn rows(rows: usize, width: usize) -> u64 {
+    F32 * rows as u64 * width as u64
+}
+
+impl<'a> Sizes<'a> {
+    fn new(config: &'a Config, shape: &'a PassShape) -> Self {
+        let [f, h, w] = shape.latent;
+        let frame = (h / PATCH) * (w / PATCH);
+        let extra = if config.is_steadydancer() { 2 } else { 0 };
+        let image = if config.has_image_context() { shape.image_tokens } else { 0 };
+        Self { config, shape, pixels: f * h * w, own: f * frame, all: (f + extra) * frame, image }
+    }
+
+    /// `count` tokens of full width.
+    fn tokens(&self, count: usize) -> u64 {
+        rows(count, self.config.dim)
+    }
+
+    fn is_vace(&self) -> bool {
+        self.config.vace.is_some()
+    }
+
+    /// One prepared condition.
+    fn condition(&self) -> u64 {
+        let c = self.config;
+        let image_latents = rows(self.pixels, c.in_dim.saturating_sub(c.out_dim));
+        let features = rows(self.pixels, c.in_dim_c.unwrap_or(0));
+        let side = if self.is_vace() { self.own } else { 0 };
+        self.tokens(c.text_len + self.image + (self.all - self.own) + side) + image_latents + features
+    }
+
+    /// Preparing one, beside its result: text, image, or the pose modules.
+    fn prepare(&self) -> u64 {
+        let c = self.config;
+        let text = rows(c.text_len, c.text_dim) + self.tokens(2 * c.text_len) + workspace_bytes(c.text_len, [c.dim; 2]);
+        let image = rows(self.image, 3 * c.clip_dim) + self.tokens(3 * self.image);
+        let pose = rows(self.pixels, 8 * c.in_dim_c.unwrap_or(0));
+        let side = if self.is_vace() { rows(self.pixels, c.vace.as_ref().map_or(0, |v| v.vace_in_dim)) } else { 0 };
+        text.max(image).max(pose).max(side)
+    }
+
+    /// From latents to the tokens of the last branch, beside those of the others.
+    fn embedding(&self) -> u64 {
+        let c = self.config;
+        let others = self.shape.branches.saturating_sub(1) as u64 * self.tokens(self.all);
+        let stacked = if c.in_dim > c.out_dim { rows(self.pixels, c.in_dim) } else { 0 };
+        let Some(channels) = c.in_dim_c else {
+            return others + stacked + rows(self.pixels, c.in_dim) + self.tokens(self.own);
+        };
+        let pose = rows(self.pixels, channels);
+        let fused = rows(self.pixels, c.in_dim + 2 * channels);
+        let aligned = stacked + pose + Align::peak_bytes(channels, self.shape.latent);
+        let joined = stacked + 3 * pose + fused;
+        let patches = 2 * fused + self.tokens(self.own);
+        let appended = self.tokens(self.own + self.all);
+        others + aligned.max(joined).max(patches).max(appended)
+    }
+
+    /// A pass of one branch through a block, beside the tokens of all branches.
+    fn blocks(&self) -> u64 {
+        let c = self.config;
+        // With VACE a branch holds its first tokens, its side stream and a hint as well.
+        let streams = (if self.is_vace() { 4 } else { 1 }) * self.shape.branches as u64 * self.tokens(self.all);
+        let angles = rows(self.all, c.head_dim());
+        let modulation = rows(24, c.dim);
+        streams + angles + modulation + self.block()
+    }
+
+    fn block(&self) -> u64 {
+        let (c, all) = (self.config, self.all);
+        let minimal = matches!(self.shape.chunking, Chunking::Minimal { .. });
+        let run = largest_piece(all, self.shape.chunking.attention_tokens(all));
+        let ffn_run = largest_piece(all, self.shape.chunking.ffn_tokens(all));
+        let square = workspace_bytes(run, [c.dim; 2]);
+        let x = self.tokens(run);
+
+        // Keys and values of all tokens: the modulated input, keys, values in both orders.
+        let gathered = if run < all { 2 * self.tokens(all) } else { 0 };
+        let keys_values = gathered + 3 * x + x.max(square);
+
+        let kv = 2 * self.tokens(all);
+        let attend = (2 * x + square).max(x + self.attention(run, all));
+        let context_tokens = c.text_len.max(self.image);
+        let context = 2 * self.tokens(c.text_len + self.image);
+        let make_context = self.tokens(context_tokens) + workspace_bytes(context_tokens, [c.dim; 2]);
+        let text = x + self.attention(run, c.text_len);
+        let image = if self.image > 0 { 2 * x + self.attention(run, self.image) } else { 0 };
+        let cross = (2 * x + square).max(text).max(image);
+        let y = self.tokens(ffn_run);
+        let hidden = rows(ffn_run, c.ffn_dim);
+        let into = y + hidden + workspace_bytes(ffn_run, [c.ffn_dim, c.dim]);
+        let ffn = into.max(hidden + y + workspace_bytes(ffn_run, [c.dim, c.ffn_dim]));
+
+        if minimal {
+            let out = if run < all { self.tokens(all) } else { 0 };
+            let held = kv + context;
+            let by_run = out + attend.max(x + cross).max(x + ffn);
+            return keys_values.max(held + by_run.max(make_context));
+        }
+        let out = if ffn_run < all { self.tokens(all) } else { 0 };
+        keys_values.max(kv + attend).max(context + make_context.max(cross)).max(out + ffn)
+    }
+
+    /// Attention of `run` tokens to `keys`, with its result in the order of tokens.
+    fn attention(&self, run: usize, keys: usize) -> u64 {
+        let c = self.config;
+        let shape = AttentionShape { heads: c.num_heads, queries: run, keys, width: c.head_dim(), biased: false };
+        // A product of one piece is brought into the order of tokens.
+        shape.peak_bytes().max(2 * self.tokens(run))
+    }
+
+    /// The last norm and projection of the first branch.
+    fn head(&self) -> u64 {
+        let c = self.config;
+        let streams = self.shape.branches as u64 * self.tokens(self.all);
+        streams + self.tokens(self.own) + rows(self.own, 2 * PATCH * PATCH * c.out_dim)
+    }
+}

@@ -1,0 +1,117 @@
+//! Predicted activation memory against what is really allocated. Alone in its binary, because it counts all of it.
+
+use std::alloc::System;
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Result, Tensor};
+use cap::Cap;
+use dit::{Chunking, Config, Dit, Inputs, PassShape, PoseInputs, VaceConfig, VaceInputs, activation_bytes, no_tap};
+use kernels::quant::{Encoding, encode};
+use weights::{Matrix, RandomWeights, Resident, TensorSource};
+
+#[global_allocator]
+static ALLOCATOR: Cap<System> = Cap::new(System, usize::MAX);
+
+/// Highest number of bytes above what was allocated before.
+fn peak(f: impl FnOnce()) -> u64 {
+    // The allocator keeps the highest number ever: memory that is never touched brings the present one up to it.
+    let (now, highest) = (ALLOCATOR.allocated(), ALLOCATOR.max_allocated());
+    let ballast = Vec::<u8>::with_capacity(highest - now);
+    let before = ALLOCATOR.max_allocated();
+    f();
+    drop(ballast);
+    (ALLOCATOR.max_allocated() - before) as u64
+}
+
+/// Random weights whose matrices are quantised: what is repacked to multiply with them is more than what is widened of others.
+struct Quantised(RandomWeights);
+
+impl TensorSource for Quantised {
+    fn tensor(&self, name: &str, shape: &[usize], dtype: Option<DType>, device: &Device) -> Result<Tensor> {
+        self.0.tensor(name, shape, dtype, device)
+    }
+
+    fn matrix(&self, name: &str, shape: &[usize], _: Option<DType>, device: &Device) -> Result<Matrix> {
+        let values = self.0.tensor(name, shape, Some(DType::F32), device)?.flatten_all()?.to_vec1::<f32>()?;
+        let quantised = encode(&values, [shape[0], shape[1]], Encoding::Q8_0.into());
+        Ok(quantised.map_err(|e| e.into_candle())?.into())
+    }
+}
+
+fn numbers(shape: &[usize], seed: u32) -> Tensor {
+    let count: usize = shape.iter().product();
+    let values: Vec<f32> = (0..count).map(|i| (i as f32 * 0.37 + seed as f32).sin()).collect();
+    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+}
+
+fn inputs(config: &Config, [f, h, w]: [usize; 3], seed: u32) -> Inputs {
+    Inputs {
+        text_embeds: Some(numbers(&[20, config.text_dim], seed)),
+        ref_image_embeds: config.has_image_context().then(|| numbers(&[1, 257, config.clip_dim], seed + 1)),
+        image_latents: config.has_image_context().then(|| numbers(&[20, f, h, w], seed + 2)),
+        pose: config.is_steadydancer().then(|| PoseInputs {
+            pose_latents: numbers(&[16, f, h, w], seed + 3),
+            ref_latents: numbers(&[36, 1, h, w], seed + 4),
+            pose_ref_latents: numbers(&[16, 1, h, w], seed + 5),
+            pose_image_embeds: numbers(&[1, 257, config.clip_dim], seed + 6),
+        }),
+        vace: config.vace.is_some().then(|| VaceInputs { context: numbers(&[96, f, h, w], seed + 7), scale: 1.0 }),
+    }
+}
+
+#[test]
+fn predictions_hold_and_are_not_wasteful() {
+    let middle = Config { text_len: 512, dim: 384, ffn_dim: 1024, num_heads: 3, num_layers: 1, ..Config::tiny() };
+    let tall = Config { ffn_dim: 6144, dim: 256, num_heads: 2, ..middle.clone() };
+    let vace = Some(VaceConfig { vace_layers: vec![0], vace_in_dim: 96 });
+    let side = Config { model_type: "vace".into(), in_dim: 16, in_dim_c: None, vace, ..middle.clone() };
+    let plain = Config { model_type: "t2v".into(), in_dim: 16, in_dim_c: None, ..middle.clone() };
+    let (large, small) = ([5, 24, 32], [3, 16, 24]);
+    let runs = [
+        Chunking::Whole,
+        Chunking::FeedForward { tokens: 512 },
+        Chunking::Minimal { tokens: 1024 },
+        Chunking::Minimal { tokens: 256 },
+    ];
+    let mut worst = Vec::new();
+    for (what, config, latent, branches) in [
+        ("tiny", &Config::tiny(), large, 1),
+        ("middle", &middle, large, 1),
+        ("middle", &middle, small, 1),
+        ("middle", &middle, large, 3),
+        ("tall", &tall, large, 1),
+        ("tall", &tall, small, 2),
+        ("vace", &side, large, 1),
+        ("plain", &plain, large, 2),
+    ] {
+        let random = RandomWeights::new(1);
+        let source = match what {
+            "tall" => Resident::new(Arc::new(Quantised(random)), Device::Cpu, None),
+            _ => Resident::new(Arc::new(random), Device::Cpu, Some(DType::BF16)),
+        };
+        let net = Dit::new(config, Arc::new(source)).unwrap();
+        let conditions: Vec<Inputs> = (0..branches).map(|i| inputs(config, latent, 10 * i as u32)).collect();
+        let [f, h, w] = latent;
+        let noise = numbers(&[16, f, h, w], 99);
+        let run = |chunking| {
+            let prepared: Vec<_> = conditions.iter().map(|c| net.prepare(c, &mut no_tap).unwrap()).collect();
+            let all: Vec<_> = prepared.iter().collect();
+            net.forward_branches(&noise, 500.0, &all, chunking, &mut no_tap).unwrap();
+        };
+        // The first use reads the weights and makes the threads' scratch.
+        run(Chunking::Minimal { tokens: 256 });
+        for chunking in runs {
+            let measured = peak(|| run(chunking));
+            let shape = PassShape { latent, image_tokens: 257, conditions: branches, branches, chunking };
+            let predicted = activation_bytes(config, &shape);
+            let ratio = predicted as f64 / measured as f64;
+            println!(
+                "{what} {latent:?} x{branches} {chunking:?}: measured {measured}, predicted {predicted} ({ratio:.3})"
+            );
+            if !(1.0..=1.25).contains(&ratio) {
+                worst.push(format!("{what} {latent:?} x{branches} {chunking:?}: {ratio:.3}"));
+            }
+        }
+    }
+    assert!(worst.is_empty(), "{worst:#?}");
+}
