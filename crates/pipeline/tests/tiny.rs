@@ -181,7 +181,7 @@ fn tiles_of_the_vae_take_less_and_change_little() {
     assert!(same(&video, &again));
     assert_eq!(covering.stages.phases, whole.stages.phases);
     let (tiled, other, other_latents) = run(Some(32));
-    assert_eq!(tiled.activations.vae_tile, Some(Tile { size: 32, overlap: 8 }));
+    assert_eq!(tiled.activations.decode_tile, Some(Tile { size: 32, overlap: 8 }));
     assert!(!same(&video, &other) && !same(&latents, &other_latents));
     // The tiny model's numbers are random: what a tile does not see matters more than it does to a picture.
     let error = testkit::relative_error(&other, &video).unwrap();

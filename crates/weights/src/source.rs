@@ -32,11 +32,15 @@ pub trait TensorSource: Send + Sync {
         self.matrix(name, shape, dtype, device)?.select(ids)?.to_device(device)
     }
 
-    /// How [`matrix`](Self::matrix) gives a matrix, before it is read.
+    /// How [`matrix`](Self::matrix) gives a matrix. Sources that know it without reading the matrix say so themselves.
     ///
     /// # Errors
     /// As [`tensor`](Self::tensor).
-    fn form(&self, name: &str, shape: &[usize], dtype: Option<DType>) -> Result<MatrixForm>;
+    fn form(&self, name: &str, shape: &[usize], dtype: Option<DType>) -> Result<MatrixForm> {
+        let matrix = self.matrix(name, shape, dtype, &Device::Cpu)?;
+        let float = || matrix.float().map_or(Encoding::F32, |t| float_encoding(t.dtype()));
+        Ok(MatrixForm::Made(matrix.quantised().map_or_else(float, |m| m.encoding())))
+    }
 }
 
 /// See [`TensorSource::form`].
