@@ -20,7 +20,8 @@ pub fn own_bytes() -> Option<u64> {
 fn page_bytes() -> u64 {
     static BYTES: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
     *BYTES.get_or_init(|| {
-        let map = std::fs::read_to_string("/proc/self/smaps_rollup").or_else(|_| std::fs::read_to_string("/proc/self/smaps"));
+        let map =
+            std::fs::read_to_string("/proc/self/smaps_rollup").or_else(|_| std::fs::read_to_string("/proc/self/smaps"));
         let found = map.ok().and_then(|map| {
             let line = map.lines().find(|l| l.starts_with("KernelPageSize:"))?;
             line.split_whitespace().nth(1)?.parse::<u64>().ok()

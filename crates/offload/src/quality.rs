@@ -63,6 +63,17 @@ impl QualityProfile {
         self.row().0
     }
 
+    /// The largest profile that asks for fewer pixels in all than a clip of this size (width, height) and length has, and for
+    /// no longer one; `None` if there is no smaller one.
+    pub fn below(size: [usize; 2], num_frames: usize) -> Option<Self> {
+        let pixels = size[0].saturating_mul(size[1]).saturating_mul(num_frames);
+        let is_below = |profile: &Self| {
+            let Quality { side, num_frames: frames, .. } = profile.quality();
+            side * side * frames < pixels && frames <= num_frames
+        };
+        Self::ALL.into_iter().rev().find(is_below)
+    }
+
     /// What it asks for, in numbers that the model allows.
     pub fn quality(self) -> Quality {
         let [side, frames, steps] = self.row().1;

@@ -9,18 +9,22 @@ use dit::Dit;
 use image::RgbImage;
 use media::output::PendingFolder;
 use media::video::{AudioOutcome, AudioSource, FrameRate, ReadOptions, VideoWriter, WriterOptions, Written};
-use offload::{Charge, DeviceMemory, Phase, Placed, Residence, Use};
+use offload::{Charge, DeviceError, DeviceMemory, Phase, PhasePlan, Placed, Use};
 use scheduler::{INITIAL_NOISE_STREAM, Polarity, Sampler};
 
-use crate::denoise::{Conditions, Denoise, Watch, denoise, frame_mask};
+use crate::denoise::{Conditions, Denoise, Watch, frame_mask, go_on};
 use crate::geometry::LATENT;
 use crate::model::{OpenModel, Part};
 use crate::motion::{ReadyMotion, Side};
 use crate::poses::title;
+use crate::pressure::{Pressure, Rung};
 use crate::preview::{self, Preview};
 use crate::progress::Progress;
 use crate::resolve::{Resolved, latent_settings, latent_shape, metadata, uses};
-use crate::{AnimateRequest, Audio, FinderOptions, Observer, PipelineError, Report, RequestError, clips, kept, pixels};
+use crate::{
+    AnimatePlan, AnimateRequest, Audio, FinderOptions, Observer, PhaseMemory, PipelineError, Report, RequestError,
+    clips, kept, pixels,
+};
 
 /// One clip on its way.
 struct Clip<'a> {
@@ -28,7 +32,27 @@ struct Clip<'a> {
     request: &'a AnimateRequest,
     resolved: &'a Resolved,
     poses: &'a FinderOptions,
+    pressure: &'a Pressure<'a>,
+}
+
+/// A phase on a rung.
+struct Running<'a> {
+    phase: Phase,
+    rung: &'a Rung,
     memory: &'a Arc<dyn DeviceMemory>,
+}
+
+impl Running<'_> {
+    /// Weights of a network where the rung has them.
+    fn placed(&self, part: &Part) -> candle_core::Result<Arc<Placed>> {
+        part.placed(self.rung.residence, self.memory)
+    }
+
+    /// Counts what the phase computes with besides its weights, and what is held through all phases.
+    fn counted(&self) -> Result<Charge, PipelineError> {
+        let counted = self.memory.reserve(self.rung.working_bytes, Use::Activations);
+        counted.map_err(|e| PipelineError::from_compute(self.phase.to_string(), e.into_candle()))
+    }
 }
 
 /// Makes the clip that `resolved` decided on.
@@ -37,12 +61,12 @@ pub(crate) fn animate(
     request: &AnimateRequest,
     resolved: &Resolved,
     poses: &FinderOptions,
-    memory: &Arc<dyn DeviceMemory>,
+    pressure: &Pressure,
     observer: &mut dyn Observer,
 ) -> Result<Report, PipelineError> {
     let started = Instant::now();
     let plan = &resolved.plan;
-    let clip = Clip { model, request, resolved, poses, memory };
+    let clip = Clip { model, request, resolved, poses, pressure };
     let mut progress = Progress::new(observer);
     for note in &plan.notes {
         progress.note(note.as_str());
@@ -79,25 +103,41 @@ pub(crate) fn animate(
         forwards: if request.latents.is_some() { 0 } else { plan.forwards },
         has_audio: matches!(audio, Some(AudioOutcome::Copied | AudioOutcome::Encoded)),
         seconds: started.elapsed().as_secs_f64(),
+        memory: phase_memory(plan, &progress),
         phase_seconds: progress.seconds,
+        replans: progress.replans,
         predicted_peak_bytes: plan.stages.main_budget_and_peak().1,
         peak_rss_bytes: offload::peak_rss_bytes(),
     })
 }
 
-impl Clip<'_> {
-    /// Weights of a network where the plan has them.
-    fn placed(&self, part: &Part, phase: Phase) -> candle_core::Result<Arc<Placed>> {
-        let residence = self.resolved.plan.stages.phase(phase).map_or(Residence::WHOLE, Residence::of);
-        part.placed(residence, self.memory)
-    }
+/// What was predicted and what was measured.
+fn phase_memory(plan: &AnimatePlan, progress: &Progress) -> Vec<PhaseMemory> {
+    let measured = |phase| progress.peaks.iter().rev().find(|(p, _)| *p == phase).map(|(_, bytes)| *bytes);
+    let of = |p: &PhasePlan| PhaseMemory {
+        phase: p.phase,
+        placement: p.placement.to_string(),
+        way: p.way.how.to_string(),
+        predicted_bytes: p.ram_peak_bytes,
+        measured_bytes: measured(p.phase),
+    };
+    plan.stages.phases.iter().map(of).collect()
+}
 
-    /// Counts what a phase computes with besides its weights, and what is held through all phases.
-    fn working(&self, phase: Phase) -> Result<Charge, PipelineError> {
-        let stages = &self.resolved.plan.stages;
-        let bytes = stages.held.ram_bytes + stages.phase(phase).map_or(0, |p| p.way.bytes);
-        let counted = self.memory.reserve(bytes, Use::Activations);
-        counted.map_err(|e| PipelineError::from_compute(phase.to_string(), e.into_candle()))
+impl Clip<'_> {
+    /// Runs a phase as planned, and in smaller ways when memory runs out.
+    fn on_rungs<T>(
+        &self,
+        phase: Phase,
+        progress: &mut Progress,
+        mut attempt: impl FnMut(&Running, &mut Progress) -> Result<T, PipelineError>,
+    ) -> Result<T, PipelineError> {
+        let plan = &self.resolved.plan;
+        let first = Rung::of(&plan.stages, plan.activations, phase);
+        self.pressure.run(phase, first, progress, |rung, progress| {
+            let running = Running { phase, rung, memory: self.pressure.memory };
+            (0, running.counted().and_then(|_working| attempt(&running, progress)))
+        })
     }
 
     /// How the VAE cuts pictures of the clip's size.
@@ -128,7 +168,7 @@ impl Clip<'_> {
 
         // 5. Prompts. The negative one is only needed when a branch of the guidance has it.
         let needs_negative_text = uses(&plan.guidance, |b| b.text == Polarity::Negative);
-        let (text_embeds, neg_text_embeds) = {
+        let (text_embeds, neg_text_embeds) = self.on_rungs(Phase::TextEncode, progress, |running, progress| {
             let layers = model.blueprint.text_encoder.num_layers;
             progress.begin(Phase::TextEncode, layers)?;
             let mut prompts = vec![request.prompt.as_str()];
@@ -142,9 +182,8 @@ impl Clip<'_> {
                 .collect::<Result<Vec<_>, _>>()
                 .map_err(|e| PipelineError::Model { path: "tokenizer".into(), problem: e.to_string() })?;
             let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
-            let _working = self.working(Phase::TextEncode)?;
-            let encoded = self
-                .placed(&model.text_encoder, Phase::TextEncode)
+            let encoded = running
+                .placed(&model.text_encoder)
                 .and_then(|source| umt5::Encoder::new(&model.blueprint.text_encoder, source))
                 .and_then(|net| net.encode_all(&ids, &mut |done, _| progress.set(done).map_err(stop)));
             let mut encoded = encoded.map_err(|e| progress.explain(|| "text encoder".into(), e))?.into_iter();
@@ -155,45 +194,44 @@ impl Clip<'_> {
             let Some(positive) = positive else {
                 return Err(PipelineError::from_compute("text encoder".into(), candle_core::Error::msg("no output")));
             };
-            (positive, negative)
-        };
+            Ok((positive, negative))
+        })?;
         progress.tensor("text_embeds", &text_embeds);
         if let Some(t) = &neg_text_embeds {
             progress.tensor("neg_text_embeds", t);
         }
 
         // 7. Image tokens of the reference and of the first pose.
-        let (ref_image_embeds, pose_image_embeds) = {
-            let config = &model.blueprint.image_encoder;
-            progress.begin(Phase::ImageEncode, 2)?;
-            let _working = self.working(Phase::ImageEncode)?;
-            let net = self
-                .placed(&model.image_encoder, Phase::ImageEncode)
-                .and_then(|source| clip::VisionTower::new(config, source))
-                .map_err(|e| progress.explain(|| "image encoder".into(), e))?;
-            let mut encode = |image, what: &str| -> Result<Tensor, PipelineError> {
-                let input = pixels::clip_pixels(image, config.image_size)?;
-                let tokens =
-                    net.forward(&input).map_err(|e| progress.explain(|| format!("image encoder, {what}"), e))?;
-                progress.advance(1)?;
-                Ok(tokens)
-            };
-            let pair = (encode(&reference, "reference")?, encode(&first_pose, "first pose")?);
-            progress.end()?;
-            pair
-        };
+        let (ref_image_embeds, pose_image_embeds) =
+            self.on_rungs(Phase::ImageEncode, progress, |running, progress| {
+                let config = &model.blueprint.image_encoder;
+                progress.begin(Phase::ImageEncode, 2)?;
+                let net = running
+                    .placed(&model.image_encoder)
+                    .and_then(|source| clip::VisionTower::new(config, source))
+                    .map_err(|e| progress.explain(|| "image encoder".into(), e))?;
+                let mut encode = |image, what: &str| -> Result<Tensor, PipelineError> {
+                    let input = pixels::clip_pixels(image, config.image_size)?;
+                    let tokens =
+                        net.forward(&input).map_err(|e| progress.explain(|| format!("image encoder, {what}"), e))?;
+                    progress.advance(1)?;
+                    Ok(tokens)
+                };
+                let pair = (encode(&reference, "reference")?, encode(&first_pose, "first pose")?);
+                progress.end()?;
+                Ok(pair)
+            })?;
         progress.tensor("ref_image_embeds", &ref_image_embeds);
         progress.tensor("pose_image_embeds", &pose_image_embeds);
 
         // 8. Latents of the reference followed by grey, of the poses, and of their negative twins.
         let needs_negative_pose = uses(&plan.guidance, |b| b.pose == Polarity::Negative);
-        let conditions = {
+        let conditions = self.on_rungs(Phase::VaeEncode, progress, |running, progress| {
             let clips_to_encode = if needs_negative_pose { 3 } else { 2 };
-            let tiles = self.tiles(plan.activations.encode_tile)?;
+            let tiles = self.tiles(running.rung.activations.encode_tile)?;
             progress.begin(Phase::VaeEncode, clips_to_encode * tiles.len() * plan.num_frames)?;
-            let _working = self.working(Phase::VaeEncode)?;
-            let net = self
-                .placed(&model.vae, Phase::VaeEncode)
+            let net = running
+                .placed(&model.vae)
                 .and_then(|source| clips::encoder(&model.blueprint.vae, source))
                 .map_err(|e| progress.explain(|| "VAE encoder".into(), e))?;
             let reference = pixels::vae_pixels(&reference, clip)?;
@@ -216,19 +254,19 @@ impl Clip<'_> {
                 |t: &Tensor| t.narrow(1, 0, 1).map_err(|e| PipelineError::from_compute("VAE encoder".into(), e));
             let mask = frame_mask(plan.latent_frames, plan.height / LATENT, plan.width / LATENT, &Device::Cpu)
                 .map_err(|e| PipelineError::from_compute("frame mask".into(), e))?;
-            Conditions {
-                text_embeds,
-                neg_text_embeds,
-                ref_image_embeds,
-                pose_image_embeds,
+            Ok(Conditions {
+                text_embeds: text_embeds.clone(),
+                neg_text_embeds: neg_text_embeds.clone(),
+                ref_image_embeds: ref_image_embeds.clone(),
+                pose_image_embeds: pose_image_embeds.clone(),
                 ref_latents: first(&image_latents)?,
                 pose_ref_latents: first(&pose_latents)?,
                 image_latents,
                 frame_mask: mask,
                 pose_latents,
                 neg_pose_latents,
-            }
-        };
+            })
+        })?;
         for (name, tensor) in [
             ("image_latents", &conditions.image_latents),
             ("frame_mask", &conditions.frame_mask),
@@ -295,38 +333,77 @@ impl Clip<'_> {
                 .map_err(|e| PipelineError::from_compute("noise".into(), e))?,
         };
         progress.tensor("noise", &noise);
-        let _working = self.working(Phase::Denoise)?;
-        let net = self
-            .placed(&model.dit, Phase::Denoise)
-            .and_then(|source| Dit::new(&model.blueprint.dit, source))
-            .map_err(|e| progress.explain(|| "dit".into(), e))?;
         let mut sampler = Sampler::new(plan.schedule.clone(), request.settings.seed);
-        let mut watch =
-            LoopWatch { progress, plan, step_started: Instant::now(), place: "dit".into(), not_finite: false };
-        let run =
-            Denoise { dit: &net, conditions: &conditions, guidance: &plan.guidance, activations: plan.activations };
-        let result = denoise(&run, &mut sampler, &noise, &mut watch);
-        let (place, not_finite) = (watch.place, watch.not_finite);
-        let latents = result.map_err(|e| match not_finite {
-            true => PipelineError::NotFinite { place },
-            false => progress.explain(|| place, e),
+        let scale = plan.schedule.initial_noise_scale();
+        let scaled = if scale == 1.0 { Ok(noise) } else { noise * scale };
+        let mut latents = scaled.map_err(|e| PipelineError::from_compute("noise".into(), e))?;
+        let first = Rung::of(&plan.stages, plan.activations, Phase::Denoise);
+        self.pressure.run(Phase::Denoise, first, progress, |rung, progress| {
+            let running = Running { phase: Phase::Denoise, rung, memory: self.pressure.memory };
+            let result = running
+                .counted()
+                .and_then(|_working| self.go_on(&running, &conditions, &mut sampler, &mut latents, progress));
+            (sampler.next_step(), result)
         })?;
         progress.end()?;
         Ok(latents)
     }
 
+    /// The loop from the step that the sampler stands before.
+    fn go_on(
+        &self,
+        running: &Running,
+        conditions: &Conditions,
+        sampler: &mut Sampler,
+        latents: &mut Tensor,
+        progress: &mut Progress,
+    ) -> Result<(), PipelineError> {
+        let (model, plan) = (self.model, &self.resolved.plan);
+        let done: usize = (0..sampler.next_step()).map(|step| plan.guidance.forwards(step)).sum();
+        progress.set(done * model.blueprint.dit.num_layers)?;
+        let net = running
+            .placed(&model.dit)
+            .and_then(|source| Dit::new(&model.blueprint.dit, source))
+            .map_err(|e| progress.explain(|| "dit".into(), e))?;
+        let mut watch = LoopWatch {
+            progress,
+            plan,
+            memory: running.memory,
+            step_started: Instant::now(),
+            place: "dit".into(),
+            not_finite: false,
+        };
+        let activations = running.rung.activations;
+        let run = Denoise { dit: &net, conditions, guidance: &plan.guidance, activations };
+        let result = go_on(&run, sampler, latents, &mut watch);
+        let (place, not_finite) = (watch.place, watch.not_finite);
+        result.map_err(|e| match not_finite {
+            true => PipelineError::NotFinite { place },
+            false => progress.explain(|| place, e),
+        })
+    }
+
     /// `latents` `[16, F, h, w]` → the file, if one was asked for, and the number of frames.
     fn decode(&self, latents: &Tensor, progress: &mut Progress) -> Result<(Option<Written>, usize), PipelineError> {
+        self.on_rungs(Phase::Decode, progress, |running, progress| self.decode_on(running, latents, progress))
+    }
+
+    fn decode_on(
+        &self,
+        running: &Running,
+        latents: &Tensor,
+        progress: &mut Progress,
+    ) -> Result<(Option<Written>, usize), PipelineError> {
         let Clip { model, request, resolved, .. } = *self;
 
         // 11 and 12. Latents to pixels, chunk by chunk in time, straight into the file.
         let plan = &resolved.plan;
         // Tiles are all computed before the first frame is there.
-        let tiles = self.tiles(plan.activations.decode_tile)?.len();
+        let tile = running.rung.activations.decode_tile;
+        let tiles = self.tiles(tile)?.len();
         progress.begin(Phase::Decode, if tiles > 1 { tiles * plan.latent_frames } else { plan.num_frames })?;
-        let _working = self.working(Phase::Decode)?;
-        let net = self
-            .placed(&model.vae, Phase::Decode)
+        let net = running
+            .placed(&model.vae)
             .and_then(|source| clips::decoder(&model.blueprint.vae, source))
             .map_err(|e| progress.explain(|| "VAE decoder".into(), e))?;
         let mut writer = match &request.output {
@@ -336,7 +413,7 @@ impl Clip<'_> {
             None => None,
         };
         let mut index = 0;
-        clips::decode(&net, latents, plan.activations.decode_tile, progress, &mut |chunk, progress| {
+        clips::decode(&net, latents, tile, progress, &mut |chunk, progress| {
             progress.tensor("video", chunk);
             let explain = |e| PipelineError::from_compute("VAE decoder".into(), e);
             for i in 0..chunk.dim(1).map_err(explain)? {
@@ -395,7 +472,8 @@ fn writer_options(request: &AnimateRequest, resolved: &Resolved) -> Result<Write
 
 struct LoopWatch<'a, 'b> {
     progress: &'a mut Progress<'b>,
-    plan: &'a crate::AnimatePlan,
+    plan: &'a AnimatePlan,
+    memory: &'a Arc<dyn DeviceMemory>,
     step_started: Instant,
     /// Where the loop is, for error messages.
     place: String,
@@ -434,6 +512,9 @@ impl Watch for LoopWatch<'_, '_> {
         self.step_started = Instant::now();
         self.progress.observer().event(&event);
         self.progress.observer().latents(step + 1, latents);
+        // Whoever has taken memory meanwhile is told of here, where the loop can go on from.
+        self.place = format!("dit, after step {}/{}", step + 1, schedule.num_steps());
+        self.memory.check().map_err(DeviceError::into_candle)?;
         self.progress.check().map_err(stop)
     }
 }

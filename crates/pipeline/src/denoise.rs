@@ -112,11 +112,21 @@ pub struct Denoise<'a> {
 /// # Errors
 /// Shapes that do not fit, absent conditions, weights that cannot be read, or whatever `watch` returns.
 pub fn denoise(run: &Denoise, sampler: &mut Sampler, noise: &Tensor, watch: &mut dyn Watch) -> Result<Tensor> {
-    let Denoise { dit, conditions, guidance, activations } = *run;
-    let mut prepared: Vec<((Polarity, Polarity), Conditioning)> = Vec::new();
     let scale = sampler.schedule().initial_noise_scale();
     let mut latents = if scale == 1.0 { noise.clone() } else { (noise * scale)? };
-    for step in 0..sampler.schedule().num_steps() {
+    go_on(run, sampler, &mut latents, watch)?;
+    Ok(latents)
+}
+
+/// The loop from where the sampler stands, with the latents of then. After an error both stand where the last whole step left
+/// them, so that the loop can go on with another network of the same weights.
+///
+/// # Errors
+/// As [`denoise`].
+pub fn go_on(run: &Denoise, sampler: &mut Sampler, latents: &mut Tensor, watch: &mut dyn Watch) -> Result<()> {
+    let Denoise { dit, conditions, guidance, activations } = *run;
+    let mut prepared: Vec<((Polarity, Polarity), Conditioning)> = Vec::new();
+    for step in sampler.next_step()..sampler.schedule().num_steps() {
         let timestep = sampler.schedule().timesteps()[step];
         let active = guidance.active(step);
         let mut places = Vec::with_capacity(active.len());
@@ -143,11 +153,11 @@ pub fn denoise(run: &Denoise, sampler: &mut Sampler, noise: &Tensor, watch: &mut
         let mut velocities = Vec::with_capacity(places.len());
         for places in places.chunks(together.max(1)) {
             let branches: Vec<&Conditioning> = places.iter().map(|at| &prepared[*at].1).collect();
-            velocities.extend(dit.forward_branches(&latents, timestep, &branches, activations.dit, &mut tap)?);
+            velocities.extend(dit.forward_branches(latents, timestep, &branches, activations.dit, &mut tap)?);
         }
         let velocity = guidance.combine(step, &velocities)?;
-        latents = sampler.step(step, &velocity, &latents)?;
-        watch.step(step, &velocity, &latents)?;
+        *latents = sampler.step(step, &velocity, latents)?;
+        watch.step(step, &velocity, latents)?;
     }
-    Ok(latents)
+    Ok(())
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use image::RgbImage;
-use offload::{DeviceMemory, Machine, MemoryFlags, Phase, Residence, StagePlan, VirtualDevice};
+use offload::{DeviceMemory, Machine, MemoryFlags, OnPressure, Phase, QualityProfile, Residence, StagePlan, VirtualDevice};
 use scheduler::{GuidancePlan, Schedule};
 use serde::{Deserialize, Serialize};
 use weights::convert::Form;
@@ -16,11 +16,12 @@ use crate::model::{OpenModel, Part};
 use crate::motion::POSES_AT_HAND;
 use crate::needs::{Blueprint, ClipShape, held_in, pose_phase};
 use crate::poses::lossy;
+use crate::pressure::Pressure;
 use crate::progress::Progress;
-use crate::resolve::{ModelSide, PoseSide, Resolved, make_plan, resolve};
+use crate::resolve::{ModelSide, PoseSide, Resolved, make_plan, only_phase, resolve};
 use crate::{
     Activations, AnimateRequest, EmbeddedPoses, FinderOptions, Lora, LoraInfo, ModelSource, Observer, PipelineError,
-    PoseSettings, RequestError, clips, pixels,
+    PoseSettings, RequestError, Settings, clips, pixels,
 };
 
 /// The precision in which matrices are held. Arithmetic on a CPU is f32 whatever it is.
@@ -172,6 +173,26 @@ pub struct Report {
     pub predicted_peak_bytes: u64,
     /// Largest resident size that the process had, in bytes, where the system tells.
     pub peak_rss_bytes: Option<u64>,
+    /// Predicted and measured memory, phase by phase.
+    pub memory: Vec<PhaseMemory>,
+    /// What was done when memory ran out on the way.
+    pub replans: Vec<String>,
+}
+
+/// Memory of one phase.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct PhaseMemory {
+    /// Which.
+    pub phase: Phase,
+    /// Where its weights lay, in words.
+    pub placement: String,
+    /// How it computed, in words.
+    pub way: String,
+    /// The peak that the plan predicted for the host, the program included, in bytes.
+    pub predicted_bytes: u64,
+    /// The most memory of its own that the process had, in bytes; `None` where the system does not tell.
+    pub measured_bytes: Option<u64>,
 }
 
 /// A model that is opened and checked; weights are read phase by phase when it runs.
@@ -242,10 +263,64 @@ impl Engine {
     /// See [`PipelineError`]. No partial file is left under any name.
     pub fn animate(&self, request: &AnimateRequest, observer: &mut dyn Observer) -> Result<Report, PipelineError> {
         let request = &*self.complete(request);
-        let resolved = self.resolve(request, &Machine::of_host())?;
+        let machine = Machine::of_host();
+        let policy = self.options.memory.on_pressure.unwrap_or(OnPressure::Replan);
+        let (mut smaller, mut changes) = (Cow::Borrowed(request), Vec::new());
+        loop {
+            let resolved = self.resolve(&smaller, &machine)?;
+            let error = match self.animate_once(&smaller, &resolved, policy, observer) {
+                Err(error @ PipelineError::OutOfMemory { .. }) => error,
+                Ok(report) => return Ok(Report { replans: [changes, report.replans].concat(), ..report }),
+                other => return other,
+            };
+            let plan = &resolved.plan;
+            let profile = (policy == OnPressure::Degrade)
+                .then(|| QualityProfile::below([plan.width, plan.height], plan.num_frames))
+                .flatten();
+            let Some(profile) = profile else { return Err(error) };
+            let change = format!("{error}; the clip is begun anew with --quality-profile {profile}");
+            observer.event(&crate::Event::Note { message: change.clone() });
+            changes.push(change);
+            let settings = smaller.settings.clone();
+            let settings = Settings { size: None, num_frames: None, ..settings }.with_quality(profile);
+            smaller = Cow::Owned(AnimateRequest { settings, ..smaller.into_owned() });
+        }
+    }
+
+    fn animate_once(
+        &self,
+        request: &AnimateRequest,
+        resolved: &Resolved,
+        policy: OnPressure,
+        observer: &mut dyn Observer,
+    ) -> Result<Report, PipelineError> {
+        let machine = Machine::of_host();
         let memory = self.memory.clone();
         let memory = memory.unwrap_or_else(|| Arc::new(VirtualDevice::host(resolved.plan.stages.budgets.ram_bytes)));
-        animate(&self.model, request, &resolved, &self.options.poses, &memory, observer)
+        let replan = |phase, bytes| self.replan(request, resolved, &machine, phase, bytes);
+        let pressure = Pressure { memory: &memory, policy, replan: &replan };
+        animate(&self.model, request, resolved, &self.options.poses, &pressure, observer)
+    }
+
+    /// One phase within so many bytes, whatever mode was asked for, and in an exact way: the picture stays what it is.
+    fn replan(
+        &self,
+        request: &AnimateRequest,
+        resolved: &Resolved,
+        machine: &Machine,
+        phase: Phase,
+        bytes: u64,
+    ) -> Result<(StagePlan, Activations), PipelineError> {
+        let flags = MemoryFlags {
+            mode: None,
+            blocks_resident: None,
+            ram_budget_bytes: Some(bytes),
+            ..self.options.memory.clone()
+        };
+        let side = ModelSide { flags: &flags, ..self.model_side(request, machine) };
+        let plan = &resolved.plan;
+        let clip = ClipShape { width: plan.width, height: plan.height, num_frames: plan.num_frames };
+        only_phase(&side, clip, &plan.guidance, phase)
     }
 
     /// The request with what it leaves to the model.
@@ -298,8 +373,8 @@ impl Engine {
         Ok([pixels::picture(&seen).map_err(explain)??, decoded.ok_or_else(nothing)?])
     }
 
-    fn resolve(&self, request: &AnimateRequest, machine: &Machine) -> Result<Resolved, PipelineError> {
-        let side = ModelSide {
+    fn model_side<'a>(&'a self, request: &AnimateRequest, machine: &'a Machine) -> ModelSide<'a> {
+        ModelSide {
             label: self.info.label.clone(),
             blueprint: &self.model.blueprint,
             held: [&self.model.dit, &self.model.text_encoder, &self.model.image_encoder].map(Part::held_bytes),
@@ -309,8 +384,11 @@ impl Engine {
             half_vae: self.options.half_vae(),
             vae_tile: self.options.vae_tile,
             loras: &self.model.loras,
-        };
-        resolve(request, &side, &self.options.poses)
+        }
+    }
+
+    fn resolve(&self, request: &AnimateRequest, machine: &Machine) -> Result<Resolved, PipelineError> {
+        resolve(request, &self.model_side(request, machine), &self.options.poses)
     }
 }
 

@@ -1,7 +1,7 @@
 //! What can go wrong, and of what kind it is.
 
 use media::MediaError;
-use offload::{FlagConflict, Phase, PlanError};
+use offload::{DeviceError, FlagConflict, Phase, PlanError};
 use pose::PoseError;
 use scheduler::{GuidanceError, ScheduleError};
 use weights::WeightsError;
@@ -288,6 +288,14 @@ pub enum PipelineError {
         /// What the network or device said.
         source: candle_core::Error,
     },
+    /// Memory ran out on the way, and there was no other way to compute.
+    #[error("{place}: {source}; free memory, or ask for less with --size, --num-frames or --on-pressure degrade")]
+    OutOfMemory {
+        /// Phase, block and step.
+        place: String,
+        /// What the device said.
+        source: DeviceError,
+    },
     /// A network gave infinities or NaN.
     #[error("{place}: the network's output is not finite; the weights do not fit the network or are damaged")]
     NotFinite {
@@ -341,6 +349,9 @@ pub enum ErrorKind {
 impl PipelineError {
     /// A computation's failure at a place. What reading a checkpoint said keeps its own kind.
     pub(crate) fn from_compute(place: String, source: candle_core::Error) -> Self {
+        if let Some(device @ DeviceError::OutOfMemory { .. }) = DeviceError::inside(&source) {
+            return PipelineError::OutOfMemory { place, source: device.clone() };
+        }
         match WeightsError::from_candle(source) {
             Ok(weights) => PipelineError::Weights(weights),
             Err(source) => PipelineError::Compute { place, source },
@@ -367,7 +378,7 @@ impl PipelineError {
             | PipelineError::Model { .. }
             | PipelineError::NoPoseModel { .. }
             | PipelineError::NotFinite { .. } => ErrorKind::Model,
-            PipelineError::DoesNotFit(_) => ErrorKind::DoesNotFit,
+            PipelineError::DoesNotFit(_) | PipelineError::OutOfMemory { .. } => ErrorKind::DoesNotFit,
             PipelineError::Cancelled { .. } => ErrorKind::Cancelled,
             PipelineError::AfterDenoise { source, .. } => source.kind(),
             PipelineError::Eval(error) => error.kind(),

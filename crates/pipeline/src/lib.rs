@@ -21,6 +21,7 @@ mod observer;
 mod pixels;
 mod poses;
 mod predict;
+mod pressure;
 mod preview;
 mod progress;
 mod request;
@@ -31,7 +32,9 @@ pub use activations::{Activations, Branches};
 pub use config::pose_canvas;
 pub use convert::{Conversion, compare_checkpoints};
 pub use denoise::{Conditions, Denoise, Watch, denoise, frame_mask};
-pub use engine::{AnimatePlan, ComponentInfo, Engine, EngineOptions, HeldDType, ModelInfo, Report, plan_known};
+pub use engine::{
+    AnimatePlan, ComponentInfo, Engine, EngineOptions, HeldDType, ModelInfo, PhaseMemory, Report, plan_known,
+};
 pub use error::{ErrorKind, PipelineError, RequestError};
 pub use inspect::{DTypeShare, Inspection, NetworkMatch, TensorRow, inspect};
 pub use lora::{Lora, LoraFit, LoraInfo, LoraModel, LoraSource, inspect_lora};

@@ -9,8 +9,8 @@ use vae::Tile;
 use weights::convert::Form;
 use weights::{Manifest, TensorSpec};
 
-use crate::geometry::LATENT;
 use crate::activations::{Activations, BranchCount, Branches};
+use crate::geometry::LATENT;
 use crate::predict::{POSE_FLOPS, VaeSide, encoder_flops, forward_flops, transformer_ways, vae_flops, vae_ways};
 use crate::{PipelineError, RequestError};
 

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use candle_core::Tensor;
-use offload::Phase;
+use offload::{Meter, Phase};
 
 use crate::{Event, Observer, PipelineError};
 
@@ -16,11 +16,26 @@ pub(crate) struct Progress<'a> {
     started: Instant,
     /// Seconds of the finished phases.
     pub seconds: Vec<(Phase, f64)>,
+    /// What this process had at most in the finished phases, in bytes, where the system tells.
+    pub peaks: Vec<(Phase, u64)>,
+    /// What was done when memory ran out.
+    pub replans: Vec<String>,
+    meter: Option<Meter>,
 }
 
 impl<'a> Progress<'a> {
     pub fn new(observer: &'a mut dyn Observer) -> Self {
-        Self { observer, phase: Phase::Pose, done: 0, total: 0, started: Instant::now(), seconds: Vec::new() }
+        Self {
+            observer,
+            phase: Phase::Pose,
+            done: 0,
+            total: 0,
+            started: Instant::now(),
+            seconds: Vec::new(),
+            peaks: Vec::new(),
+            replans: Vec::new(),
+            meter: Meter::start(),
+        }
     }
 
     pub fn observer(&mut self) -> &mut dyn Observer {
@@ -31,8 +46,15 @@ impl<'a> Progress<'a> {
         self.observer.event(&Event::Note { message: message.into() });
     }
 
+    /// A phase goes on in another way than planned.
+    pub fn replanned(&mut self, what: String) {
+        self.note(what.as_str());
+        self.replans.push(what);
+    }
+
     pub fn begin(&mut self, phase: Phase, total: usize) -> Result<(), PipelineError> {
         (self.phase, self.done, self.total, self.started) = (phase, 0, total, Instant::now());
+        self.meter.as_ref().map(Meter::take_peak);
         self.observer.event(&Event::PhaseStarted { phase, total });
         self.check()
     }
@@ -52,6 +74,7 @@ impl<'a> Progress<'a> {
     pub fn end(&mut self) -> Result<(), PipelineError> {
         let seconds = self.started.elapsed().as_secs_f64();
         self.seconds.push((self.phase, seconds));
+        self.peaks.extend(self.meter.as_ref().map(|meter| (self.phase, meter.take_peak())));
         self.observer.event(&Event::PhaseFinished { phase: self.phase, seconds });
         self.check()
     }

@@ -151,6 +151,23 @@ pub(crate) fn make_plan(
     })
 }
 
+/// One phase by itself, in an exact way, with what is left of the budget in `model`'s flags.
+pub(crate) fn only_phase(
+    model: &ModelSide,
+    clip: ClipShape,
+    guidance: &GuidancePlan,
+    phase: Phase,
+) -> Result<(StagePlan, Activations), PipelineError> {
+    let pose = crate::needs::pose_phase(0, 0, clip.num_frames);
+    stages_of(model, clip, pose, guidance, &|phases| {
+        phases.retain(|p| p.phase == phase);
+        for phase in phases {
+            phase.ways.retain(|way| way.exact);
+            phase.host_ways.retain(|way| way.exact);
+        }
+    })
+}
+
 /// Where weights live and what is computed at a time: branches together where blocks are streamed, which are then read once
 /// for all, if there is memory for it.
 fn stages(
@@ -159,6 +176,20 @@ fn stages(
     clip: ClipShape,
     pose: PhaseJob,
     guidance: &GuidancePlan,
+) -> Result<(StagePlan, Activations), PipelineError> {
+    stages_of(model, clip, pose, guidance, &|phases| {
+        if request.latents.is_some() {
+            phases.retain(|p| p.phase == Phase::Decode);
+        }
+    })
+}
+
+fn stages_of(
+    model: &ModelSide,
+    clip: ClipShape,
+    pose: PhaseJob,
+    guidance: &GuidancePlan,
+    select: &dyn Fn(&mut Vec<PhaseJob>),
 ) -> Result<(StagePlan, Activations), PipelineError> {
     model.flags.check().map_err(RequestError::Flags)?;
     let vae_tile = model.vae_tile.map(Tile::new);
@@ -178,9 +209,7 @@ fn stages(
             half_vae: model.half_vae,
         };
         let mut phases = job(model.blueprint, clip, &model.held, pose.clone(), &extent)?;
-        if request.latents.is_some() {
-            phases.retain(|n| n.phase == Phase::Decode);
-        }
+        select(&mut phases);
         let job = whole_job(model.blueprint, clip, phases, model.machine);
         let stages = offload::plan(&job, model.machine, model.flags)?;
         let activations = activations(&stages, model.blueprint, clip, branches, vae_tile);

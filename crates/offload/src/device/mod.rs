@@ -167,6 +167,14 @@ pub trait DeviceMemory: Send + Sync {
     /// Starts to copy a part of the host's memory to the beginning of `to`.
     fn copy(&self, from: Arc<Buffer>, part: Range<usize>, to: Buffer) -> Box<dyn Pending>;
 
+    /// An error when more is in use than may be, because others have taken memory since.
+    ///
+    /// # Errors
+    /// [`DeviceError::OutOfMemory`].
+    fn check(&self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
     /// Gives unused memory back to the system.
     fn trim(&self) {}
 }

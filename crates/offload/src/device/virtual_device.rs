@@ -186,6 +186,17 @@ impl DeviceMemory for VirtualDevice {
         self.charge(bytes, what)
     }
 
+    fn check(&self) -> Result<(), DeviceError> {
+        let state = locked(&self.state);
+        let (used_bytes, total_bytes) = (state.counts.used_bytes, state.total_bytes);
+        match used_bytes > total_bytes {
+            true => {
+                Err(DeviceError::OutOfMemory { device: self.name.clone(), asked_bytes: 0, used_bytes, total_bytes })
+            }
+            false => Ok(()),
+        }
+    }
+
     fn copy(&self, from: Arc<Buffer>, part: Range<usize>, to: Buffer) -> Box<dyn Pending> {
         let bytes = part.len() as u64;
         let fails = {
