@@ -49,7 +49,9 @@ fn any_card_is_planned_for_without_it() {
 #[test]
 fn what_does_not_fit_names_a_budget_that_does() {
     let sandbox = Sandbox::new();
-    let line = |more: &[&str]| [&MODEL[..], &["480x832"], more].concat();
+    fn line<'a>(more: &[&'a str]) -> Vec<&'a str> {
+        [&MODEL[..], &["480x832"], more].concat()
+    }
     let small = sandbox.run(&line(&["--vram-budget", "1"]));
     small.fails(5, &["of device memory", "1.00 GiB may be used", "--size", "must be available"]);
     let needed = small.stderr.split("at least ").nth(1).unwrap().split(' ').next().unwrap();
