@@ -178,7 +178,7 @@ fn a_dry_run_is_the_plan_and_writes_nothing() {
     assert_eq!(dry["latent_frames"], 3);
     assert_eq!(dry["tokens"], (3 + 2) * 3 * 4);
     let table = sandbox.run(&plan);
-    for text in ["48x64", "denoise", "VAE decode", "peak", "["] {
+    for text in ["48x64", "denoise", "VAE decode", "peak", "#"] {
         assert!(table.ok().contains(text), "{text} in {}", table.stdout);
     }
     sandbox.assert_nothing_written("plan");

@@ -81,7 +81,9 @@ pub(super) fn choices<'a>(phase: &'a PhaseJob, setting: &Setting) -> Vec<Choice<
     let mut all = Vec::new();
     for on in places(phase, setting) {
         let ways = if on == Place::Cpu { &phase.host_ways } else { &phase.ways };
-        for way in ways {
+        // Who asks for everything at once wants no pieces of activations either (spec memory_and_avatars §4.4).
+        let most = if setting.mode == MemoryMode::Full { 1 } else { ways.len() };
+        for way in ways.iter().take(most) {
             for (tier, piece) in sources(phase, setting, on) {
                 all.extend(of_source(phase, setting, on, way, tier, piece));
             }
