@@ -133,15 +133,15 @@ impl KnownModel {
         file.repository.as_deref().unwrap_or(&self.repository)
     }
 
-    /// Bytes of all files, where every one's size is known.
+    /// Bytes of all files, where every one's size is known, and the sum is one that a file system could hold.
     pub fn size_bytes(&self) -> Option<u64> {
-        self.files.iter().map(|f| f.size_bytes).sum()
+        self.files.iter().try_fold(0u64, |sum, f| sum.checked_add(f.size_bytes?))
     }
 }
 
 /// All known models, the embedded one first, then by family: SteadyDancer, poses, LoRAs, Wan, its parts. The tables are
 /// part of the program; a test reads them.
 pub fn known_models() -> Vec<KnownModel> {
-    static MODELS: LazyLock<Vec<KnownModel>> = LazyLock::new(|| manifest::read_all().unwrap_or_default());
+    static MODELS: LazyLock<Vec<KnownModel>> = LazyLock::new(|| manifest::known_models_with(&[]).unwrap_or_default());
     MODELS.clone()
 }
