@@ -47,7 +47,7 @@
 //!
 //! # Weights
 //! [`hub`] downloads models into the cache that Python's `huggingface_hub` uses too; a [`StoredModel`] is a model of
-//! [`known_models`] whose files are there.
+//! [`known_models`], or of tables of one's own ([`known_models_with_folder`]), whose files are there.
 //! ```no_run
 //! use steadydance::{Engine, EngineOptions, ModelOverrides, ModelSource, StoredModel, hub, known_models};
 //!
@@ -103,7 +103,10 @@
 //! Everything that can go wrong is a [`PipelineError`]; [`PipelineError::kind`] sorts it for a program's exit code or a
 //! server's status. No message has more than one line.
 
-pub use models::{Fact, KnownFile, KnownModel, Part, Preset, PresetError, known_models, preset, presets};
+pub use models::{
+    Fact, KnownFile, KnownModel, ManifestError, Part, Preset, PresetError, known_models, known_models_with,
+    known_models_with_folder, preset, presets,
+};
 pub use offload::{Memory, Phase, PhasePlan, Placement, StagePlan};
 pub use pipeline::eval;
 pub use pipeline::{

@@ -31,6 +31,9 @@ pub struct Cli {
     /// Say nothing but errors
     #[arg(short, long, global = true)]
     pub quiet: bool,
+    /// Folder of tables of your own models (docs/models.md) [default: manifests beside your config.toml]
+    #[arg(long, global = true, value_name = "DIR", env = "STEADYDANCE_MANIFESTS", hide_env = true)]
+    pub manifests: Option<PathBuf>,
     /// Colours: auto (as NO_COLOR and CLICOLOR_FORCE say), always or never
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto", hide_default_value = true)]
     #[arg(hide_possible_values = true)]

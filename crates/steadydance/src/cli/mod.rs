@@ -8,6 +8,7 @@ mod convert;
 mod eval;
 mod failure;
 mod inspect;
+mod known;
 mod models;
 mod plan;
 mod pose;
@@ -53,6 +54,9 @@ fn parse_and_run(arguments: &[OsString], terminal: Terminal) -> Result<(), Failu
         Err(error) => return Err(Failure::from_clap(&error)),
     };
     let terminal = terminal.with_verbosity(cli.verbose, cli.quiet);
+    if !matches!(cli.command, Command::Completions { .. }) {
+        known::load(cli.manifests.as_deref())?;
+    }
     match cli.command {
         Command::Run(args) => run::run(&args, terminal),
         Command::Pose(args) => pose::pose(&args, terminal),

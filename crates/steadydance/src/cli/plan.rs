@@ -6,20 +6,22 @@ use steadydance::{AnimatePlan, Engine, LoraInfo, Memory, PhasePlan, Placement, p
 
 use super::args::RunArgs;
 use super::failure::Failure;
+use super::known;
 use super::request::{self, Job, Model};
 use super::terminal::{self, Terminal};
 
 /// Width of the drawing in characters.
 const BAR: usize = 32;
 
-/// Shows what a run would do. A published model is planned from its shapes alone, whether or not its files are here.
+/// Shows what a run would do. A published model is planned from its shapes alone, whether or not its files are here; of a
+/// model of one's own nothing is known without them.
 ///
 /// # Errors
 /// As a run's, before its first weight is read.
 pub fn plan(args: &RunArgs, terminal: Terminal) -> Result<(), Failure> {
     let job = Job::new(args, terminal)?;
     let plan = match &job.model {
-        Model::Known(known) => {
+        Model::Known(known) if known::is_built_in(known) => {
             let host = Memory::of_host();
             let memory = match job.options.memory_budget_bytes {
                 Some(budget) => Memory { total_bytes: host.total_bytes.max(budget), available_bytes: budget },
@@ -27,7 +29,7 @@ pub fn plan(args: &RunArgs, terminal: Terminal) -> Result<(), Failure> {
             };
             plan_known(&known.name, &job.request_for_shapes(args)?, &memory, &job.options)?
         }
-        Model::Demo | Model::Path(_) => {
+        Model::Demo | Model::Path(_) | Model::Known(_) => {
             let mut request = job.request(args)?;
             // Without -o nothing would be checked that a plan can do without.
             if args.output.is_some() {

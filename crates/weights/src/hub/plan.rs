@@ -204,14 +204,14 @@ impl PullPlan<'_> {
 
     /// Bytes of all of [`Self::files`].
     pub fn bytes(&self) -> Bytes {
-        Bytes(self.files.iter().map(|f| f.size_bytes).sum())
+        Bytes(sum(self.files.iter().map(|f| f.size_bytes)))
     }
 
     /// Bytes that are still to come. A blob that stands under two names counts once.
     pub fn missing(&self) -> Bytes {
         let mut seen = HashSet::new();
         let fresh = self.files.iter().filter(|f| seen.insert((&f.repository, &f.etag)));
-        Bytes(fresh.map(|f| f.size_bytes.saturating_sub(f.here_bytes)).sum())
+        Bytes(sum(fresh.map(|f| f.size_bytes.saturating_sub(f.here_bytes))))
     }
 
     /// The folder of a repository's snapshot, complete after [`Self::run`].
@@ -316,6 +316,11 @@ impl PullPlan<'_> {
         }
         Ok(())
     }
+}
+
+/// The sum of sizes that a server has announced.
+fn sum(sizes: impl Iterator<Item = u64>) -> u64 {
+    sizes.fold(0, u64::saturating_add)
 }
 
 fn check_known(repository: &str, file: &WantedFile, told: &Metadata) -> Result<(), HubError> {
