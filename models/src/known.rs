@@ -114,6 +114,14 @@ impl KnownModel {
         self.network == "steadydancer"
     }
 
+    /// Whether its own files are those of the program's tables, so that shapes are known without them. One of a user's tables
+    /// that has the name of another does not count.
+    pub fn is_built_in(&self) -> bool {
+        let own = |m: &Self| m.files.iter().filter(|f| f.of.is_none()).cloned().collect::<Vec<_>>();
+        let same = |m: &Self| m.name == self.name && m.repository == self.repository && own(m) == own(self);
+        built_in().iter().any(same)
+    }
+
     /// Its files with the repository of each, the model's own first.
     pub fn repositories(&self) -> Vec<(&str, Vec<&KnownFile>)> {
         let mut grouped: Vec<(&str, Vec<&KnownFile>)> = Vec::new();
@@ -142,6 +150,10 @@ impl KnownModel {
 /// All known models, the embedded one first, then by family: SteadyDancer, poses, LoRAs, Wan, its parts. The tables are
 /// part of the program; a test reads them.
 pub fn known_models() -> Vec<KnownModel> {
+    built_in().to_vec()
+}
+
+fn built_in() -> &'static [KnownModel] {
     static MODELS: LazyLock<Vec<KnownModel>> = LazyLock::new(|| manifest::known_models_with(&[]).unwrap_or_default());
-    MODELS.clone()
+    &MODELS
 }

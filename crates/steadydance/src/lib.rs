@@ -99,6 +99,9 @@
 //! # Quality
 //! [`eval`] makes and judges clips for pairs whose truth is known, and has its metrics as plain functions.
 //!
+//! # The machine
+//! [`doctor::diagnose`] tells what this machine is, which models would run on it, and what to do about what is not well.
+//!
 //! # Errors
 //! Everything that can go wrong is a [`PipelineError`]; [`PipelineError::kind`] sorts it for a program's exit code or a
 //! server's status. No message has more than one line.
@@ -108,6 +111,7 @@ pub use models::{
     known_models_with_folder, preset, presets,
 };
 pub use offload::{Memory, Phase, PhasePlan, Placement, StagePlan};
+pub use pipeline::doctor;
 pub use pipeline::eval;
 pub use pipeline::{
     AnimatePlan, AnimateRequest, Audio, CancelToken, ComponentInfo, Conversion, DTypeShare, EmbeddedPoses, Engine,

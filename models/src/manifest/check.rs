@@ -30,8 +30,10 @@ pub(super) fn model(table: &str, model: &KnownModel) -> Result<(), ManifestError
     let KnownModel { name, network, repository, .. } = model;
     let check = Check { table, model: name };
     let lower = |c: char| is_plain(c) && !c.is_ascii_uppercase();
-    let fits = !name.is_empty() && name.len() <= LONGEST_NAME && name.chars().all(lower);
-    check.that(fits, "name", name, || format!("up to {LONGEST_NAME} lower-case letters, digits, `.`, `-` and `_`"))?;
+    let fits = !name.is_empty() && name.len() <= LONGEST_NAME && name.chars().all(lower) && name != "demo";
+    check.that(fits, "name", name, || {
+        format!("up to {LONGEST_NAME} lower-case letters, digits, `.`, `-` and `_`; not demo")
+    })?;
     check.that(NETWORKS.contains(&network.as_str()), "network", network, || NETWORKS.join(", "))?;
     check.that(is_repository(repository) && !model.files.is_empty(), "repository", repository, repository_rule)?;
     if let Some(wanted) = &model.preset {

@@ -194,6 +194,9 @@ fn a_model_of_ones_own_takes_the_place_of_a_built_in_one_and_within_others() {
     let fp8 = models.iter().find(|m| m.name == "steadydancer-14b-fp8").unwrap();
     let tokenizer = fp8.files.iter().find(|f| f.part == Part::Tokenizer).unwrap();
     assert_eq!((fp8.repository_of(tokenizer), tokenizer.path.as_str()), ("mirror/umt5", "t.json"));
+    // Its own files are as they were; those of the mirror are not the table's.
+    assert!(fp8.is_built_in());
+    assert!(models.iter().filter(|m| !m.is_built_in()).map(|m| m.name.as_str()).eq(["umt5-tokenizer"]));
 }
 
 #[test]
@@ -201,6 +204,7 @@ fn what_a_table_may_not_say_is_told_in_one_line() {
     for (from, to, mentions) in [
         ("name = \"mine\"", "name = \"Mine\"", ["name is \"Mine\"", "lower-case"]),
         ("name = \"mine\"", "name = \"../x\"", ["\"../x\"", "lower-case"]),
+        ("name = \"mine\"", "name = \"demo\"", ["\"demo\"", "not demo"]),
         ("\"steadydancer\"", "\"steadydancers\"", ["network is \"steadydancers\"", "wan-vae"]),
         ("\"me/mine\"", "\"https://x/y\"", ["repository is", "ORGANISATION/NAME"]),
         ("\"dit.safetensors\"", "\"../../etc/passwd\"", ["path is", "inside the repository"]),

@@ -67,6 +67,8 @@ pub enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+    /// Say what this machine is, which models would run on it, and what to do about what is not well
+    Doctor(DoctorArgs),
     /// Write a completion script to stdout
     Completions {
         /// For which shell
@@ -211,6 +213,17 @@ pub struct ConvertArgs {
     /// Write JSON to stdout: one event a line
     #[arg(long)]
     pub json: bool,
+}
+
+/// Arguments of `doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Do not measure the disk, which reads, or writes and reads, at most 256 MB
+    #[arg(long)]
+    pub no_disk_speed: bool,
 }
 
 /// Settings as flags.

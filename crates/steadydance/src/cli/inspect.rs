@@ -6,7 +6,6 @@ use steadydance::{Inspection, LoraFit, LoraModel, LoraSummary, Part};
 
 use super::args::InspectArgs;
 use super::failure::Failure;
-use super::known;
 use super::plan::bytes;
 use super::request::{Model, find_model};
 use super::target;
@@ -51,7 +50,7 @@ pub fn inspect(args: &InspectArgs, terminal: Terminal) -> Result<(), Failure> {
 fn lora_model(name: &str) -> Result<LoraModel, Failure> {
     Ok(match find_model(name) {
         Model::Demo => LoraModel::Demo,
-        Model::Known(known) if known::is_built_in(&known) => LoraModel::Published(known.name),
+        Model::Known(known) if known.is_built_in() => LoraModel::Published(known.name),
         Model::Known(known) => {
             let file = target::known_file(&known.name, Part::Transformer, "--model")?;
             LoraModel::Path(file.unwrap_or_else(|| known.name.into()))

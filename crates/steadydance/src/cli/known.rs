@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use steadydance::{KnownFile, KnownModel, known_models, known_models_with_folder};
+use steadydance::{KnownModel, known_models, known_models_with_folder};
 
 use super::failure::Failure;
 
@@ -42,25 +42,14 @@ pub fn find(name: &str) -> Option<&'static KnownModel> {
     models().iter().find(|m| m.name == name)
 }
 
-/// Whether a model's own files are those of the program's tables, so that their shapes are known without them.
-pub fn is_built_in(known: &KnownModel) -> bool {
-    let own = |m: &KnownModel| m.files.iter().filter(|f| f.of.is_none()).cloned().collect::<Vec<KnownFile>>();
-    let same = |m: &KnownModel| m.name == known.name && m.repository == known.repository && own(m) == own(known);
-    known_models().iter().any(same)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_mirror_of_a_built_in_model_is_another_one() {
-        let mut model = find("steadydancer-14b").unwrap().clone();
-        model.title = "mine".to_owned();
-        assert!(is_built_in(&model));
-        model.files[0].path = "other.json".to_owned();
-        assert!(!is_built_in(&model));
-        assert!(find("nonsense").is_none() && load(Some(Path::new(""))).is_ok());
+    fn an_empty_folder_name_is_none_and_a_wrong_one_is_told() {
+        assert!(find("steadydancer-14b").is_some() && find("nonsense").is_none());
+        assert!(load(Some(Path::new(""))).is_ok());
         assert!(load(Some(Path::new("no/such"))).unwrap_err().message.contains("no/such"));
     }
 }

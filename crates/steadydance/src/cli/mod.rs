@@ -5,6 +5,7 @@ mod compare;
 mod completions;
 mod config;
 mod convert;
+mod doctor;
 mod eval;
 mod failure;
 mod inspect;
@@ -72,6 +73,7 @@ fn parse_and_run(arguments: &[OsString], terminal: Terminal) -> Result<(), Failu
             ModelsCommand::Rm { name, json } => models::remove(&name, json),
         },
         Command::Config { command: ConfigCommand::Show(args) } => config::show(&args, terminal),
+        Command::Doctor(args) => doctor::doctor(&args, terminal),
         Command::Completions { shell } => completions::completions(shell),
     }
 }

@@ -6,7 +6,6 @@ use steadydance::{AnimatePlan, Engine, LoraInfo, Memory, PhasePlan, Placement, p
 
 use super::args::RunArgs;
 use super::failure::Failure;
-use super::known;
 use super::request::{self, Job, Model};
 use super::terminal::{self, Terminal};
 
@@ -21,7 +20,7 @@ const BAR: usize = 32;
 pub fn plan(args: &RunArgs, terminal: Terminal) -> Result<(), Failure> {
     let job = Job::new(args, terminal)?;
     let plan = match &job.model {
-        Model::Known(known) if known::is_built_in(known) => {
+        Model::Known(known) if known.is_built_in() => {
             let host = Memory::of_host();
             let memory = match job.options.memory_budget_bytes {
                 Some(budget) => Memory { total_bytes: host.total_bytes.max(budget), available_bytes: budget },

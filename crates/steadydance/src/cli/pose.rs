@@ -12,7 +12,6 @@ use steadydance::{
 use super::args::PoseArgs;
 use super::config::Config;
 use super::failure::{self, Failure};
-use super::known;
 use super::plan::bytes;
 use super::progress::{Progress, Told, clock, write_event};
 use super::request::{Model, find_model, same_file};
@@ -72,7 +71,7 @@ fn canvas(values: &Values, motion: &Motion, options: &FinderOptions) -> Result<O
         Some(Model::Path(path)) => pose_canvas(Some(&path))?,
         Some(Model::Demo) => pose_canvas(None)?,
         None if puppets() => pose_canvas(None)?,
-        Some(Model::Known(known)) if !known::is_built_in(&known) => {
+        Some(Model::Known(known)) if !known.is_built_in() => {
             let file = target::known_file(&known.name, Part::Transformer, "--model")?;
             file.map(|file| pose_canvas(Some(&file))).transpose()?.flatten()
         }

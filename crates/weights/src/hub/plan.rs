@@ -19,6 +19,14 @@ const RESERVE_BYTES: u64 = 256 << 20;
 /// How free space of a folder's disk is asked for, in bytes. Tests put another function there.
 pub type FreeSpace = fn(&Path) -> io::Result<u64>;
 
+/// Free space of the disk that a folder is on, or its nearest parent that is there, in bytes.
+///
+/// # Errors
+/// The system does not tell.
+pub fn free_space(folder: &Path) -> io::Result<u64> {
+    fs4::available_space(folder.ancestors().find(|p| p.is_dir()).unwrap_or(folder))
+}
+
 /// Files of one repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
@@ -56,7 +64,7 @@ impl Hub {
 
     /// With these settings.
     pub fn new(settings: Settings) -> Self {
-        Self { cache: Cache::new(&settings.cache), settings, free_space: |folder| fs4::available_space(folder) }
+        Self { cache: Cache::new(&settings.cache), settings, free_space }
     }
 
     /// With another way to ask for free space.
@@ -233,9 +241,8 @@ impl PullPlan<'_> {
             return Ok(());
         }
         let root = self.hub.cache.root();
-        let exists = root.ancestors().find(|p| p.is_dir()).unwrap_or(root);
         let needed = missing.saturating_add(RESERVE_BYTES);
-        match (self.hub.free_space)(exists) {
+        match (self.hub.free_space)(root) {
             Ok(free) if free < needed => {
                 Err(HubError::NoSpace { folder: root.to_owned(), free: Bytes(free), needed: Bytes(needed) })
             }

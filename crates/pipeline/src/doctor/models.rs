@@ -1,0 +1,139 @@
+//! Which models are here, and which would run.
+
+use std::fmt::Display;
+use std::path::Path;
+
+use ::models::KnownModel;
+use image::{Rgb, RgbImage};
+use offload::{Memory, Placement};
+use serde::Serialize;
+use weights::hub::Cache;
+
+use super::DoctorOptions;
+use crate::{
+    AnimatePlan, AnimateRequest, Engine, EngineOptions, ModelOverrides, ModelSource, Motion, PipelineError, Settings,
+    StoredModel, plan_known,
+};
+
+/// A model that makes clips.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct HostedModel {
+    /// Its name.
+    pub name: String,
+    /// For people.
+    pub title: String,
+    /// Whether it is inside the program.
+    pub embedded: bool,
+    /// Whether all of it is here.
+    pub here: bool,
+    /// Bytes of its files, where every one's size is known.
+    pub size_bytes: Option<u64>,
+    /// Whether it would run; `None` for a model of one's own that is not here, whose shapes are not known.
+    pub verdict: Option<Verdict>,
+}
+
+/// What the plan of a clip with a model's own settings says.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "verdict", rename_all = "kebab-case")]
+pub enum Verdict {
+    /// It fits the memory.
+    Fits {
+        /// Width and height of the clip that was planned, in pixels.
+        size: [usize; 2],
+        /// Its frames.
+        num_frames: usize,
+        /// The largest predicted peak, in bytes.
+        peak_bytes: u64,
+        /// Phases whose weights are read from the file as they are used.
+        streamed: Vec<String>,
+    },
+    /// It does not, or a file cannot be used.
+    Refused {
+        /// Why, and what would do.
+        problem: String,
+    },
+}
+
+/// Names of models that are complete in the cache, of whatever kind.
+pub(super) fn complete(models: &[KnownModel], cache: &Cache) -> Vec<String> {
+    models.iter().filter(|m| StoredModel::find(m, cache, None).is_some()).map(|m| m.name.clone()).collect()
+}
+
+/// All that make clips.
+pub(super) fn hosted(options: &DoctorOptions, cache: &Cache, memory: &Memory) -> Vec<HostedModel> {
+    let animating = options.models.iter().filter(|m| m.animates());
+    let told = |known: &KnownModel| {
+        let stored = StoredModel::find(known, cache, None);
+        HostedModel {
+            name: known.name.clone(),
+            title: known.title.clone(),
+            embedded: known.repository.is_empty(),
+            here: known.repository.is_empty() || stored.is_some(),
+            size_bytes: known.size_bytes(),
+            verdict: verdict(known, stored.as_ref(), memory, &options.engine),
+        }
+    };
+    animating.map(told).collect()
+}
+
+fn verdict(
+    known: &KnownModel,
+    stored: Option<&StoredModel>,
+    memory: &Memory,
+    options: &EngineOptions,
+) -> Option<Verdict> {
+    let plan = match (known.repository.is_empty(), stored) {
+        (true, _) => plan_of(&ModelSource::Demo, known, options),
+        (false, _) if known.is_built_in() => {
+            template(known, Path::new("")).and_then(|request| plan_known(&known.name, &request, memory, options))
+        }
+        (false, Some(stored)) => stored
+            .model_files(&ModelOverrides::default())
+            .and_then(|files| plan_of(&ModelSource::Files(files), known, options)),
+        (false, None) => return None,
+    };
+    Some(plan.map_or_else(|error| Verdict::Refused { problem: error.to_string() }, |plan| Verdict::of(&plan)))
+}
+
+impl Verdict {
+    fn of(plan: &AnimatePlan) -> Self {
+        let streamed = plan.stages.phases.iter().filter(|p| p.placement == Placement::Streamed);
+        Self::Fits {
+            size: [plan.width, plan.height],
+            num_frames: plan.num_frames,
+            peak_bytes: plan.stages.peak_bytes,
+            streamed: streamed.map(|p| p.phase.to_string()).collect(),
+        }
+    }
+}
+
+/// The plan of a model whose files are here, for a grey picture and empty poses in a temporary folder: as far as a plan
+/// goes everything is as in a run, which needs that folder too.
+fn plan_of(source: &ModelSource, known: &KnownModel, options: &EngineOptions) -> Result<AnimatePlan, PipelineError> {
+    let place = std::env::temp_dir();
+    let refused = |problem: &dyn Display| PipelineError::Model {
+        path: place.clone(),
+        problem: format!("no temporary files can be made there ({problem}); name another folder in TMPDIR"),
+    };
+    let folder = tempfile::tempdir_in(&place).map_err(|e| refused(&e))?;
+    let request = template(known, folder.path())?;
+    let [width, height] = request.settings.default_size.map(|side| side as u32);
+    RgbImage::from_pixel(width, height, Rgb([128; 3])).save(&request.reference).map_err(|e| refused(&e))?;
+    if let Motion::Drawn { pose, .. } = &request.motion {
+        std::fs::create_dir(pose).map_err(|e| refused(&e))?;
+        for frame in 0..request.settings.default_num_frames {
+            std::fs::copy(&request.reference, pose.join(format!("{frame:04}.png"))).map_err(|e| refused(&e))?;
+        }
+    }
+    Engine::open(source, options)?.plan(&request)
+}
+
+/// A clip with the settings that a model is made for, of inputs in a folder.
+fn template(known: &KnownModel, folder: &Path) -> Result<AnimateRequest, PipelineError> {
+    let preset = known.preset.as_deref().unwrap_or("official");
+    let preset = ::models::preset(preset)
+        .map_err(|e| PipelineError::Model { path: known.name.clone().into(), problem: e.to_string() })?;
+    let settings = Settings::from_preset(&preset)?;
+    let motion = Motion::Drawn { pose: folder.join("pose"), neg_pose: None, drive: None };
+    Ok(AnimateRequest::new(folder.join("reference.png"), motion, settings))
+}
