@@ -145,7 +145,8 @@ fn a_composite_is_pulled_by_its_name_and_runs() {
     );
     plan[0] = "plan".to_owned();
     plan.push("--json".to_owned());
-    assert_eq!(place.run(&plan).json()["width"], 64);
+    let peak = place.run(&plan).json()["stages"]["peak_bytes"].as_u64().unwrap();
+    assert!(peak < 1 << 30, "{peak}");
 
     // A part that is needed stays.
     place.run(&["models", "rm", "tiny-vae"]).fails(4, &["needed by tiny"]);
@@ -208,7 +209,10 @@ fn a_pull_that_broke_off_goes_on_with_what_is_there() {
     // And the connection of another file is cut.
     place.hub.faults([Fault::CutAfter(500)]);
     place.pull(&[]).ok();
-    let resumed: Vec<String> = place.hub.log().iter().filter_map(|r| r.headers.get("range").cloned()).collect();
+    let resumed: Vec<String> = {
+        let log = place.hub.log();
+        log.iter().filter(|r| r.to_storage).filter_map(|r| r.headers.get("range").cloned()).collect()
+    };
     assert_eq!(resumed.len(), 2, "{resumed:?}");
     assert!(resumed.contains(&format!("bytes={}-", bytes.len() / 2)), "{resumed:?}");
     assert_eq!(fs::read(&blob).unwrap(), bytes);
@@ -237,7 +241,7 @@ fn tables_come_from_a_flag_a_variable_or_the_users_folder() {
     fs::create_dir_all(sandbox.work("empty")).unwrap();
     assert!(!has(&sandbox.run(&["models", "list", "tiny-vae", "--manifests", "empty"])));
     sandbox.run(&["models", "list", "--manifests", "none"]).fails(2, &["none", "folder of .toml"]);
-    fs::write(folder.join("x.toml"), "[[model]]\nname = 3\n").unwrap();
-    sandbox.run(&["models", "list"]).fails(2, &["x.toml", "line 2"]);
+    fs::write(folder.join("x.toml"), "[[model]]\nname = \"x\"\n").unwrap();
+    sandbox.run(&["models", "list"]).fails(2, &["x.toml", "line 1", "missing field"]);
     sandbox.run(&["completions", "bash"]).ok();
 }

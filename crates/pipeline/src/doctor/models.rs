@@ -1,5 +1,6 @@
 //! Which models are here, and which would run.
 
+use std::collections::HashMap;
 use std::fmt::Display;
 use std::path::Path;
 
@@ -61,42 +62,48 @@ pub(super) fn complete(models: &[KnownModel], cache: &Cache) -> Vec<String> {
 
 /// All that make clips.
 pub(super) fn hosted(options: &DoctorOptions, cache: &Cache, memory: &Memory) -> Vec<HostedModel> {
-    let animating = options.models.iter().filter(|m| m.animates());
-    let told = |known: &KnownModel| {
+    // Packagings of one form, planned with one preset, have one plan.
+    let mut planned: HashMap<(&str, Option<&str>), Verdict> = HashMap::new();
+    let mut told = Vec::new();
+    for known in options.models.iter().filter(|m| m.animates()) {
         let stored = StoredModel::find(known, cache, None);
-        HostedModel {
+        let embedded = known.repository.is_empty();
+        let verdict = match &stored {
+            _ if embedded => Some(Verdict::of(plan_of(&ModelSource::Demo, known, &options.engine))),
+            Some(stored) => {
+                let files = stored.model_files(&ModelOverrides::default());
+                Some(Verdict::of(files.and_then(|f| plan_of(&ModelSource::Files(f), known, &options.engine))))
+            }
+            None if known.is_built_in() => {
+                let form = (known.format.as_str(), known.preset.as_deref());
+                let plan = || Verdict::of(plan_published(known, memory, &options.engine));
+                Some(planned.entry(form).or_insert_with(plan).clone())
+            }
+            None => None,
+        };
+        told.push(HostedModel {
             name: known.name.clone(),
             title: known.title.clone(),
-            embedded: known.repository.is_empty(),
-            here: known.repository.is_empty() || stored.is_some(),
+            embedded,
+            here: embedded || stored.is_some(),
             size_bytes: known.size_bytes(),
-            verdict: verdict(known, stored.as_ref(), memory, &options.engine),
-        }
-    };
-    animating.map(told).collect()
+            verdict,
+        });
+    }
+    told
 }
 
-fn verdict(
-    known: &KnownModel,
-    stored: Option<&StoredModel>,
-    memory: &Memory,
-    options: &EngineOptions,
-) -> Option<Verdict> {
-    let plan = match (known.repository.is_empty(), stored) {
-        (true, _) => plan_of(&ModelSource::Demo, known, options),
-        (false, _) if known.is_built_in() => {
-            template(known, Path::new("")).and_then(|request| plan_known(&known.name, &request, memory, options))
-        }
-        (false, Some(stored)) => stored
-            .model_files(&ModelOverrides::default())
-            .and_then(|files| plan_of(&ModelSource::Files(files), known, options)),
-        (false, None) => return None,
-    };
-    Some(plan.map_or_else(|error| Verdict::Refused { problem: error.to_string() }, |plan| Verdict::of(&plan)))
+/// The plan of a published model from its shapes alone.
+fn plan_published(known: &KnownModel, memory: &Memory, options: &EngineOptions) -> Result<AnimatePlan, PipelineError> {
+    plan_known(&known.name, &template(known, Path::new(""))?, memory, options)
 }
 
 impl Verdict {
-    fn of(plan: &AnimatePlan) -> Self {
+    fn of(plan: Result<AnimatePlan, PipelineError>) -> Self {
+        let plan = match plan {
+            Ok(plan) => plan,
+            Err(error) => return Self::Refused { problem: error.to_string() },
+        };
         let streamed = plan.stages.phases.iter().filter(|p| p.placement == Placement::Streamed);
         Self::Fits {
             size: [plan.width, plan.height],
