@@ -154,6 +154,6 @@ pub fn known_models() -> Vec<KnownModel> {
 }
 
 fn built_in() -> &'static [KnownModel] {
-    static MODELS: LazyLock<Vec<KnownModel>> = LazyLock::new(|| manifest::known_models_with(&[]).unwrap_or_default());
+    static MODELS: LazyLock<Vec<KnownModel>> = LazyLock::new(|| manifest::read_all().unwrap_or_default());
     &MODELS
 }

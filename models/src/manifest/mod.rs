@@ -143,6 +143,15 @@ impl Series {
     }
 }
 
+/// The models of the program's tables, every one with the files of those it is made with.
+pub(crate) fn read_all() -> Result<Vec<KnownModel>, ManifestError> {
+    let mut models: Vec<KnownModel> = Vec::new();
+    for (family, text) in FAMILIES {
+        models.extend(read_family(&format!("models/manifests/{family}.toml"), text)?);
+    }
+    add_parts(models)
+}
+
 /// [`known_models`](crate::known_models) with tables of one's own over them: each is a name for messages, and the text of a
 /// TOML file like those in `models/manifests`. A model that has the name of a built-in one takes its place, also as a part
 /// of others; the rest follow the built-in ones.
@@ -150,10 +159,9 @@ impl Series {
 /// # Errors
 /// A table that is none, or that says what cannot be; two models of one name; a part that is none.
 pub fn known_models_with(tables: &[(String, String)]) -> Result<Vec<KnownModel>, ManifestError> {
-    let mut models: Vec<KnownModel> = Vec::new();
-    for (family, text) in FAMILIES {
-        models.extend(read_family(&format!("models/manifests/{family}.toml"), text)?);
-    }
+    let mut models = crate::known_models();
+    // A part may be replaced, so all are added anew.
+    models.iter_mut().for_each(|m| m.files.retain(|f| f.of.is_none()));
     let mut own: Vec<(&str, String)> = Vec::new();
     for (table, text) in tables {
         for model in read_family(table, text)? {

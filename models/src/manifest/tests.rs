@@ -2,7 +2,7 @@ use super::*;
 use std::collections::HashSet;
 
 fn all() -> Vec<KnownModel> {
-    known_models_with(&[]).unwrap_or_else(|e| panic!("{e}"))
+    read_all().unwrap_or_else(|e| panic!("{e}"))
 }
 
 fn model(name: &str) -> KnownModel {
@@ -14,6 +14,7 @@ fn every_table_is_read_and_names_are_unique_and_plain() {
     let models = all();
     assert!(models.len() > 80 && models[0].name == "demo", "{}", models.len());
     assert_eq!(crate::known_models(), models);
+    assert_eq!(with(&[]).unwrap(), models);
     let names: HashSet<_> = models.iter().map(|m| m.name.as_str()).collect();
     assert_eq!(names.len(), models.len());
     for m in &models {
