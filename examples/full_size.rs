@@ -15,10 +15,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::Device;
+use offload::{Bus, DeviceMemory, Network, Placed, Residence, VirtualDevice};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use safetensors::{Dtype, View};
-use offload::{Bus, DeviceMemory, Network, Placed, Residence, VirtualDevice};
 use weights::{Checkpoint, CheckpointSource, WeightSource};
 
 /// Numbers that are made when they are written, so that 16 GB take no memory.

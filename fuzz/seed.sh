@@ -13,7 +13,7 @@ for file in "$fixtures"/formats/*.safetensors; do seed safetensors 0 "$file"; do
 for file in "$fixtures"/formats/*.gguf; do seed gguf 8 "$file"; done
 for file in "$fixtures"/formats/{protocol*,fp8,turbo}.pth; do seed pickle_zip 4 "$file"; done
 seed pickle_legacy 21 "$fixtures/formats/legacy.pth"
-for file in ../models/presets/*.toml ../models/manifests/*.toml; do seed manifest 0 "$file"; done
+for file in ../models/manifests/*.toml; do seed manifest 0 "$file"; done
 mkdir -p corpus/lora
 for file in "$fixtures"/lora/*.safetensors; do
   strings "$file" | grep -oE '"[A-Za-z0-9_.]+":\{' | tr -d '":{' >"corpus/lora/$(basename "$file").txt" || true

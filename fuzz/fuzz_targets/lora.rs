@@ -22,6 +22,9 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let header = format!("{{{}}}", tensors.join(","));
     let file = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &vec![0; at]].concat();
     if let Some(checkpoint) = fuzz::open(b"", &file) {
-        let _ = LoraFile::read(checkpoint).map(|lora| lora.summary());
+        match LoraFile::read(checkpoint) {
+            Ok(lora) => drop(lora.summary()),
+            Err(error) => fuzz::one_line(error),
+        }
     }
 });

@@ -22,6 +22,12 @@ mod vector;
 
 pub use pieces::{FEWEST_ROWS, INDEPENDENT_ROWS, largest_piece, pieces};
 
+/// The instruction set that kernels use on this machine, the best of those they are compiled for: `AVX-512`, `AVX2`, or
+/// `portable` where the compiler's own is all there is.
+pub fn instruction_set() -> &'static str {
+    level::Level::detect().name()
+}
+
 #[cfg(test)]
 mod testing {
     use candle_core::{Device, Tensor};

@@ -114,6 +114,14 @@ impl KnownModel {
         self.network == "steadydancer"
     }
 
+    /// Whether its own files are those of the program's tables, so that shapes are known without them. One of a user's tables
+    /// that has the name of another does not count.
+    pub fn is_built_in(&self) -> bool {
+        let own = |m: &Self| m.files.iter().filter(|f| f.of.is_none()).cloned().collect::<Vec<_>>();
+        let same = |m: &Self| m.name == self.name && m.repository == self.repository && own(m) == own(self);
+        built_in().iter().any(same)
+    }
+
     /// Its files with the repository of each, the model's own first.
     pub fn repositories(&self) -> Vec<(&str, Vec<&KnownFile>)> {
         let mut grouped: Vec<(&str, Vec<&KnownFile>)> = Vec::new();
@@ -133,15 +141,19 @@ impl KnownModel {
         file.repository.as_deref().unwrap_or(&self.repository)
     }
 
-    /// Bytes of all files, where every one's size is known.
+    /// Bytes of all files, where every one's size is known, and the sum is one that a file system could hold.
     pub fn size_bytes(&self) -> Option<u64> {
-        self.files.iter().map(|f| f.size_bytes).sum()
+        self.files.iter().try_fold(0u64, |sum, f| sum.checked_add(f.size_bytes?))
     }
 }
 
 /// All known models, the embedded one first, then by family: SteadyDancer, poses, LoRAs, Wan, its parts. The tables are
 /// part of the program; a test reads them.
 pub fn known_models() -> Vec<KnownModel> {
+    built_in().to_vec()
+}
+
+fn built_in() -> &'static [KnownModel] {
     static MODELS: LazyLock<Vec<KnownModel>> = LazyLock::new(|| manifest::read_all().unwrap_or_default());
-    MODELS.clone()
+    &MODELS
 }

@@ -7,4 +7,5 @@ mod preset;
 
 pub use demo::{DEMO, DemoModel, EmbeddedLora};
 pub use known::{Fact, KnownFile, KnownModel, Part, known_models};
+pub use manifest::{ManifestError, known_models_with, known_models_with_folder};
 pub use preset::{Preset, PresetError, preset, presets};

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
-use models::{KnownFile, KnownModel, known_models};
+use models::{KnownFile, KnownModel, known_models, known_models_with};
 
 const BEGIN: &str = "<!-- names: written by models/tests/docs.rs -->\n";
 const END: &str = "<!-- end of names -->\n";
@@ -112,4 +112,14 @@ fn the_page_says_what_the_manifests_say() {
         found == expected,
         "docs/models.md is not what the manifests say, first at {line:?}; write it anew with STEADYDANCE_WRITE_DOCS=1"
     );
+}
+
+#[test]
+fn the_pages_table_of_ones_own_is_one() {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/models.md")).unwrap();
+    let (_, rest) = page.split_once("```toml\n").expect("the page has a table");
+    let table = rest.split("```").next().unwrap().replace('…', &"0".repeat(64));
+    let models = known_models_with(&[("docs/models.md".to_owned(), table)]).unwrap_or_else(|e| panic!("{e}"));
+    let own = models.last().unwrap();
+    assert!(own.animates() && own.files.len() == 5, "{own:?}");
 }

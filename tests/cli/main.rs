@@ -3,10 +3,12 @@
 mod cancel;
 mod config;
 mod convert;
+mod doctor;
 mod eval;
 mod hostile;
 mod lora;
 mod models;
+mod own_models;
 mod plan;
 mod pose;
 mod pose_networks;

@@ -3,6 +3,8 @@
 //!
 //! `cargo test --test formats -- --nocapture` prints the table.
 
+mod whole;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -15,6 +17,9 @@ use weights::{Checkpoint, CheckpointSource, RandomWeights, Resident, TensorSourc
 
 /// By which a figure of the table may be off, as a share: sums are in another order on other machines.
 const TOLERANCE: f64 = 0.08;
+
+/// Tokens of a prompt of the small network.
+const TEXT_LEN: usize = 16;
 
 /// Rows of whole blocks of 256, so that every form applies.
 fn config() -> Config {
@@ -38,9 +43,11 @@ fn inputs(config: &Config) -> (Tensor, Inputs) {
     (draw(&[16, 3, 8, 8], 8), inputs)
 }
 
-fn velocity(path: &Path) -> Result<Tensor> {
+fn velocity(path: &Path, text_len: usize) -> Result<Tensor> {
     let checkpoint = Checkpoint::open(path).map_err(candle_core::Error::wrap)?;
-    let config = Config { text_len: 16, num_heads: 4, ..Config::detect(|n| checkpoint.shape(n)).unwrap() };
+    let names: Vec<String> = checkpoint.entries().map(|e| e.name.clone()).collect();
+    let checkpoint = checkpoint.rename(&dit::keymap(names.iter().map(String::as_str)));
+    let config = Config { text_len, num_heads: 4, ..Config::detect(|n| checkpoint.shape(n)).unwrap() };
     manifest(&config)?.check(&checkpoint, "the small SteadyDancer", |_| false).map_err(candle_core::Error::wrap)?;
     let weights = Resident::new(Arc::new(CheckpointSource(checkpoint)), Device::Cpu, None);
     let net = Dit::new(&config, Arc::new(weights))?;
@@ -80,7 +87,7 @@ fn the_documented_errors_are_those_of_today() {
     };
     let tensors: BTreeMap<String, Tensor> = manifest(&config).unwrap().tensors().map(make).collect();
     save_safetensors(&exact, &tensors, &BTreeMap::new()).unwrap();
-    let want = velocity(&exact).unwrap();
+    let want = velocity(&exact, TEXT_LEN).unwrap();
     let checkpoint = Checkpoint::open(&exact).unwrap();
     let documented = documented();
     let mut wrong = Vec::new();
@@ -97,7 +104,7 @@ fn the_documented_errors_are_those_of_today() {
         }
         let found = compare(&checkpoint, &read, &mut |_, _| true).unwrap();
         let worst = found.tensors.iter().filter(|t| layer(&t.name)).map(|t| t.relative_error).fold(0.0, f64::max);
-        let now = [bits as f64 / elements as f64, worst, error(&velocity(&path).unwrap(), &want).unwrap()];
+        let now = [bits as f64 / elements as f64, worst, error(&velocity(&path, TEXT_LEN).unwrap(), &want).unwrap()];
         println!("| `{form}` | {} | {:.2} | {:.1e} | {:.1e} |", form.about(), now[0], now[1], now[2]);
         let off = |then: &[f64; 3]| then.iter().zip(now).any(|(then, now)| (then - now).abs() > TOLERANCE * then.abs());
         if documented.get(form.name()).is_none_or(off) {

@@ -1,76 +1,63 @@
-"""Whole models by independent writers: python check_forms.py STEADYDANCE [FOLDER]
+"""Whole models in every form: python check_forms.py STEADYDANCE FOLDER
 
-Writes the demo's transformer as GGUF (gguf-py) and as scaled fp8 (torch, under ComfyUI's prefix), lets the program inspect each and
-compare it with the original, and lets it write Q8_0, Q5_1 and Q4_0 itself: those must be equal to gguf-py's, every number. No test needs it.
+Writes the demo's transformer in every form of `whole_models.py` into FOLDER, each with what it decodes to as f32 by other hands than
+ours, and lets the program inspect and compare: every tensor fits, and every number is the expected one. Forms that gguf-py cannot write
+are written by the program, and their numbers are those that gguf-py reads; of those that both write the files agree. No test needs it.
+Then `STEADYDANCE_FORMS=FOLDER cargo test --test formats -- --ignored --nocapture` computes the velocity of each.
 """
 
 import json
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
-import gguf
-import torch
 from safetensors.torch import load_file, save_file
 
+from whole_models import OURS, WRITERS, read_ggml
+
 DEMO = Path(__file__).parents[2] / "models/demo/dit.safetensors"
-PREFIX = "model.diffusion_model."
-# The largest relative error of a matrix that each form may have.
-ALLOWED = {"Q8_0": 0.006, "Q5_1": 0.04, "Q4_0": 0.09, "fp8": 0.03}
-
-
-def is_layer(name, tensor):
-    return name.startswith("blocks.") and tensor.dim() == 2 and name.endswith(".weight")
-
-
-def write_gguf(tensors, form, path):
-    kind = getattr(gguf.GGMLQuantizationType, form)
-    writer = gguf.GGUFWriter(path, "wan")
-    for name, tensor in tensors.items():
-        values = tensor.float().numpy()
-        if is_layer(name, tensor):
-            writer.add_tensor(name, gguf.quants.quantize(values, kind), raw_dtype=kind)
-        else:
-            writer.add_tensor(name, values)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
-def write_fp8(tensors, path):
-    out = {PREFIX + "scaled_fp8": torch.zeros(0, dtype=torch.float8_e4m3fn)}
-    for name, tensor in tensors.items():
-        if is_layer(name, tensor):
-            scale = tensor.float().abs().max() / 448
-            out[PREFIX + name] = (tensor.float() / scale).to(torch.float8_e4m3fn)
-            out[PREFIX + name.removesuffix("weight") + "scale_weight"] = scale.reshape(())
-        else:
-            out[PREFIX + name] = tensor
-    save_file(out, path)
+# Rotated weights are turned back by sums, in another order than PyTorch's; all else is one product a number.
+ROUNDING = {"comfy_int8_rotated.safetensors": 1e-6}
+# Both write them, by the same rule. The customary q4_0 and q5_0 have finer matrices among them, which gguf-py's here have not.
+SAME = {"Q8_0.gguf": "q8_0", "Q5_1.gguf": "q5_1", "Q4_1.gguf": "q4_1"}
 
 
 def main():
-    program, folder = sys.argv[1], Path(sys.argv[2] if len(sys.argv) > 2 else tempfile.mkdtemp())
-    run = lambda *line: subprocess.run([program, *map(str, line)], check=True, capture_output=True, text=True).stdout
-    tensors = load_file(DEMO)
-    for form, allowed in ALLOWED.items():
-        path = folder / (f"{form}.safetensors" if form == "fp8" else f"{form}.gguf")
-        write_fp8(tensors, path) if form == "fp8" else write_gguf(tensors, form, path)
-        network = json.loads(run("inspect", path, "--json"))["network"]
+    program, folder = sys.argv[1], Path(sys.argv[2])
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def run(*line):
+        done = subprocess.run([program, *map(str, line)], capture_output=True, text=True)
+        assert done.returncode == 0, f"{line}: {done.stderr}"
+        return json.loads(done.stdout) if "--json" in line else done.stdout
+
+    def compare(one, other):
+        found = run("inspect", one, "--compare", other, "--json")
+        assert not any(found[k] for k in ("missing", "added", "misshapen", "skipped")), found
+        return found["tensors"]
+
+    tensors, table = load_file(DEMO), []
+    forms = [(name, writer, write) for name, (writer, write) in WRITERS.items()] + [(f"{f}.gguf", "steadydance", f) for f in OURS]
+    for name, writer, write in forms:
+        path, truth = folder / name, folder / f"{name}.expected.safetensors"
+        if callable(write):
+            expected = write(tensors, path)
+        else:
+            run("convert", DEMO, "--to", write, "-o", path, "--force")
+            expected = read_ggml(path)
+        save_file({k: v.contiguous() for k, v in expected.items()}, truth)
+        network = run("inspect", path, "--json")["network"]
         assert network["component"] == "dit" and network["deviations"] is None, network
-        found = json.loads(run("inspect", DEMO, "--compare", path, "--json"))
-        worst = found["tensors"][0]
-        assert not found["missing"] and not found["added"] and worst["relative_error"] <= allowed, worst
-        note = ""
-        if form not in ("Q4_0", "fp8"):  # the customary q4_0 has Q4_1 for some matrices
-            ours = folder / f"ours-{form}.gguf"
-            run("convert", DEMO, "--to", form.lower(), "-o", ours, "--force")
-            same = json.loads(run("inspect", ours, "--compare", path, "--json"))
-            assert all(t["largest_error"] == 0 for t in same["tensors"]), same["tensors"][0]
-            note = "; ours is equal"
-        print(f"{form}: every tensor fits, worst matrix {worst['relative_error']:.1e} off{note}")
+        away = max(t["relative_error"] for t in compare(truth, path))
+        assert away <= ROUNDING.get(name, 0), f"{name}: {away} from what {writer} reads"
+        if name in SAME:
+            ours = folder / f"ours-{name}"
+            run("convert", DEMO, "--to", SAME[name], "-o", ours, "--force")
+            assert all(t["largest_error"] == 0 for t in compare(ours, path)), name
+        worst = compare(DEMO, path)[0]["relative_error"]
+        table.append({"name": name, "writer": writer, "weights": worst})
+        print(f"{name}: by {writer}, worst matrix {worst:.1e} off, {away:.0e} from what is expected", flush=True)
+    (folder / "forms.json").write_text(json.dumps(table, indent=1))
 
 
 if __name__ == "__main__":

@@ -275,7 +275,8 @@ impl MediaError {
         }
     }
 
-    pub(crate) fn write(path: &Path, reason: impl ToString) -> Self {
+    /// A file that cannot be written.
+    pub fn write(path: &Path, reason: impl ToString) -> Self {
         Self::Write { path: path.to_owned(), reason: one_line(&reason.to_string()) }
     }
 

@@ -1,11 +1,15 @@
 //! The engine: a model that is opened once and animates many pictures.
 
 use std::borrow::Cow;
-use std::path::PathBuf;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use image::RgbImage;
-use offload::{DeviceMemory, Machine, MemoryFlags, OnPressure, Phase, QualityProfile, Residence, StagePlan, VirtualDevice};
+use media::output::PendingFile;
+use offload::{
+    DeviceMemory, Machine, MemoryFlags, OnPressure, Phase, QualityProfile, Residence, StagePlan, VirtualDevice,
+};
 use scheduler::{GuidancePlan, Schedule};
 use serde::{Deserialize, Serialize};
 use weights::convert::Form;
@@ -177,6 +181,32 @@ pub struct Report {
     pub memory: Vec<PhaseMemory>,
     /// What was done when memory ran out on the way.
     pub replans: Vec<String>,
+}
+
+impl Report {
+    /// The most memory of its own that the process had in any phase, in bytes, where the system tells.
+    pub fn measured_peak_bytes(&self) -> Option<u64> {
+        self.memory.iter().filter_map(|phase| phase.measured_bytes).max()
+    }
+
+    /// Writes predicted and measured memory as JSON; the file is there as a whole or not at all.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn write_memory(&self, path: &Path) -> Result<(), PipelineError> {
+        let value = serde_json::json!({
+            "predicted_peak_bytes": self.predicted_peak_bytes,
+            "measured_peak_bytes": self.measured_peak_bytes(),
+            "phases": self.memory,
+            "replans": self.replans,
+        });
+        let failed = |e: &dyn std::fmt::Display| PipelineError::Output(media::MediaError::write(path, e.to_string()));
+        let (pending, mut file) = PendingFile::create(path).map_err(PipelineError::Output)?;
+        let text = serde_json::to_string_pretty(&value).map_err(|e| failed(&e))?;
+        writeln!(file, "{text}").map_err(|e| failed(&e))?;
+        drop(file);
+        pending.commit().map_err(PipelineError::Output)
+    }
 }
 
 /// Memory of one phase.

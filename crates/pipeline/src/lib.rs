@@ -6,6 +6,7 @@ mod clips;
 mod config;
 mod convert;
 mod denoise;
+pub mod doctor;
 mod engine;
 mod error;
 pub mod eval;

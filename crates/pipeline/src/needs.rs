@@ -136,8 +136,13 @@ fn network(name: &str, manifest: &Manifest, group: &str, table: Option<&str>, he
         let rest = spec.name.strip_prefix(group).and_then(|rest| rest.strip_prefix('.'));
         match rest.and_then(|rest| rest.split_once('.')).and_then(|(index, _)| index.parse().ok()) {
             Some(index) => {
-                *groups.entry(index).or_default() += held(spec);
-                size.largest_matrix_bytes = size.largest_matrix_bytes.max(held(spec));
+                // As they lie in a slab.
+                let bytes = held(spec).next_multiple_of(offload::SLAB_ALIGNMENT as u64);
+                *groups.entry(index).or_default() += bytes;
+                match spec.matrix {
+                    true => size.largest_matrix_bytes = size.largest_matrix_bytes.max(bytes),
+                    false => size.vector_bytes += bytes,
+                }
             }
             None if table == Some(spec.name.as_str()) => size.table_bytes += held(spec),
             None => size.fixed_bytes += held(spec),
@@ -374,10 +379,10 @@ mod tests {
         let manifest = manifest.unwrap();
         let of = |held: &HeldBytes| network("n", &manifest, "blocks", Some("head.bias"), held);
         let bf16 = of(&held_as(DType::BF16));
-        assert_eq!((bf16.fixed_bytes, bf16.table_bytes, bf16.largest_matrix_bytes), (20, 12, 160));
-        assert_eq!(bf16.group_bytes, [84, 164, 44]);
-        assert_eq!(of(&held).group_bytes, [84, 164, 2000]);
-        assert_eq!(manifest.bytes(DType::BF16), bf16.bytes() + bf16.table_bytes);
+        assert_eq!((bf16.fixed_bytes, bf16.table_bytes, bf16.largest_matrix_bytes), (20, 12, 256));
+        // As they lie in slabs, each tensor at a multiple of 256.
+        assert_eq!((bf16.group_bytes, bf16.vector_bytes), (vec![512; 3], 768));
+        assert_eq!(of(&held).group_bytes, [512, 512, 2048]);
     }
 
     #[test]

@@ -47,7 +47,7 @@
 //!
 //! # Weights
 //! [`hub`] downloads models into the cache that Python's `huggingface_hub` uses too; a [`StoredModel`] is a model of
-//! [`known_models`] whose files are there.
+//! [`known_models`], or of tables of one's own ([`known_models_with_folder`]), whose files are there.
 //! ```no_run
 //! use steadydance::{Engine, EngineOptions, ModelOverrides, ModelSource, StoredModel, hub, known_models};
 //!
@@ -99,17 +99,25 @@
 //! # Quality
 //! [`eval`] makes and judges clips for pairs whose truth is known, and has its metrics as plain functions.
 //!
+//! # The machine
+//! [`doctor::diagnose`] tells what this machine is, which models would run on it, and what to do about what is not well.
+//!
 //! # Errors
 //! Everything that can go wrong is a [`PipelineError`]; [`PipelineError::kind`] sorts it for a program's exit code or a
 //! server's status. No message has more than one line.
 
-pub use models::{Fact, KnownFile, KnownModel, Part, Preset, PresetError, known_models, preset, presets};
+pub use models::{
+    Fact, KnownFile, KnownModel, ManifestError, Part, Preset, PresetError, known_models, known_models_with,
+    known_models_with_folder, preset, presets,
+};
+pub use offload::own_bytes;
 pub use offload::plan as plan_job;
 pub use offload::{
     Aliases, Budgets, DeviceFacts, DeviceKind, How, Job, Machine, Memory, MemoryFlags, MemoryMode, NetworkSize,
     OffloadTo, OnPressure, Peaks, Phase, PhaseJob, PhasePlan, Piece, PinMemory, Place, Placement, PlanError, Precision,
     Quality, QualityProfile, StagePlan, Tier, Way, Work, card, card_names, virtual_card,
 };
+pub use pipeline::doctor;
 pub use pipeline::eval;
 pub use pipeline::{
     Activations, AnimatePlan, AnimateRequest, Audio, Branches, CancelToken, ComponentInfo, Conversion, DTypeShare,

@@ -9,6 +9,7 @@
 
 mod audio;
 mod check;
+mod codecs;
 mod color;
 mod folder;
 mod gif;
@@ -29,6 +30,7 @@ use std::sync::OnceLock;
 pub use crate::output::same_file;
 pub use audio::{AudioOutcome, AudioSource};
 pub use check::check_output;
+pub use codecs::{Codecs, OutputCodecs, codecs};
 pub use info::{MediaWarning, VideoInfo, probe, timestamps};
 pub use rate::FrameRate;
 pub use reader::{Frame, FramesAt, ReadOptions, VideoReader};

@@ -9,6 +9,7 @@ use ffmpeg_next::format::{self, Pixel};
 use ffmpeg_next::{Dictionary, Error, Packet, Rational, color as tags, encoder};
 
 use super::audio::{AudioFeed, AudioOutcome};
+use super::codecs::picture_encoder;
 use super::color;
 use super::writer::{OutputKind, WriterOptions};
 use crate::error::{MediaError, Result};
@@ -64,10 +65,8 @@ impl Muxer {
         let temp = pending.temp_path().to_str();
         // The prefix keeps a name with a colon from being taken for a protocol.
         let url = format!("file:{}", temp.ok_or_else(|| MediaError::PathNotUtf8 { path: target.to_owned() })?);
-        let (container, codec_name) = match kind {
-            OutputKind::Webm => ("webm", "libvpx-vp9"),
-            _ => ("mp4", "libx264"),
-        };
+        let container = if kind == OutputKind::Webm { "webm" } else { "mp4" };
+        let codec_name = picture_encoder(kind).unwrap_or_default();
         let mut output = format::output_as(&url, container).map_err(fail)?;
         let codec = encoder::find_by_name(codec_name)
             .ok_or_else(|| MediaError::EncoderMissing { path: target.to_owned(), codec: codec_name })?;

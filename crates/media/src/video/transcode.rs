@@ -4,6 +4,7 @@ use ffmpeg_next::format::context::{Input, Output};
 use ffmpeg_next::software::resampling;
 use ffmpeg_next::{ChannelLayout, Error, Packet, Rational, codec, decoder, encoder, format, frame};
 
+use super::codecs::sound_encoders;
 use super::muxer;
 use super::writer::OutputKind;
 
@@ -64,11 +65,7 @@ impl Transcoder {
         let mut unopened = codec::Context::from_parameters(parameters).ok()?.decoder();
         unopened.set_packet_time_base(time_base);
         let decoder = unopened.audio().ok()?;
-        let names: &[&str] = match kind {
-            OutputKind::Mp4 => &["aac"],
-            _ => &["libopus", "libvorbis"],
-        };
-        let codec = names.iter().find_map(|name| encoder::find_by_name(name))?;
+        let codec = sound_encoders(kind).iter().find_map(|name| encoder::find_by_name(name))?;
         let layout = if decoder.channels() == 1 { ChannelLayout::MONO } else { ChannelLayout::STEREO };
         let rate = match decoder.rate() {
             rate @ (44_100 | 48_000) if codec.name() != "libopus" => rate,

@@ -94,9 +94,6 @@ pub(super) fn choices<'a>(phase: &'a PhaseJob, setting: &Setting) -> Vec<Choice<
 
 /// Where streamed weights may come from, and in which pieces. What is resident is so under the first of them.
 fn sources(phase: &PhaseJob, setting: &Setting, on: Place) -> Vec<(Tier, Piece)> {
-    if on == Place::Cpu {
-        return vec![(Tier::Disk, Piece::Group)];
-    }
     let flags = setting.flags;
     let allowed = |tier: &Tier| {
         let target = match flags.offload_to {
@@ -111,7 +108,10 @@ fn sources(phase: &PhaseJob, setting: &Setting, on: Place) -> Vec<(Tier, Piece)>
                 Some(PinMemory::Auto) | None => true,
             }
     };
-    let tiers: Vec<Tier> = [Tier::Disk, Tier::Host, Tier::Pinned].into_iter().filter(allowed).collect();
+    let tiers: Vec<Tier> = match on {
+        Place::Cpu => vec![Tier::Disk],
+        Place::Device => [Tier::Disk, Tier::Host, Tier::Pinned].into_iter().filter(allowed).collect(),
+    };
     let blocks_asked = phase.phase == Phase::Denoise && flags.blocks_resident.is_some();
     let pieces: &[Piece] = match setting.mode {
         MemoryMode::Minimal => &[Piece::Matrix],
@@ -137,8 +137,6 @@ fn of_source<'a>(
         (_, Piece::Matrix) => 0..=0,
         (MemoryMode::Full | MemoryMode::Stage, _) => count..=count,
         (MemoryMode::Stream, _) => 0..=0,
-        // No single matrices on the CPU: there it is blocks.
-        (MemoryMode::Minimal, _) => 0..=0,
         _ => match setting.flags.blocks_resident.filter(|_| phase.phase == Phase::Denoise) {
             Some(asked) => asked.min(count)..=asked.min(count),
             None => 0..=count,
@@ -159,7 +157,8 @@ fn of_source<'a>(
         let buffer = if piece == Piece::Matrix { phase.network.largest_matrix_bytes.min(largest) } else { largest };
         let staging = buffer.saturating_mul(placement.ring as u64).min(streamed);
         let fixed = phase.network.fixed_bytes;
-        let weights_bytes = fixed.saturating_add(whole - streamed).saturating_add(staging);
+        let vectors = if piece == Piece::Matrix { phase.network.vector_bytes } else { 0 };
+        let weights_bytes = fixed.saturating_add(whole - streamed).saturating_add(staging).saturating_add(vectors);
         let at_work = weights_bytes.saturating_add(way.bytes);
         let (device_bytes, pinned_bytes, ram_own) = match on {
             Place::Cpu => (0, 0, at_work),

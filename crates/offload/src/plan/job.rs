@@ -47,6 +47,8 @@ pub struct NetworkSize {
     pub group_bytes: Vec<u64>,
     /// The largest matrix in a group.
     pub largest_matrix_bytes: u64,
+    /// What is no matrix in all groups (norms, biases): it stays where matrices come one by one.
+    pub vector_bytes: u64,
 }
 
 impl NetworkSize {

@@ -16,6 +16,7 @@ fn network() -> impl Strategy<Value = NetworkSize> {
         fixed_bytes: fixed * MIB,
         table_bytes: table * MIB,
         largest_matrix_bytes: groups.iter().max().map_or(0, |g| g * MIB / 3),
+        vector_bytes: groups.iter().sum::<u64>() * 1000,
         group_bytes: groups.into_iter().map(|g| g * MIB).collect(),
     })
 }
@@ -177,6 +178,7 @@ fn known(device_gib: f64) -> (Job, Machine) {
             table_bytes: 0,
             group_bytes: vec![GIB * 4 / 10; 40],
             largest_matrix_bytes: 70 * MIB,
+            vector_bytes: MIB,
         },
         passes: 10,
         work: Work { flops: 1.2e16, precision: Precision::Half },

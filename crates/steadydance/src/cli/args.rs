@@ -32,6 +32,9 @@ pub struct Cli {
     /// Say nothing but errors
     #[arg(short, long, global = true)]
     pub quiet: bool,
+    /// Folder of tables of your own models (docs/models.md) [default: manifests beside your config.toml]
+    #[arg(long, global = true, value_name = "DIR", env = "STEADYDANCE_MANIFESTS", hide_env = true)]
+    pub manifests: Option<PathBuf>,
     /// Colours: auto (as NO_COLOR and CLICOLOR_FORCE say), always or never
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto", hide_default_value = true)]
     #[arg(hide_possible_values = true)]
@@ -65,6 +68,8 @@ pub enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+    /// Say what this machine is, which models would run on it, and what to do about what is not well
+    Doctor(DoctorArgs),
     /// Write a completion script to stdout
     Completions {
         /// For which shell
@@ -211,6 +216,17 @@ pub struct ConvertArgs {
     pub json: bool,
 }
 
+/// Arguments of `doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Do not measure the disk, which reads, or writes and reads, at most 256 MB
+    #[arg(long)]
+    pub no_disk_speed: bool,
+}
+
 /// Settings as flags.
 #[derive(Debug, Args)]
 pub struct FlagValues {
@@ -266,6 +282,9 @@ pub struct RunArgs {
     /// Write a contact sheet, an overlay video, keypoints and their report into this folder
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     pub debug_dir: Option<PathBuf>,
+    /// Write predicted and measured memory of every phase into this JSON file
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub mem_report: Option<PathBuf>,
     /// Only show the plan
     #[arg(long)]
     pub dry_run: bool,

@@ -15,13 +15,14 @@ use steadydance::preset;
 
 use super::args::ShowArgs;
 use super::failure::Failure;
+use super::known;
 use super::terminal::{self, Terminal};
 use super::values::{LoraValue, PATH_KEYS, Values};
 
 /// Beginning of the environment variables.
 const PREFIX: &str = "STEADYDANCE_";
-/// Variables with that beginning which are no settings: they belong to the tests.
-const NOT_SETTINGS: [&str; 2] = ["STEADYDANCE_GOLDEN_DIR", "STEADYDANCE_TOKENIZER_FIXTURE"];
+/// Variables with that beginning which are no settings: that of `--manifests`, which every command has, and the tests'.
+const NOT_SETTINGS: [&str; 3] = ["STEADYDANCE_MANIFESTS", "STEADYDANCE_GOLDEN_DIR", "STEADYDANCE_TOKENIZER_FIXTURE"];
 /// The project's file.
 const PROJECT_FILE: &str = "steadydance.toml";
 
@@ -136,7 +137,7 @@ fn file_layer(file: &Path) -> Result<Layer, Failure> {
     if let Some(folder) = file.parent().filter(|f| !f.as_os_str().is_empty()) {
         for key in PATH_KEYS {
             if let Some(text) = layer.dict.get(key).and_then(Value::as_str) {
-                let known = steadydance::known_models().iter().any(|m| m.name == text);
+                let known = known::find(text).is_some();
                 let place = beside(folder, text, key == "model" || known);
                 layer.dict.insert(key.to_owned(), place.into());
             }

@@ -2,13 +2,13 @@
 
 use std::fmt::Write;
 
-use steadydance::{Inspection, LoraFit, LoraModel, LoraSummary};
+use steadydance::{Inspection, LoraFit, LoraModel, LoraSummary, Part};
 
 use super::args::InspectArgs;
-
 use super::failure::Failure;
 use super::plan::bytes;
 use super::request::{Model, find_model};
+use super::target;
 use super::terminal::{self, Terminal};
 
 /// Says what a checkpoint is. Tensors are listed only when asked for: a large model has thousands.
@@ -22,10 +22,10 @@ pub fn inspect(args: &InspectArgs, terminal: Terminal) -> Result<(), Failure> {
     let found = steadydance::inspect(&args.file)?;
     let fit = match (&args.model, &found.lora) {
         (None, _) => None,
-        (Some(model), Some(_)) => Some(steadydance::inspect_lora(&args.file, &lora_model(model))?),
+        (Some(model), Some(_)) => Some(steadydance::inspect_lora(&args.file, &lora_model(model)?)?),
         // The refusal itself, not that it is none.
         (Some(model), None) if found.lora_refused.is_some() => {
-            Some(steadydance::inspect_lora(&args.file, &lora_model(model))?)
+            Some(steadydance::inspect_lora(&args.file, &lora_model(model)?)?)
         }
         (Some(_), None) => {
             let file = args.file.display();
@@ -45,12 +45,18 @@ pub fn inspect(args: &InspectArgs, terminal: Terminal) -> Result<(), Failure> {
     terminal::write_json(&value)
 }
 
-fn lora_model(name: &str) -> LoraModel {
-    match find_model(name) {
+/// # Errors
+/// A model of the user's own that is not here: its shapes are not known.
+fn lora_model(name: &str) -> Result<LoraModel, Failure> {
+    Ok(match find_model(name) {
         Model::Demo => LoraModel::Demo,
-        Model::Known(known) => LoraModel::Published(known.name),
+        Model::Known(known) if known.is_built_in() => LoraModel::Published(known.name),
+        Model::Known(known) => {
+            let file = target::known_file(&known.name, Part::Transformer, "--model")?;
+            LoraModel::Path(file.unwrap_or_else(|| known.name.into()))
+        }
         Model::Path(path) => LoraModel::Path(path),
-    }
+    })
 }
 
 fn text(found: &Inspection, fit: Option<&LoraFit>, list: bool) -> String {

@@ -5,9 +5,11 @@ mod compare;
 mod completions;
 mod config;
 mod convert;
+mod doctor;
 mod eval;
 mod failure;
 mod inspect;
+mod known;
 mod memory_values;
 mod models;
 mod plan;
@@ -55,6 +57,9 @@ fn parse_and_run(arguments: &[OsString], terminal: Terminal) -> Result<(), Failu
         Err(error) => return Err(Failure::from_clap(&error)),
     };
     let terminal = terminal.with_verbosity(cli.verbose, cli.quiet);
+    if !matches!(cli.command, Command::Completions { .. }) {
+        known::load(cli.manifests.as_deref())?;
+    }
     match cli.command {
         Command::Run(args) => run::run(&args, terminal),
         Command::Pose(args) => pose::pose(&args, terminal),
@@ -70,6 +75,7 @@ fn parse_and_run(arguments: &[OsString], terminal: Terminal) -> Result<(), Failu
             ModelsCommand::Rm { name, json } => models::remove(&name, json),
         },
         Command::Config { command: ConfigCommand::Show(args) } => config::show(&args, terminal),
+        Command::Doctor(args) => doctor::doctor(&args, terminal),
         Command::Completions { shell } => completions::completions(shell),
     }
 }

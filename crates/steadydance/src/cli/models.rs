@@ -6,10 +6,11 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 use steadydance::hub::{Bytes, Cache, Checked, Removed};
-use steadydance::{KnownFile, KnownModel, StoredModel, known_models};
+use steadydance::{KnownFile, KnownModel, StoredModel};
 
 use super::args::{ListArgs, ModelArgs, PathArgs};
 use super::failure::Failure;
+use super::known;
 use super::pull::ByteBar;
 use super::target::{Here, Target};
 use super::terminal::{self, Terminal};
@@ -120,12 +121,12 @@ fn unfinished_bytes(known: &KnownModel, all: &[KnownModel], cache: &Cache) -> u6
 /// # Errors
 /// stdout cannot be written.
 pub fn list(args: &ListArgs, terminal: Terminal) -> Result<(), Failure> {
-    let (cache, all) = (Cache::from_env(), known_models());
+    let (cache, all) = (Cache::from_env(), known::models());
     let asked = args.filter.as_deref().unwrap_or_default().to_lowercase();
     let fits = |m: &&KnownModel| {
         [&m.name, &m.title, &m.network, &m.repository].iter().any(|text| text.to_lowercase().contains(&asked))
     };
-    let models: Vec<_> = all.iter().filter(fits).map(|known| Listed::new(known.clone(), &all, &cache)).collect();
+    let models: Vec<_> = all.iter().filter(fits).map(|known| Listed::new(known.clone(), all, &cache)).collect();
     if args.json {
         return terminal::write_json(&models);
     }
@@ -310,6 +311,6 @@ fn users(target: &Target, cache: &Cache) -> Vec<KnownModel> {
         let files: HashSet<_> = m.files.iter().map(of).collect();
         model.files.iter().any(|f| files.contains(&(model.repository_of(f).to_owned(), f.path.clone())))
     };
-    let others = known_models().into_iter().filter(|m| m.name != model.name && !model.with.contains(&m.name));
-    others.filter(|m| shares(m) && StoredModel::find(m, cache, None).is_some()).collect()
+    let others = known::models().iter().filter(|m| m.name != model.name && !model.with.contains(&m.name));
+    others.filter(|m| shares(m) && StoredModel::find(m, cache, None).is_some()).cloned().collect()
 }

@@ -13,7 +13,7 @@ use super::request::{self, Job, Model};
 use super::terminal::{self, Terminal};
 
 /// Shows what a run would do, here or on another machine. A published model is planned from its shapes alone, whether or
-/// not its files are here.
+/// not its files are here; of a model of one's own nothing is known without them.
 ///
 /// # Errors
 /// As a run's, before its first weight is read.
@@ -60,10 +60,10 @@ fn machine(job: &Job, name: Option<&str>) -> Result<(Machine, Vec<String>), Fail
 
 fn show(args: &RunArgs, job: &Job, machine: &Machine, notes: Vec<String>, terminal: Terminal) -> Result<(), Failure> {
     let mut plan = match &job.model {
-        Model::Known(known) => {
+        Model::Known(known) if known.is_built_in() => {
             plan_known(&known.name, &job.request_for_shapes(args)?, machine, &job.options_for_shapes())?
         }
-        Model::Demo | Model::Path(_) => {
+        Model::Demo | Model::Path(_) | Model::Known(_) => {
             let mut request = job.request(args)?;
             // Without -o nothing would be checked that a plan can do without.
             if args.output.is_some() {

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use steadydance::{
-    EmbeddedPoses, FinderOptions, Motion, PoseModels, PoseOutcome, PoseRequest, RequestError, find_poses, pose_canvas,
+    EmbeddedPoses, FinderOptions, Motion, Part, PoseModels, PoseOutcome, PoseRequest, RequestError, find_poses,
+    pose_canvas,
 };
 
 use super::args::PoseArgs;
@@ -15,6 +16,7 @@ use super::plan::bytes;
 use super::progress::{Progress, Told, clock, write_event};
 use super::request::{Model, find_model, same_file};
 use super::stop::Stop;
+use super::target;
 use super::terminal::{self, Terminal};
 use super::values::Values;
 
@@ -69,6 +71,10 @@ fn canvas(values: &Values, motion: &Motion, options: &FinderOptions) -> Result<O
         Some(Model::Path(path)) => pose_canvas(Some(&path))?,
         Some(Model::Demo) => pose_canvas(None)?,
         None if puppets() => pose_canvas(None)?,
+        Some(Model::Known(known)) if !known.is_built_in() => {
+            let file = target::known_file(&known.name, Part::Transformer, "--model")?;
+            file.map(|file| pose_canvas(Some(&file))).transpose()?.flatten()
+        }
         // The published models' canvas is SteadyDancer's.
         Some(Model::Known(_)) | None => None,
     })

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use steadydance::{
-    AlignFrame, EmbeddedPoses, FinderOptions, PersonChoice, PoseModelPlaces, PoseRecipe, PoseSettings, StoredModel,
-    hub, known_models,
+    AlignFrame, EmbeddedPoses, FinderOptions, PersonChoice, PoseModelPlaces, PoseRecipe, PoseSettings, StoredModel, hub,
 };
 
+use super::known;
 use super::values::named;
 
 /// The pose networks' name among the known models.
@@ -129,8 +129,8 @@ impl PoseValues {
     /// Where networks are looked for, and where found keypoints are kept. `beside` is the model's folder, `embedded` tells
     /// when the demo's own networks do; `None` leaves it to the model.
     pub fn finder(&self, beside: Option<PathBuf>, embedded: Option<EmbeddedPoses>) -> FinderOptions {
-        let known = known_models().into_iter().find(|m| m.name == POSE_MODEL);
-        let stored = known.and_then(|known| StoredModel::find(&known, &hub::Cache::from_env(), None));
+        let known = known::find(POSE_MODEL);
+        let stored = known.and_then(|known| StoredModel::find(known, &hub::Cache::from_env(), None));
         let pulled = stored.map(|stored| stored.folder().to_owned());
         let cache = directories::ProjectDirs::from("", "", "steadydance").map(|d| d.cache_dir().join("poses"));
         FinderOptions {

@@ -9,6 +9,7 @@ use steadydance::eval::{Comparison, EvalReport};
 use steadydance::{CancelToken, Event, ModelInfo, Observer, Phase, PoseOutcome, Report};
 
 use super::failure::Failure;
+use super::plan::bytes;
 use super::terminal::Terminal;
 
 /// What the program adds to the engine's own events.
@@ -103,7 +104,8 @@ impl Progress {
             Event::PhaseFinished { phase, seconds } => self.end(*phase, *seconds),
             Event::Step { step, total, timestep, sigma, forwards, seconds } => {
                 if let Some(bar) = &self.bar {
-                    bar.set_message(format!("step {step}/{total}"));
+                    let memory = steadydance::own_bytes().map_or_else(String::new, |b| format!(", {}", bytes(b)));
+                    bar.set_message(format!("step {step}/{total}{memory}"));
                 }
                 if self.terminal.verbosity >= 1 {
                     self.line(&format!(

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use steadydance::convert::Form;
 use steadydance::{
     Aliases, AnimateRequest, EngineOptions, KnownModel, Lora, ModelFiles, ModelOverrides, ModelSource, Motion, Part,
-    PipelineError, RequestError, Settings, StoredModel, hub, known_models, preset,
+    PipelineError, RequestError, Settings, StoredModel, hub, preset,
 };
 
 use super::args::RunArgs;
 use super::config::Config;
 use super::failure::Failure;
+use super::known;
 use super::target;
 use super::terminal::Terminal;
 use super::values::{LoraValue, Numbers, Size, Values};
@@ -111,7 +112,8 @@ impl Job {
             }
             Model::Path(path) => Ok(ModelSource::Files(ModelFiles::find(path, &self.overrides()?)?)),
             Model::Known(known) if !known.animates() => {
-                let others: Vec<_> = known_models().into_iter().filter(KnownModel::animates).map(|m| m.name).collect();
+                let animating = known::models().iter().filter(|m| m.animates());
+                let others: Vec<_> = animating.map(|m| m.name.as_str()).collect();
                 Err(Failure::usage(format!(
                     "{} ({}) makes no clip; --model takes {}, or a PATH",
                     known.name,
@@ -237,8 +239,8 @@ pub(super) fn find_model(name: &str) -> Model {
         return Model::Demo;
     }
     // A folder that happens to have the name of a published model is that model's folder.
-    match known_models().into_iter().find(|m| m.name == name) {
-        Some(known) if !Path::new(name).exists() => Model::Known(Box::new(known)),
+    match known::find(name) {
+        Some(known) if !Path::new(name).exists() => Model::Known(Box::new(known.clone())),
         _ => Model::Path(name.into()),
     }
 }

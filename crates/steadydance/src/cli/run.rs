@@ -44,7 +44,9 @@ fn animate(args: &RunArgs, terminal: Terminal) -> Result<(), Failure> {
     let report = stop.guard(|| engine.animate(&request, &mut observer).map_err(|e| request::explain(e, &request)));
     observer.finish();
     let report = report?;
-
+    if let Some(path) = &args.mem_report {
+        report.write_memory(path)?;
+    }
     summary::print(&report, engine.model(), terminal);
     if args.json {
         write_event(&Told::Done(&report));

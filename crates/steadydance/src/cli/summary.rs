@@ -19,7 +19,7 @@ fn lines(report: &Report, model: &ModelInfo) -> Vec<String> {
     let Report { width, height, num_frames, fps, seed, forwards, .. } = report;
     let sound = if report.has_audio { "with sound" } else { "no sound" };
     let phases: Vec<_> = report.phase_seconds.iter().map(|(phase, s)| format!("{phase} {s:.1} s")).collect();
-    let measured = report.peak_rss_bytes.map_or_else(|| "unknown".to_owned(), bytes);
+    let measured = report.measured_peak_bytes().or(report.peak_rss_bytes).map_or_else(|| "unknown".to_owned(), bytes);
     let mut lines = vec![
         format!(
             "{width}x{height}, {num_frames} frames at {fps} fps ({:.2} s), {sound}, seed {seed}",
@@ -57,6 +57,8 @@ mod tests {
             phase_seconds: vec![(Phase::Denoise, 40.25)],
             predicted_peak_bytes: 1 << 30,
             peak_rss_bytes: Some(3 << 29),
+            memory: vec![],
+            replans: vec![],
         };
         let info = ModelInfo { label: "demo".into(), parameters: 1, components: vec![], loras: vec![] };
         let text = lines(&report, &info).join("\n");

@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use steadydance::hub::{Cache, Found, WantedFile};
-use steadydance::{KnownModel, Part, StoredModel, known_models};
+use steadydance::{KnownModel, Part, StoredModel};
 
 use super::failure::Failure;
+use super::known;
 
 /// Names that are offered when one is not found.
 const MOST_OFFERED: usize = 4;
@@ -42,7 +43,7 @@ impl Target {
     pub fn of(name: &str, revision: Option<&str>) -> Result<Self, Failure> {
         let revision = revision.map(str::to_owned);
         if !name.contains('/') {
-            return Ok(Self::Known { model: Box::new(known(name)?), revision });
+            return Ok(Self::Known { model: Box::new(with_files(name)?), revision });
         }
         let (repository, inline) = match name.split_once('@') {
             Some((repository, inline)) => (repository, Some(inline.to_owned())),
@@ -113,9 +114,9 @@ impl Here {
 ///
 /// # Errors
 /// There is none; the error offers names like it.
-pub fn known(name: &str) -> Result<KnownModel, Failure> {
-    match known_models().into_iter().find(|m| m.name == name) {
-        Some(known) if !known.repository.is_empty() => Ok(known),
+fn with_files(name: &str) -> Result<KnownModel, Failure> {
+    match known::find(name) {
+        Some(known) if !known.repository.is_empty() => Ok(known.clone()),
         Some(known) => Err(Failure::usage(format!(
             "{} is inside the program and has no files; `steadydance models list` shows models that have",
             known.name
@@ -126,8 +127,8 @@ pub fn known(name: &str) -> Result<KnownModel, Failure> {
 
 /// That there is no such model, and which ones have similar names.
 pub fn unknown(name: &str) -> String {
-    let models = known_models();
-    let mut near: Vec<(f64, &str)> = models.iter().map(|m| (likeness(name, &m.name), m.name.as_str())).collect();
+    let mut near: Vec<(f64, &str)> =
+        known::models().iter().map(|m| (likeness(name, &m.name), m.name.as_str())).collect();
     near.sort_by(|a, b| b.0.total_cmp(&a.0));
     let near: Vec<&str> = near.into_iter().take_while(|(l, _)| *l > 0.8).map(|(_, n)| n).take(MOST_OFFERED).collect();
     let offer = if near.is_empty() { String::new() } else { format!("did you mean {}? ", near.join(", ")) };
@@ -166,7 +167,7 @@ fn nothing_here(repository: &str, revision: Option<&str>, cache: &Cache) -> Fail
 /// # Errors
 /// It is not here, or has no such part.
 pub fn known_file(text: &str, part: Part, flag: &str) -> Result<Option<PathBuf>, Failure> {
-    let Some(known) = known_models().into_iter().find(|m| m.name == text && !m.files.is_empty()) else {
+    let Some(known) = known::find(text).filter(|m| !m.files.is_empty()) else {
         return Ok(None);
     };
     if Path::new(text).exists() {
@@ -176,7 +177,7 @@ pub fn known_file(text: &str, part: Part, flag: &str) -> Result<Option<PathBuf>,
         return Err(Failure::usage(format!("{text} ({}) has nothing for {flag}", known.title)));
     }
     let cache = Cache::from_env();
-    let stored = StoredModel::find(&known, &cache, None).ok_or_else(|| not_here(&known, &cache))?;
+    let stored = StoredModel::find(known, &cache, None).ok_or_else(|| not_here(known, &cache))?;
     Ok(stored.part(part))
 }
 

@@ -86,6 +86,15 @@ impl Cache {
         entries(&folder.blobs()).into_iter().filter_map(told).collect()
     }
 
+    /// Every file of the cache with its size, links left out: contents are counted once, unfinished ones among them.
+    pub fn contents(&self) -> Vec<(PathBuf, u64)> {
+        let told = |path: PathBuf| {
+            let info = path.symlink_metadata().ok().filter(|info| info.is_file())?;
+            Some((path, info.len()))
+        };
+        files_below(&self.root).into_iter().filter_map(told).collect()
+    }
+
     /// The folder of a repository, which need not exist.
     ///
     /// # Errors

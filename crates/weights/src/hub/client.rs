@@ -2,7 +2,7 @@
 //! and the hub's own headers stand on the redirect, not on the file behind it.
 
 use std::io::Read;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use ureq::http::{HeaderMap, StatusCode, Uri};
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
@@ -279,7 +279,7 @@ impl Client {
             // Signed addresses of the host that keeps the files expire; the hub makes a new one. 408, 425, 429 and
             // 5xx ask for patience.
             401 | 403 | 408 | 425 | 429 | 500..=599 => {
-                let (problem, wait) = (format!("status {status}"), retry_after(headers));
+                let (problem, wait) = (format!("status {status}"), retry_after(headers, SystemTime::now()));
                 return Err(Trouble::Passing { problem, wait, error: Box::new(refused) });
             }
             _ => refused,
@@ -301,12 +301,18 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name).and_then(|v| v.to_str().ok()).filter(|v| !v.is_empty())
 }
 
-/// How long the server wants to be left alone: `Retry-After` in seconds, or until the window of `RateLimit` ends
-/// (`"api";r=0;t=47`), which is what the hub sends.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds = header(headers, "retry-after").and_then(|w| w.trim().parse().ok());
+/// How long the server wants to be left alone, from `now` on: `Retry-After` as seconds or as a date (RFC 9110, 10.2.3), or
+/// until the window of `RateLimit` ends (`"api";r=0;t=47`), which is what the hub sends. A date is one of the server's
+/// clock, so what is left until then is reckoned from its own `Date` where it has one. A date that has passed is no wait.
+fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let date = |text: &str| httpdate::parse_http_date(text.trim()).ok();
+    let patience = |text: &str| {
+        let seconds = text.trim().parse().ok().map(Duration::from_secs);
+        let there = || header(headers, "date").and_then(date).unwrap_or(now);
+        seconds.or_else(|| Some(date(text)?.duration_since(there()).unwrap_or_default()))
+    };
     let window = || header(headers, "ratelimit")?.split(';').find_map(|p| p.trim().strip_prefix("t=")?.parse().ok());
-    seconds.or_else(window).map(Duration::from_secs)
+    header(headers, "retry-after").and_then(patience).or_else(|| window().map(Duration::from_secs))
 }
 
 /// The first byte of `bytes 5-9/10`.
@@ -384,14 +390,22 @@ mod tests {
 
     #[test]
     fn servers_say_how_long_to_wait() {
+        let now = httpdate::parse_http_date("Wed, 21 Oct 2026 07:27:30 GMT").unwrap();
         let wait = |pairs: &[(&'static str, &'static str)]| {
-            retry_after(&pairs.iter().map(|(n, v)| (n.parse().unwrap(), v.parse().unwrap())).collect())
-                .map(|d| d.as_secs())
+            let headers = pairs.iter().map(|(n, v)| (n.parse().unwrap(), v.parse().unwrap())).collect();
+            retry_after(&headers, now).map(|d| d.as_secs())
         };
         assert_eq!(wait(&[("retry-after", " 7 ")]), Some(7));
         assert_eq!(wait(&[("ratelimit", "\"api\";r=0;t=47")]), Some(47));
         assert_eq!(wait(&[("ratelimit", "\"api\";r=0; t=47"), ("retry-after", "5")]), Some(5));
-        for none in ["Wed, 21 Oct 2026 07:28:00 GMT", "-1", "soon", ""] {
+        // All three spellings of a date that a server may have.
+        for date in ["Wed, 21 Oct 2026 07:28:00 GMT", "Wednesday, 21-Oct-26 07:28:00 GMT", "Wed Oct 21 07:28:00 2026"] {
+            assert_eq!(wait(&[("retry-after", date)]), Some(30), "{date}");
+            // The server's clock is another than ours.
+            assert_eq!(wait(&[("retry-after", date), ("date", "Wed, 21 Oct 2026 07:27:52 GMT")]), Some(8), "{date}");
+        }
+        assert_eq!(wait(&[("retry-after", "Wed, 21 Oct 2020 07:28:00 GMT")]), Some(0));
+        for none in ["Wed, 41 Oct 2026 07:28:00 GMT", "-1", "soon", ""] {
             assert_eq!(wait(&[("retry-after", none)]), None, "{none}");
         }
     }

@@ -36,7 +36,7 @@ pub(crate) use checksum::hexadecimal;
 pub use client::Listing;
 pub use error::{Bytes, HubError, HubErrorKind};
 pub use events::{PullEvent, PullObserver};
-pub use plan::{FreeSpace, Hub, PlannedFile, PullPlan, Wanted, WantedFile};
+pub use plan::{FreeSpace, Hub, PlannedFile, PullPlan, Wanted, WantedFile, free_space};
 pub use settings::{Settings, Token};
 pub use upkeep::{Checked, Damage, Removed};
 

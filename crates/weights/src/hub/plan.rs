@@ -19,6 +19,14 @@ const RESERVE_BYTES: u64 = 256 << 20;
 /// How free space of a folder's disk is asked for, in bytes. Tests put another function there.
 pub type FreeSpace = fn(&Path) -> io::Result<u64>;
 
+/// Free space of the disk that a folder is on, or its nearest parent that is there, in bytes.
+///
+/// # Errors
+/// The system does not tell.
+pub fn free_space(folder: &Path) -> io::Result<u64> {
+    fs4::available_space(folder.ancestors().find(|p| p.is_dir()).unwrap_or(folder))
+}
+
 /// Files of one repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
@@ -56,7 +64,7 @@ impl Hub {
 
     /// With these settings.
     pub fn new(settings: Settings) -> Self {
-        Self { cache: Cache::new(&settings.cache), settings, free_space: |folder| fs4::available_space(folder) }
+        Self { cache: Cache::new(&settings.cache), settings, free_space }
     }
 
     /// With another way to ask for free space.
@@ -204,14 +212,14 @@ impl PullPlan<'_> {
 
     /// Bytes of all of [`Self::files`].
     pub fn bytes(&self) -> Bytes {
-        Bytes(self.files.iter().map(|f| f.size_bytes).sum())
+        Bytes(sum(self.files.iter().map(|f| f.size_bytes)))
     }
 
     /// Bytes that are still to come. A blob that stands under two names counts once.
     pub fn missing(&self) -> Bytes {
         let mut seen = HashSet::new();
         let fresh = self.files.iter().filter(|f| seen.insert((&f.repository, &f.etag)));
-        Bytes(fresh.map(|f| f.size_bytes.saturating_sub(f.here_bytes)).sum())
+        Bytes(sum(fresh.map(|f| f.size_bytes.saturating_sub(f.here_bytes))))
     }
 
     /// The folder of a repository's snapshot, complete after [`Self::run`].
@@ -233,9 +241,8 @@ impl PullPlan<'_> {
             return Ok(());
         }
         let root = self.hub.cache.root();
-        let exists = root.ancestors().find(|p| p.is_dir()).unwrap_or(root);
         let needed = missing.saturating_add(RESERVE_BYTES);
-        match (self.hub.free_space)(exists) {
+        match (self.hub.free_space)(root) {
             Ok(free) if free < needed => {
                 Err(HubError::NoSpace { folder: root.to_owned(), free: Bytes(free), needed: Bytes(needed) })
             }
@@ -316,6 +323,11 @@ impl PullPlan<'_> {
         }
         Ok(())
     }
+}
+
+/// The sum of sizes that a server has announced.
+fn sum(sizes: impl Iterator<Item = u64>) -> u64 {
+    sizes.fold(0, u64::saturating_add)
 }
 
 fn check_known(repository: &str, file: &WantedFile, told: &Metadata) -> Result<(), HubError> {

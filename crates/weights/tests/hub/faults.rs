@@ -63,7 +63,11 @@ fn a_hub_in_trouble_is_asked_again_and_given_up() {
 
 #[test]
 fn the_server_says_how_long_to_wait() {
-    for (header, seconds) in [("retry-after: 0", "seconds: 0.0 "), ("ratelimit: \"api\";r=0;t=1", "seconds: 1.0 ")] {
+    for (header, seconds) in [
+        ("retry-after: 0", "seconds: 0.0 "),
+        ("date: Wed, 21 Oct 2026 07:28:00 GMT\r\nretry-after: Wed, 21 Oct 2026 07:28:01 GMT", "seconds: 1.0 "),
+        ("ratelimit: \"api\";r=0;t=1", "seconds: 1.0 "),
+    ] {
         let place = Place::new();
         place.server.refuse_with(header).heads([429]).faults([Fault::Status(429)]);
         let recorder = Recorder::default();
@@ -153,6 +157,17 @@ fn a_full_disk_is_noticed_before_a_byte_is_sent() {
     assert_eq!((place.server.downloads(), tree(place.root.path()).len()), (0, 0));
     place.pull().unwrap();
     pull(&hub, &[wanted(&["large.bin"])], &()).unwrap();
+}
+
+#[test]
+fn sizes_that_no_disk_has_are_refused_as_such() {
+    let place = Place::new();
+    place.server.put("org/model", "other.bin", vec![3; 2000]).announce_size(u64::MAX);
+    let hub = Hub::new(place.settings());
+    let plan = hub.plan(&[wanted(&["large.bin", "other.bin"])], &()).unwrap();
+    assert_eq!((plan.bytes().0, plan.missing().0), (u64::MAX, u64::MAX));
+    assert!(matches!(plan.run(&()), Err(HubError::NoSpace { .. })));
+    assert_eq!(place.server.downloads(), 0);
 }
 
 #[cfg(target_os = "linux")]
