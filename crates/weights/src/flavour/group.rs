@@ -11,7 +11,7 @@ use super::describe::{self, Description};
 use super::{DESCRIPTION, FORMS, Flavour, Form, INPUT_SCALES, MARKER, SCALES, SECOND_SCALE, WEIGHTS};
 use crate::WeightsError;
 use crate::checkpoint::{Entry, Share, StoredScales, StoredType, Table};
-use crate::error::first_ten;
+use crate::error::{first_ten, visible};
 
 /// The names that a module has in a file.
 #[derive(Default)]
@@ -132,7 +132,8 @@ fn described_in_headers(
             .find(|n| WEIGHTS.iter().any(|w| table.contains_key(&format!("{n}{w}"))));
         match name {
             Some(name) => drop(found.insert(name, description)),
-            None => faults.add(ORPHAN, format!("{layer} of {}", super::METADATA)),
+            // Names of tensors are lines of text by now; this one is whatever the header has.
+            None => faults.add(ORPHAN, format!("{} of {}", visible(&layer), super::METADATA)),
         }
     }
     faults.verdict(path)?;

@@ -87,6 +87,11 @@ fn descriptions_decide_and_may_not_contradict() {
     assert!(said(&tensors, &header("{\"layers\":{\"a\":{}}}")).contains("layer a has no format"));
     let other = "{\"layers\":{\"b\":{\"format\":\"int8_tensorwise\"}}}";
     assert!(said(&tensors, &header(other)).contains("b of _quantization_metadata"));
+    // Found by fuzzing: the name of a layer is the header's own text.
+    let steering =
+        r#"{"layers": {"a": {"format": "float8_e5m2"}, "bl\u007fcks\n\u001b[1m": {"format": "float8_e4m3fn"}}}"#;
+    let message = said(&tensors, &header(steering));
+    assert!(message.contains(r"(bl\u{7f}cks\n\u{1b}[1m of _quantization_metadata)"), "{message}");
     // 8-bit floats of a writer that had no type for them.
     let bytes = [
         ("a.weight", "U8", [2usize, 4].as_slice(), [0x38u8; 8].as_slice()),
