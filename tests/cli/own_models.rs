@@ -145,7 +145,7 @@ fn a_composite_is_pulled_by_its_name_and_runs() {
     );
     plan[0] = "plan".to_owned();
     plan.push("--json".to_owned());
-    let peak = place.run(&plan).json()["stages"]["peak_bytes"].as_u64().unwrap();
+    let peak = place.run(&plan).json()["stages"]["peaks"]["ram_bytes"].as_u64().unwrap();
     assert!(peak < 1 << 30, "{peak}");
 
     // A part that is needed stays.
