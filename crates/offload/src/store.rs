@@ -263,10 +263,11 @@ impl Inner {
         state.slots.insert(unit, Slot::Here(slab.clone()));
         if self.moving.ahead {
             for unit in next {
-                if !state.slots.contains_key(&unit) {
-                    state.slots.insert(unit, Slot::Coming);
-                    state.queue.push_back(unit);
-                }
+                let State { slots, queue, .. } = &mut *state;
+                slots.entry(unit).or_insert_with(|| {
+                    queue.push_back(unit);
+                    Slot::Coming
+                });
             }
         }
         drop(state);
