@@ -62,9 +62,10 @@ fn on_host(x: &Tensor, weight: View, bias: Option<&Tensor>) -> Result<Tensor> {
 }
 
 /// Most bytes that [`linear`] takes on the host beside its argument and its result, whatever the weight is held as: repacked
-/// inputs. `shape` is the weight's `[out, in]`; differences take as much again.
+/// inputs, and what each thread decodes rows into. `shape` is the weight's `[out, in]`; differences take as much again.
 pub fn workspace_bytes(rows: usize, [_, in_features]: [usize; 2]) -> u64 {
-    4 * tiles::packed_floats(rows, in_features) as u64
+    let scratch = rayon::current_num_threads() * tiles::scratch_floats(rows);
+    4 * (tiles::packed_floats(rows, in_features) + scratch) as u64
 }
 
 /// Adds what the differences make of `x` `[rows, in]` to `[rows, out]`.

@@ -54,6 +54,14 @@ fn step(count: usize, in_features: usize, width: usize) -> usize {
     count.div_ceil(count.div_ceil(step)).next_multiple_of(width)
 }
 
+/// Numbers that a thread holds for `count` rows of inputs: decoded rows, a span before that, sums, and a little for the allocator.
+pub(super) fn scratch_floats(count: usize) -> usize {
+    const MARGIN: usize = 4 << 10;
+    let level = Level::detect();
+    let sums = count.min(MOST_ROWS).next_multiple_of(panel_width(level));
+    tile_rows(level) * (SPAN + sums) + SPAN + MARGIN
+}
+
 /// Floats of repacked inputs.
 pub(super) fn packed_floats(count: usize, in_features: usize) -> usize {
     if count <= FEW { 0 } else { step(count, in_features, panel_width(Level::detect())) * in_features }
