@@ -1,6 +1,11 @@
 //! The instruction sets that kernels are compiled for, chosen at run time.
 
-/// The instruction set that a kernel uses.
+use std::sync::OnceLock;
+
+/// The environment's variable that lowers what kernels may use.
+const VARIABLE: &str = "STEADYDANCE_CPU_LEVEL";
+
+/// The registers that a kernel of f32 uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Level {
     #[cfg(target_arch = "x86_64")]
@@ -10,36 +15,145 @@ pub(crate) enum Level {
     Portable,
 }
 
+/// Instruction sets in the order in which processors got them; each has all before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Instructions {
+    Portable,
+    /// With FMA.
+    Avx2,
+    /// F, BW, DQ and VL.
+    Avx512,
+    /// Products of bytes in AVX-512.
+    Avx512Vnni,
+    /// Products of pairs of bf16.
+    Avx512Bf16,
+}
+
+impl Instructions {
+    const ALL: [Self; 5] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Vnni, Self::Avx512Bf16];
+
+    /// As the environment's variable spells it.
+    fn spelling(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+            Self::Avx512Vnni => "avx512-vnni",
+            Self::Avx512Bf16 => "avx512-bf16",
+        }
+    }
+
+    /// As people call it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            Self::Avx2 => "AVX2",
+            Self::Avx512 => "AVX-512",
+            Self::Avx512Vnni => "AVX-512 VNNI",
+            Self::Avx512Bf16 => "AVX-512 BF16",
+        }
+    }
+
+    /// The most that this machine has.
+    fn of_machine() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::is_x86_feature_detected as has;
+            if !(has!("avx2") && has!("fma")) {
+                return Self::Portable;
+            }
+            if !(has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl")) {
+                return Self::Avx2;
+            }
+            match (has!("avx512vnni"), has!("avx512bf16")) {
+                (true, true) => Self::Avx512Bf16,
+                (true, false) => Self::Avx512Vnni,
+                (false, _) => Self::Avx512,
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        Self::Portable
+    }
+
+    /// What kernels may use: what the machine has and the environment allows. A variable that cannot be read counts as
+    /// none; [`check_cpu_level`] is there to complain.
+    fn allowed() -> Self {
+        static ALLOWED: OnceLock<Instructions> = OnceLock::new();
+        *ALLOWED.get_or_init(|| {
+            let most = requested().ok().flatten().unwrap_or(Self::Avx512Bf16);
+            Self::of_machine().min(most)
+        })
+    }
+}
+
+/// What [`VARIABLE`] says.
+fn requested() -> Result<Option<Instructions>, CpuLevelError> {
+    match std::env::var_os(VARIABLE) {
+        None => Ok(None),
+        Some(value) if value.is_empty() => Ok(None),
+        Some(value) => {
+            let found = Instructions::ALL.into_iter().find(|i| value.eq_ignore_ascii_case(i.spelling()));
+            found.map(Some).ok_or_else(|| CpuLevelError { value: value.to_string_lossy().into_owned() })
+        }
+    }
+}
+
+/// [`STEADYDANCE_CPU_LEVEL`](check_cpu_level) says something that is no instruction set.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{VARIABLE} is {value:?}; expected portable, avx2, avx512, avx512-vnni or avx512-bf16, the most that kernels may use"
+)]
+#[non_exhaustive]
+pub struct CpuLevelError {
+    /// What it says.
+    pub value: String,
+}
+
+/// Whether the environment's `STEADYDANCE_CPU_LEVEL` can be understood: `portable`, `avx2`, `avx512`, `avx512-vnni` or
+/// `avx512-bf16`, the most that kernels may use. What the machine does not have is not used anyway.
+///
+/// # Errors
+/// Anything else in it; kernels ignore that.
+pub fn check_cpu_level() -> Result<(), CpuLevelError> {
+    requested().map(drop)
+}
+
+/// The instruction set that kernels use on this machine, the best of those they are compiled for: `AVX-512 BF16`,
+/// `AVX-512 VNNI`, `AVX-512`, `AVX2`, or `portable` where the compiler's own is all there is. The environment may lower
+/// it ([`check_cpu_level`]).
+pub fn instruction_set() -> &'static str {
+    Instructions::allowed().name()
+}
+
+/// Whether products of pairs of bf16 with sums in f32 may be used (`vdpbf16ps`).
+pub(crate) fn bf16_products() -> bool {
+    Instructions::allowed() >= Instructions::Avx512Bf16
+}
+
+/// Whether products of bytes with sums in 32 bits may be used (`vpdpbusd`).
+pub(crate) fn int8_products() -> bool {
+    Instructions::allowed() >= Instructions::Avx512Vnni
+}
+
 impl Level {
-    /// The best that this machine has.
+    /// The best that this machine has and the environment allows.
     pub(crate) fn detect() -> Self {
         Self::available()[0]
     }
 
-    /// All that this machine has, best first.
+    /// All of these, best first.
     pub(crate) fn available() -> Vec<Self> {
         let mut levels = Vec::with_capacity(3);
         #[cfg(target_arch = "x86_64")]
         {
-            if std::arch::is_x86_feature_detected!("avx512f") {
+            if Instructions::allowed() >= Instructions::Avx512 {
                 levels.push(Self::Avx512);
             }
-            if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+            if Instructions::allowed() >= Instructions::Avx2 {
                 levels.push(Self::Avx2);
             }
         }
         levels.push(Self::Portable);
         levels
-    }
-
-    /// As people call it.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => "AVX-512",
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => "AVX2",
-            Self::Portable => "portable",
-        }
     }
 }

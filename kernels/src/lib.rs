@@ -5,6 +5,7 @@
 
 pub mod activation;
 pub mod attention;
+mod compute;
 pub mod conv2d;
 pub mod conv3d;
 mod exp;
@@ -20,13 +21,9 @@ pub mod rope;
 mod rows;
 mod vector;
 
+pub use compute::Compute;
+pub use level::{CpuLevelError, check_cpu_level, instruction_set};
 pub use pieces::{FEWEST_ROWS, INDEPENDENT_ROWS, largest_piece, pieces};
-
-/// The instruction set that kernels use on this machine, the best of those they are compiled for: `AVX-512`, `AVX2`, or
-/// `portable` where the compiler's own is all there is.
-pub fn instruction_set() -> &'static str {
-    level::Level::detect().name()
-}
 
 #[cfg(test)]
 mod testing {

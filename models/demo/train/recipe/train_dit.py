@@ -79,7 +79,7 @@ def main():
     data = Encoded(a.latents, [a.seed, step])
     rng, generator = np.random.default_rng([a.seed, step, 7]), torch.Generator().manual_seed(a.seed + step)
     log = open(a.out / "dit.csv", "a", newline="")
-    rows, last, seen, total = csv.writer(log), time.monotonic(), [], 60 * a.minutes
+    rows, last, seen, total = csv.writer(log), time.thread_time(), [], 60 * a.minutes
     while spent < total:
         rate = a.rate * min(1, (step + 1) / 100) * (0.02 + 0.98 * min(1, 2.5 * (1 - spent / total)))
         for group in optimiser.param_groups:
@@ -95,7 +95,7 @@ def main():
         for k, v in model.state_dict().items():
             average[k].lerp_(v, 1 - keep)
         seen.append((loss.item(), figure, norm.item()))
-        now = time.monotonic()
+        now = time.thread_time()
         spent, last = spent + now - last, now
         if step % 25 == 0:
             row = [step, round(spent, 1), *(round(float(x), 5) for x in np.mean(seen, 0)), len(data.items)]
