@@ -144,3 +144,35 @@ fn in_the_search_for_poses() {
 fn in_the_preview() {
     stop_poses_in("preview");
 }
+
+#[test]
+fn a_killed_run_goes_on_where_it_was_with_the_same_command() {
+    let sandbox = Sandbox::new();
+    let every_step = ["--snapshot-interval", "0"];
+    let mut child = start(&sandbox, &every_step);
+    let mut events = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    while !(line.contains("\"step\"") && line.contains("\"step\":2")) {
+        line.clear();
+        assert_ne!(events.read_line(&mut line).unwrap(), 0, "step 2 never ended");
+    }
+    signal(&child, "KILL");
+    child.wait().unwrap();
+    let kept = sandbox.out("clip.latents.safetensors");
+    assert!(kept.is_file() && !sandbox.out("clip.mp4").exists());
+
+    let steps = |more: &[&str]| -> Vec<u64> {
+        let output = start(&sandbox, more).wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let events = String::from_utf8(output.stdout).unwrap();
+        let events = events.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap());
+        events.filter(|e| e["event"] == "step").map(|e| e["step"].as_u64().unwrap()).collect()
+    };
+    // It was killed while the third was made, or the fourth if that was quick.
+    let made = steps(&every_step);
+    assert!([&[3, 4][..], &[4]].contains(&&made[..]), "{made:?}");
+    assert!(!kept.exists());
+    let clip = std::fs::read(sandbox.out("clip.mp4")).unwrap();
+    assert_eq!(steps(&["--force", "--snapshot-interval", "off"]), [1, 2, 3, 4]);
+    assert!(std::fs::read(sandbox.out("clip.mp4")).unwrap() == clip, "the clips differ");
+}

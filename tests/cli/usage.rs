@@ -47,7 +47,17 @@ fn every_command_has_help_on_stdout() {
         ),
         (
             "run",
-            &["--image-encoder", "--tokenizer", "--dry-run", "--json", "--output", "--force", "--quiet", "--color"],
+            &[
+                "--image-encoder",
+                "--tokenizer",
+                "--snapshot-interval",
+                "--dry-run",
+                "--json",
+                "--output",
+                "--force",
+                "--quiet",
+                "--color",
+            ],
         ),
         ("plan", &["--model", "--card", "--vram-budget", "--cpu-vae", "--quality-profile", "--json"]),
         ("inspect", &["<FILE>", "--model", "--tensors", "--json"]),
@@ -65,6 +75,23 @@ fn every_command_has_help_on_stdout() {
         assert_eq!(outcome.stderr, "", "{command}");
     }
     assert_eq!(sandbox.run(&["--version"]).ok(), format!("steadydance {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn a_level_of_instructions_that_is_none_is_told() {
+    let sandbox = Sandbox::new();
+    let mut program = sandbox.program();
+    let output = program.env("STEADYDANCE_CPU_LEVEL", "avx1024").args(["models", "list"]).output().unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{told}");
+    assert!(told.contains("\"avx1024\"; expected portable, avx2, avx512") && told.lines().count() == 1, "{told}");
+    let level = |level| {
+        let output = sandbox.program().env("STEADYDANCE_CPU_LEVEL", level).args(["doctor", "--json"]).output().unwrap();
+        let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        found["cpu"]["instruction_set"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(level("portable"), "portable");
+    assert_ne!(level("avx512-bf16"), "");
 }
 
 #[test]

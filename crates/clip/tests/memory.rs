@@ -6,21 +6,11 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use cap::Cap;
 use clip::{Activation, Config, VisionTower, activation_bytes};
+use testkit::peak;
 use weights::{RandomWeights, Resident};
 
 #[global_allocator]
 static ALLOCATOR: Cap<System> = Cap::new(System, usize::MAX);
-
-/// Highest number of bytes above what was allocated before.
-fn peak(f: impl FnOnce()) -> u64 {
-    // The allocator keeps the highest number ever: memory that is never touched brings the present one up to it.
-    let (now, highest) = (ALLOCATOR.allocated(), ALLOCATOR.max_allocated());
-    let ballast = Vec::<u8>::with_capacity(highest - now);
-    let before = ALLOCATOR.max_allocated();
-    f();
-    drop(ballast);
-    (ALLOCATOR.max_allocated() - before) as u64
-}
 
 #[test]
 fn predictions_hold_and_are_not_wasteful() {
@@ -36,7 +26,7 @@ fn predictions_hold_and_are_not_wasteful() {
         let run = || drop(tower.forward(&pixels).unwrap());
         // The first use reads the weights and makes the threads' scratch.
         run();
-        let (measured, predicted) = (peak(run), activation_bytes(config, images));
+        let (measured, predicted) = (peak(&ALLOCATOR, run), activation_bytes(config, images));
         let ratio = predicted as f64 / measured as f64;
         println!("{images} pictures: measured {measured}, predicted {predicted} ({ratio:.3})");
         if !(1.0..=1.25).contains(&ratio) {

@@ -7,21 +7,11 @@ use candle_core::{DType, Device, Result, Tensor};
 use cap::Cap;
 use dit::{Chunking, Config, Dit, Inputs, PassShape, PoseInputs, VaceConfig, VaceInputs, activation_bytes, no_tap};
 use kernels::quant::{Encoding, encode};
+use testkit::peak;
 use weights::{Matrix, RandomWeights, Resident, TensorSource};
 
 #[global_allocator]
 static ALLOCATOR: Cap<System> = Cap::new(System, usize::MAX);
-
-/// Highest number of bytes above what was allocated before.
-fn peak(f: impl FnOnce()) -> u64 {
-    // The allocator keeps the highest number ever: memory that is never touched brings the present one up to it.
-    let (now, highest) = (ALLOCATOR.allocated(), ALLOCATOR.max_allocated());
-    let ballast = Vec::<u8>::with_capacity(highest - now);
-    let before = ALLOCATOR.max_allocated();
-    f();
-    drop(ballast);
-    (ALLOCATOR.max_allocated() - before) as u64
-}
 
 /// Random weights whose matrices are quantised: what is repacked to multiply with them is more than what is widened of others.
 struct Quantised(RandomWeights);
@@ -101,7 +91,7 @@ fn predictions_hold_and_are_not_wasteful() {
         // The first use reads the weights and makes the threads' scratch.
         run(Chunking::Minimal { tokens: 256 });
         for chunking in runs {
-            let measured = peak(|| run(chunking));
+            let measured = peak(&ALLOCATOR, || run(chunking));
             let shape = PassShape { latent, image_tokens: 257, conditions: branches, branches, chunking };
             let predicted = activation_bytes(config, &shape);
             let ratio = predicted as f64 / measured as f64;

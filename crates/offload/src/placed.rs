@@ -95,8 +95,7 @@ impl Placed {
     ) -> Result<Self> {
         let Network { source, manifest, groups, dtype } = network;
         let groups = in_order(manifest, groups);
-        let moved = groups.len() - residence.resident.min(groups.len());
-        let stays = |i: usize| (i + 1) * moved / groups.len() == i * moved / groups.len();
+        let stays = |i| Placement::stays(i, residence.resident, groups.len());
         let mut units = Vec::new();
         for (i, (name, tensors)) in groups.iter().enumerate() {
             if stays(i) || !residence.by_matrix {

@@ -14,6 +14,7 @@ use scheduler::{INITIAL_NOISE_STREAM, Polarity, Sampler};
 
 use crate::denoise::{Conditions, Denoise, Watch, frame_mask, go_on};
 use crate::geometry::LATENT;
+use crate::kept::{Keeper, LoopInputs, Position};
 use crate::model::{OpenModel, Part};
 use crate::motion::{ReadyMotion, Side};
 use crate::poses::title;
@@ -73,24 +74,28 @@ pub(crate) fn animate(
     }
 
     // 1 to 3 are the request, its validation and the plan, which has come in.
-    // 4 to 8. What conditions the clip. 9 and 10. Noise, and the sampling loop. Both are skipped when the latents of an
+    // 4 to 8. What conditions the clip. 9 and 10. Noise, and the sampling loop. Both are skipped when the finished latents of an
     // earlier run are there.
-    let latents = match &request.latents {
-        Some(file) => kept::read(file, latent_shape(plan), &latent_settings(plan, request, &model.loras))?,
+    let settings = latent_settings(plan, request, &model.loras);
+    let finished = match &request.latents {
+        Some(file) => kept::finished(file, &latent_shape(plan), &settings)?,
+        None => None,
+    };
+    let mut keeper = Keeper::new(request, settings);
+    let (latents, sampler, forwards) = match finished {
+        Some(latents) => (latents, None, 0),
         None => {
             let conditions = clip.conditions(&mut progress)?;
-            clip.sample(conditions, &mut progress)?
+            let (Position { sampler, latents }, forwards) = clip.sample(conditions, &mut keeper, &mut progress)?;
+            (latents, Some(sampler), forwards)
         }
     };
     // 11 and 12. Latents to pixels, and pixels into the file. Hours may lie behind the latents: they outlive a failure.
     let (written, num_frames) = match clip.decode(&latents, &mut progress) {
         Ok(done) => done,
-        Err(e @ PipelineError::Cancelled { .. }) => return Err(e),
-        Err(e) => {
-            let settings = latent_settings(plan, request, &model.loras);
-            return Err(kept::keep(e, &latents, request, &settings));
-        }
+        Err(e) => return Err(keeper.keep_finished(e, sampler.as_ref(), &latents)),
     };
+    keeper.done();
 
     let audio = written.as_ref().map(|w| w.audio);
     Ok(Report {
@@ -100,7 +105,7 @@ pub(crate) fn animate(
         num_frames,
         fps: plan.fps,
         seed: plan.seed,
-        forwards: if request.latents.is_some() { 0 } else { plan.forwards },
+        forwards,
         has_audio: matches!(audio, Some(AudioOutcome::Copied | AudioOutcome::Encoded)),
         seconds: started.elapsed().as_secs_f64(),
         memory: phase_memory(plan, &progress),
@@ -315,8 +320,13 @@ impl Clip<'_> {
         progress.end()
     }
 
-    /// Runs the loop over the conditions, which are dropped with it → `[16, F, h, w]`.
-    fn sample(&self, conditions: Conditions, progress: &mut Progress) -> Result<Tensor, PipelineError> {
+    /// Runs the loop over the conditions, which are dropped with it → `[16, F, h, w]`, and the number of forwards.
+    fn sample(
+        &self,
+        conditions: Conditions,
+        keeper: &mut Keeper,
+        progress: &mut Progress,
+    ) -> Result<(Position, usize), PipelineError> {
         let Clip { model, request, resolved, .. } = *self;
         let plan = &resolved.plan;
 
@@ -333,20 +343,30 @@ impl Clip<'_> {
                 .map_err(|e| PipelineError::from_compute("noise".into(), e))?,
         };
         progress.tensor("noise", &noise);
-        let mut sampler = Sampler::new(plan.schedule.clone(), request.settings.seed);
+        let sampler = Sampler::new(plan.schedule.clone(), request.settings.seed);
         let scale = plan.schedule.initial_noise_scale();
         let scaled = if scale == 1.0 { Ok(noise) } else { noise * scale };
-        let mut latents = scaled.map_err(|e| PipelineError::from_compute("noise".into(), e))?;
+        let latents = scaled.map_err(|e| PipelineError::from_compute("noise".into(), e))?;
+        let inputs = LoopInputs { conditions: &conditions, weights: model.dit.sketch() };
+        let mut position = keeper.begin(&inputs, Position { sampler, latents })?;
+        let done = position.sampler.next_step();
+        if let Some(file) = keeper.resumed() {
+            let (of, all) = (file.display(), plan.schedule.num_steps());
+            progress.note(format!("steps 1 to {done} of {all} are those of an earlier run, kept in {of}"));
+        }
         let first = Rung::of(&plan.stages, plan.activations, Phase::Denoise);
-        self.pressure.run(Phase::Denoise, first, progress, |rung, progress| {
+        let result = self.pressure.run(Phase::Denoise, first, progress, |rung, progress| {
             let running = Running { phase: Phase::Denoise, rung, memory: self.pressure.memory };
             let result = running
                 .counted()
-                .and_then(|_working| self.go_on(&running, &conditions, &mut sampler, &mut latents, progress));
-            (sampler.next_step(), result)
-        })?;
+                .and_then(|_working| self.go_on(&running, &conditions, &mut position, keeper, progress));
+            (position.sampler.next_step(), result)
+        });
+        if let Err(e) = result {
+            return Err(keeper.keep_position(e, &position));
+        }
         progress.end()?;
-        Ok(latents)
+        Ok((position, (done..plan.schedule.num_steps()).map(|step| plan.guidance.forwards(step)).sum()))
     }
 
     /// The loop from the step that the sampler stands before.
@@ -354,8 +374,8 @@ impl Clip<'_> {
         &self,
         running: &Running,
         conditions: &Conditions,
-        sampler: &mut Sampler,
-        latents: &mut Tensor,
+        Position { sampler, latents }: &mut Position,
+        keeper: &mut Keeper,
         progress: &mut Progress,
     ) -> Result<(), PipelineError> {
         let (model, plan) = (self.model, &self.resolved.plan);
@@ -367,6 +387,7 @@ impl Clip<'_> {
             .map_err(|e| progress.explain(|| "dit".into(), e))?;
         let mut watch = LoopWatch {
             progress,
+            keeper,
             plan,
             memory: running.memory,
             step_started: Instant::now(),
@@ -470,8 +491,9 @@ fn writer_options(request: &AnimateRequest, resolved: &Resolved) -> Result<Write
     Ok(options)
 }
 
-struct LoopWatch<'a, 'b> {
+struct LoopWatch<'a, 'b, 'c> {
     progress: &'a mut Progress<'b>,
+    keeper: &'a mut Keeper<'c>,
     plan: &'a AnimatePlan,
     memory: &'a Arc<dyn DeviceMemory>,
     step_started: Instant,
@@ -480,7 +502,7 @@ struct LoopWatch<'a, 'b> {
     not_finite: bool,
 }
 
-impl LoopWatch<'_, '_> {
+impl LoopWatch<'_, '_, '_> {
     fn check_finite(&mut self, place: String, tensor: &Tensor) -> candle_core::Result<()> {
         // A sum is finite unless an element is not (or magnitudes reach 1e38, which is as wrong).
         let finite = tensor.sum_all()?.to_scalar::<f32>()?.is_finite();
@@ -490,11 +512,17 @@ impl LoopWatch<'_, '_> {
     }
 }
 
-impl Watch for LoopWatch<'_, '_> {
+impl Watch for LoopWatch<'_, '_, '_> {
     fn block(&mut self, step: usize, block: usize, output: &Tensor) -> candle_core::Result<()> {
         let total = self.plan.schedule.num_steps();
         self.check_finite(format!("dit, block {block}, step {}/{total}", step + 1), output)?;
         self.progress.advance(1).map_err(stop)
+    }
+
+    fn position(&mut self, sampler: &Sampler, latents: &Tensor) {
+        if let Err(problem) = self.keeper.after_step(sampler, latents) {
+            self.progress.note(format!("the steps done cannot be kept ({problem}); the clip goes on"));
+        }
     }
 
     fn step(&mut self, step: usize, velocity: &Tensor, latents: &Tensor) -> candle_core::Result<()> {

@@ -89,6 +89,10 @@ pub trait Watch {
     fn step(&mut self, _step: usize, _velocity: &Tensor, _latents: &Tensor) -> Result<()> {
         Ok(())
     }
+
+    /// After each step, before [`step`](Self::step): the sampler, which stands before the next, and its latents. With these the loop
+    /// can go on at another time.
+    fn position(&mut self, _sampler: &Sampler, _latents: &Tensor) {}
 }
 
 impl Watch for () {}
@@ -157,6 +161,7 @@ pub fn go_on(run: &Denoise, sampler: &mut Sampler, latents: &mut Tensor, watch: 
         }
         let velocity = guidance.combine(step, &velocities)?;
         *latents = sampler.step(step, &velocity, latents)?;
+        watch.position(sampler, latents);
         watch.step(step, &velocity, latents)?;
     }
     Ok(())

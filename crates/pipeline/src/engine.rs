@@ -299,7 +299,7 @@ impl Engine {
         loop {
             let resolved = self.resolve(&smaller, &machine)?;
             let error = match self.animate_once(&smaller, &resolved, policy, observer) {
-                Err(error @ PipelineError::OutOfMemory { .. }) => error,
+                Err(error) if error.is_out_of_memory() => error,
                 Ok(report) => return Ok(Report { replans: [changes, report.replans].concat(), ..report }),
                 other => return other,
             };

@@ -302,15 +302,22 @@ pub enum PipelineError {
         /// Phase, block and step.
         place: String,
     },
-    /// Decoding or writing failed after the sampling loop; its result was saved.
+    /// The run did not come to its end; what it had computed was saved.
     #[error(
-        "{source}; the finished latents are kept in {latents}, run again with --latents {latents} to go on from them"
+        "{source}; {} kept in {}, {}",
+        kept(*steps),
+        latents.display(),
+        if *found_again { "the same command goes on from there".into() } else { format!("run again with --latents {}", latents.display()) }
     )]
-    AfterDenoise {
-        /// What failed.
+    Kept {
+        /// What ended it.
         source: Box<PipelineError>,
         /// Where the latents are.
         latents: std::path::PathBuf,
+        /// Steps that are done, and all of the loop; `None` if the loop was over.
+        steps: Option<[usize; 2]>,
+        /// Whether a run with the same output finds the file by itself.
+        found_again: bool,
     },
     /// A checkpoint cannot be converted or compared.
     #[error(transparent)]
@@ -324,6 +331,13 @@ pub enum PipelineError {
         /// Where it stopped.
         phase: Phase,
     },
+}
+
+fn kept(steps: Option<[usize; 2]>) -> String {
+    match steps {
+        Some([done, all]) => format!("steps 1 to {done} of {all} are"),
+        None => "the finished latents are".to_owned(),
+    }
 }
 
 /// What kind of failure it is; programs map it to an exit code or a status.
@@ -358,6 +372,15 @@ impl PipelineError {
         }
     }
 
+    /// Whether memory ran out, whatever was kept then.
+    pub(crate) fn is_out_of_memory(&self) -> bool {
+        match self {
+            PipelineError::OutOfMemory { .. } => true,
+            PipelineError::Kept { source, .. } => source.is_out_of_memory(),
+            _ => false,
+        }
+    }
+
     /// See [`ErrorKind`].
     pub fn kind(&self) -> ErrorKind {
         match self {
@@ -380,7 +403,7 @@ impl PipelineError {
             | PipelineError::NotFinite { .. } => ErrorKind::Model,
             PipelineError::DoesNotFit(_) | PipelineError::OutOfMemory { .. } => ErrorKind::DoesNotFit,
             PipelineError::Cancelled { .. } => ErrorKind::Cancelled,
-            PipelineError::AfterDenoise { source, .. } => source.kind(),
+            PipelineError::Kept { source, .. } => source.kind(),
             PipelineError::Eval(error) => error.kind(),
             PipelineError::Convert(error) => match error {
                 ConvertError::Weights(_) | ConvertError::Value { .. } => ErrorKind::Model,

@@ -142,6 +142,11 @@ pub(crate) struct Part {
 }
 
 impl Part {
+    /// Tells weights apart, and what is made of them, at once: see [`Checkpoint::sketch`].
+    pub fn sketch(&self) -> String {
+        format!("{} {:?}", self.checkpoint.sketch(), self.held)
+    }
+
     fn new(
         checkpoint: Checkpoint,
         manifest: Manifest,

@@ -1,6 +1,7 @@
 //! What is asked for. Building a request opens nothing; [`AnimateRequest::validate`] checks all that needs no file.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use models::Preset;
 use offload::{Quality, QualityProfile};
@@ -223,9 +224,13 @@ pub struct AnimateRequest {
     /// The file or folder to be written (`.mp4`, `.webm`, `.gif`, or a folder of PNGs); `None` writes no clip, and
     /// the frames go to the observer only.
     pub output: Option<PathBuf>,
-    /// Latents of an earlier run whose decoding or writing failed; nothing before decoding is done again. The file is
-    /// named by that run's error.
+    /// What an earlier run kept that did not come to its end; its error names the file. Finished latents are decoded at once,
+    /// a loop goes on after its last whole step. By default the file beside the output is taken if it fits.
     pub latents: Option<PathBuf>,
+    /// How often the loop's position is saved beside the output, at the end of a step, and how long a run must have computed for
+    /// it to be kept when the run ends before its end. Zero saves every step, `None` keeps finished latents only. Without
+    /// an output nothing is saved on the way.
+    pub snapshot_interval: Option<Duration>,
     /// A folder into which a contact sheet, an overlay video, the keypoints and their report are written before the
     /// networks begin.
     pub debug_dir: Option<PathBuf>,
@@ -249,6 +254,7 @@ impl AnimateRequest {
             settings,
             output: None,
             latents: None,
+            snapshot_interval: Some(Duration::from_secs(30)),
             debug_dir: None,
             audio: Audio::default(),
             crf: 18,

@@ -75,7 +75,7 @@ pub(crate) fn resolve(
     let poses = PoseSide { has_negative: motion.has_negative, phase: motion.phase()? };
     let plan = make_plan(request, model, clip, poses, notes)?;
     if let Some(file) = &request.latents {
-        kept::open(file, latent_shape(&plan), &latent_settings(&plan, request, model.loras))?;
+        kept::open(file, &latent_shape(&plan), &latent_settings(&plan, request, model.loras))?;
     }
     Ok(Resolved { geometry, motion, plan })
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use candle_core::Tensor;
-use offload::{Fault, MemoryFlags, MemoryMode, OnPressure, VirtualDevice};
+use offload::{Fault, MemoryFlags, MemoryMode, OnPressure, QualityProfile, VirtualDevice};
 use pipeline::{
     AnimateRequest, Engine, EngineOptions, ErrorKind, ModelFiles, ModelOverrides, ModelSource, Motion, Observer,
     PipelineError, Report, Settings, SizeRule,
@@ -170,9 +170,31 @@ fn with_fail_it_is_an_error_of_one_line_that_says_what_to_do() {
 
 #[test]
 fn degrade_begins_anew_with_a_smaller_picture_and_says_so() {
-    let flags = MemoryFlags { on_pressure: Some(OnPressure::Degrade), ..MemoryFlags::default() };
-    let (report, _, seen) = run(Some(VirtualDevice::host(1 << 20)), flags);
+    let flags = || MemoryFlags { on_pressure: Some(OnPressure::Degrade), ..MemoryFlags::default() };
+    let files = || ModelFiles::find(&fixtures().join("model"), &ModelOverrides::default()).unwrap();
+    let engine =
+        Engine::open(&ModelSource::Files(files()), &EngineOptions { memory: flags(), ..Default::default() }).unwrap();
+    let of = |size, frames| {
+        let request = request();
+        let settings =
+            Settings { size: Some(size), num_frames: Some(frames), size_rule: SizeRule::Exact, ..request.settings };
+        AnimateRequest { settings, ..request }
+    };
+    // What the smallest profile needs is there, and nothing near what was asked for.
+    let smallest = QualityProfile::ALL[0];
+    let small = of([256, 160], 5);
+    let small = AnimateRequest { settings: small.settings.with_quality(smallest), ..small };
+    let room = engine.plan(&small).unwrap().stages.main_budget_and_peak().1 * 5 / 4;
+    let mut seen = Frames::default();
+    let engine = engine.with_memory(Arc::new(VirtualDevice::host(room)));
+    let report = engine.animate(&of([832, 480], 5), &mut seen).unwrap();
+    assert!(report.width < 832 && report.height < 480, "{}x{}", report.width, report.height);
+    let changes: Vec<_> =
+        report.replans.iter().filter(|what| what.contains("begun anew with --quality-profile")).collect();
+    assert!(!changes.is_empty() && changes.iter().all(|what| seen.notes.contains(what)), "{:?}", report.replans);
+
     // The tiny clip is smaller than the smallest profile's: nothing is left to give up.
+    let (report, _, seen) = run(Some(VirtualDevice::host(1 << 20)), flags());
     assert_eq!(report.unwrap_err().kind(), ErrorKind::DoesNotFit);
     assert!(seen.notes.iter().all(|n| !n.contains("quality-profile")));
 }

@@ -106,6 +106,7 @@
 //! Everything that can go wrong is a [`PipelineError`]; [`PipelineError::kind`] sorts it for a program's exit code or a
 //! server's status. No message has more than one line.
 
+pub use kernels::{CpuLevelError, check_cpu_level};
 pub use models::{
     Fact, KnownFile, KnownModel, ManifestError, Part, Preset, PresetError, known_models, known_models_with,
     known_models_with_folder, preset, presets,

@@ -1,14 +1,17 @@
-//! For tests: the reader of golden cases, the measure of closeness, and a [`hub`] to download from.
+//! For tests: the reader of golden cases, the measure of closeness, the [`peak`] of what is allocated, and a [`hub`] to
+//! download from.
 //!
 //! A case is one safetensors file: metadata `component`, `config` (JSON), `tolerance`, `note`; tensors
 //! `weights.<key>`, `inputs.<name>`, `outputs.<name>` and intermediate `outputs.stage.<name>`.
 
 pub mod hub;
+mod peak;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Result, Tensor};
+pub use peak::peak;
 
 /// One golden case.
 pub struct Case {

@@ -5,22 +5,12 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use cap::Cap;
+use testkit::peak;
 use vae::{Config, LatentMosaic, Tile, Tiles, Vae, decode_activation_bytes, encode_activation_bytes};
 use weights::{RandomWeights, Weights};
 
 #[global_allocator]
 static ALLOCATOR: Cap<System> = Cap::new(System, usize::MAX);
-
-/// Highest number of bytes above what was allocated before.
-fn peak(f: impl FnOnce()) -> u64 {
-    // The allocator keeps the highest number ever: memory that is never touched brings the present one up to it.
-    let (now, highest) = (ALLOCATOR.allocated(), ALLOCATOR.max_allocated());
-    let ballast = Vec::<u8>::with_capacity(highest - now);
-    let before = ALLOCATOR.max_allocated();
-    f();
-    drop(ballast);
-    (ALLOCATOR.max_allocated() - before) as u64
-}
 
 fn zeros(channels: usize, frames: usize, height: usize, width: usize) -> Tensor {
     Tensor::zeros((1, channels, frames, height, width), DType::F32, &Device::Cpu).unwrap()
@@ -57,8 +47,8 @@ fn predictions_hold_and_are_not_wasteful() {
         decode();
         let clip = [frames, height, width];
         for (what, measured, predicted) in [
-            ("encode", peak(encode), encode_activation_bytes(&config, clip, tile).unwrap()),
-            ("decode", peak(decode), decode_activation_bytes(&config, clip, tile).unwrap()),
+            ("encode", peak(&ALLOCATOR, encode), encode_activation_bytes(&config, clip, tile).unwrap()),
+            ("decode", peak(&ALLOCATOR, decode), decode_activation_bytes(&config, clip, tile).unwrap()),
         ] {
             let ratio = predicted as f64 / measured as f64;
             println!("{what} {clip:?} {tile:?}: measured {measured}, predicted {predicted} ({ratio:.3})");

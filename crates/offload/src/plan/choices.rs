@@ -143,16 +143,15 @@ fn of_source<'a>(
         },
     };
     let times = Times::new(phase, setting, on, way, tier, piece);
-    // Of the groups from each on: their bytes, the largest, their seconds in a pass after the first.
-    let mut after = vec![(0u64, 0u64, 0.0f64); count + 1];
-    for (i, bytes) in groups.iter().enumerate().rev() {
-        let (sum, largest, seconds) = after[i + 1];
-        after[i] = (sum.saturating_add(*bytes), largest.max(*bytes), seconds + times.rest(*bytes));
-    }
-    let whole = after[0].0;
+    let whole = groups.iter().fold(0u64, |sum, bytes| sum.saturating_add(*bytes));
     let first: f64 = groups.iter().map(|bytes| times.first(*bytes)).sum();
     let build = |resident: usize| {
-        let (streamed, largest, rest) = after[resident];
+        // Of the groups that do not stay: their bytes, the largest, their seconds in a pass after the first.
+        let (mut streamed, mut largest, mut rest) = (0u64, 0u64, 0.0);
+        for (_, bytes) in groups.iter().enumerate().filter(|(i, _)| !Placement::stays(*i, resident, count)) {
+            (streamed, largest, rest) =
+                (streamed.saturating_add(*bytes), largest.max(*bytes), rest + times.rest(*bytes));
+        }
         let placement = placement(setting, on, tier, piece, resident, count);
         let buffer = if piece == Piece::Matrix { phase.network.largest_matrix_bytes.min(largest) } else { largest };
         let staging = buffer.saturating_mul(placement.ring as u64).min(streamed);

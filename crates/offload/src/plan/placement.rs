@@ -63,6 +63,13 @@ impl Placement {
         Self { resident: 0, ring: 2, ..Self::resident(0) }
     }
 
+    /// Which of `groups` groups stay when `resident` of them do: they lie spread among the others, so that copies have
+    /// arithmetic beside them all along a pass.
+    pub fn stays(group: usize, resident: usize, groups: usize) -> bool {
+        let moved = groups - resident.min(groups);
+        (group + 1) * moved / groups == group * moved / groups
+    }
+
     /// Whether every weight is kept while the phase runs.
     pub fn is_resident(&self) -> bool {
         self.ring == 0

@@ -131,6 +131,14 @@ proptest! {
             prop_assert!((p.on == Place::Cpu) == (p.device_peak_bytes == 0));
             let kept = p.peak_bytes() >= p.way.bytes + p.weights_bytes.min(j.network.bytes());
             prop_assert!(kept, "{:?}", p);
+            if p.placement.piece == Piece::Group {
+                // Groups differ in size: what is in memory is what stays and the largest of the others, as often as they lie there.
+                let stays = |i: &usize| Placement::stays(*i, p.placement.resident, groups);
+                let of = |kept: bool| (0..groups).filter(move |i| stays(i) == kept).map(|i| j.network.group_bytes[i]);
+                prop_assert_eq!(of(true).count(), p.placement.resident);
+                let moving = (of(false).max().unwrap_or(0) * p.placement.ring as u64).min(of(false).sum());
+                prop_assert_eq!(p.weights_bytes.min(j.network.bytes()), j.network.fixed_bytes + of(true).sum::<u64>() + moving);
+            }
         }
         prop_assert!(plan.mode != MemoryMode::Auto);
     }

@@ -188,6 +188,8 @@ impl<'a> Evaluation<'a> {
             Drive::Exact => Motion::Keypoints { file: self.exact_keypoints(pair), drive: None },
         };
         let mut animation = AnimateRequest::new(files.reference, motion, self.settings.clone());
+        // What is half done of a pair is done again: the folder is the report's.
+        animation.snapshot_interval = None;
         animation.pose = self.pose.clone();
         animation.prompt = match &request.prompt {
             Some(prompt) => prompt.clone(),

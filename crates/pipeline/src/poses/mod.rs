@@ -7,7 +7,7 @@ mod job;
 mod networks;
 mod settings;
 
-pub(crate) use cache::hash_of_bytes;
+pub(crate) use cache::{hash_of_bytes, hex};
 pub(crate) use extract::Wanted;
 pub use files::{EmbeddedPoses, PoseModelFiles, PoseModelPlaces, PoseModels};
 pub use job::{FinderOptions, PoseOutcome, PoseRequest, find_poses};

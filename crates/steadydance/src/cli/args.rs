@@ -9,6 +9,7 @@ use glob::Pattern;
 use steadydance::convert::Form;
 use steadydance::eval::Drive;
 
+use super::interval::{Interval, interval};
 use super::memory_values::MemorySwitches;
 use super::pose_values::PoseValues;
 use super::terminal::Color;
@@ -267,7 +268,7 @@ pub struct RunArgs {
     /// Keypoints of the driving video (docs/keypoints.md)
     #[arg(long, value_name = "JSON", help_heading = "Inputs")]
     pub keypoints: Option<PathBuf>,
-    /// Finished latents that a run kept when its decoding or writing failed: go on from them
+    /// What a run kept that did not come to its end: go on from there [default: what lies beside the output, if it fits]
     #[arg(long, value_name = "FILE", help_heading = "Inputs")]
     pub latents: Option<PathBuf>,
     /// Settings.
@@ -285,6 +286,9 @@ pub struct RunArgs {
     /// Write predicted and measured memory of every phase into this JSON file
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub mem_report: Option<PathBuf>,
+    /// Save the steps done beside the output this often, to go on after an interruption; 0 saves every step, off none
+    #[arg(long, value_name = "SECONDS|off", help_heading = "Output", value_parser = interval, default_value = "30")]
+    pub snapshot_interval: Interval,
     /// Only show the plan
     #[arg(long)]
     pub dry_run: bool,

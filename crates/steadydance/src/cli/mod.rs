@@ -9,6 +9,7 @@ mod doctor;
 mod eval;
 mod failure;
 mod inspect;
+mod interval;
 mod known;
 mod memory_values;
 mod models;
@@ -57,6 +58,7 @@ fn parse_and_run(arguments: &[OsString], terminal: Terminal) -> Result<(), Failu
         Err(error) => return Err(Failure::from_clap(&error)),
     };
     let terminal = terminal.with_verbosity(cli.verbose, cli.quiet);
+    steadydance::check_cpu_level().map_err(Failure::usage)?;
     if !matches!(cli.command, Command::Completions { .. }) {
         known::load(cli.manifests.as_deref())?;
     }

@@ -172,6 +172,7 @@ impl Job {
         }
         let mut request = self.build(reference, motion);
         request.latents.clone_from(&args.latents);
+        request.snapshot_interval = args.snapshot_interval.0;
         request.debug_dir.clone_from(&args.debug_dir);
         Ok(request)
     }
