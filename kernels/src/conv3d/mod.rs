@@ -81,8 +81,9 @@ impl Filter {
         if weight.dtype() != DType::F32 || bias.dtype() != DType::F32 {
             candle_core::bail!("conv3d: weights are {:?} and {:?}; expected F32", weight.dtype(), bias.dtype());
         }
-        let weight = Arc::new(Mutex::new(Weight::Plain(weight.reshape(&dims)?)));
-        Ok(Self { dims, bias: bias.clone(), weight })
+        // Views only: what is made to learn a network's shapes has no memory behind it.
+        let weight = if weight.rank() == 4 { weight.unsqueeze(2)? } else { weight.clone() };
+        Ok(Self { dims, bias: bias.clone(), weight: Arc::new(Mutex::new(Weight::Plain(weight))) })
     }
 
     /// `[O, I, kT, kH, kW]`.
