@@ -17,7 +17,7 @@ use weights::convert::Form;
 use crate::animate::animate;
 use crate::lora::Loras;
 use crate::model::{OpenModel, Part};
-use crate::motion::POSES_AT_HAND;
+use crate::motion::poses_at_hand;
 use crate::needs::{Blueprint, ClipShape, held_in, pose_phase};
 use crate::poses::lossy;
 use crate::pressure::Pressure;
@@ -460,7 +460,7 @@ pub fn plan_known(
     };
     let [width, height] = request.settings.size.unwrap_or(request.settings.default_size);
     let num_frames = request.settings.num_frames.unwrap_or(request.settings.default_num_frames);
-    let poses = PoseSide { has_negative: true, phase: pose_phase(0, POSES_AT_HAND, 0) };
+    let poses = PoseSide { has_negative: true, phase: pose_phase(0, poses_at_hand([width, height]), 0) };
     make_plan(request, &side, ClipShape { width, height, num_frames }, poses, Vec::new())
 }
 

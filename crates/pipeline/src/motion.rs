@@ -25,6 +25,8 @@ pub(crate) struct ResolvedMotion {
     pub has_negative: bool,
     /// What one might not expect.
     pub notes: Vec<String>,
+    /// Width and height of the reference picture.
+    reference: [usize; 2],
 }
 
 enum Source {
@@ -33,8 +35,12 @@ enum Source {
     Video { drive: PathBuf, indices: Vec<usize>, options: ReadOptions, models: PoseModels },
 }
 
-/// Keypoints and the picture being drawn.
-pub(crate) const POSES_AT_HAND: u64 = 64 << 20;
+/// Keypoints, the pose being drawn, and the reference picture of this width and height as it is decoded and cropped.
+pub(crate) fn poses_at_hand(picture: [usize; 2]) -> u64 {
+    const BASE: u64 = 12 << 20;
+    const COPIES: u64 = 5;
+    BASE + COPIES * 3 * (picture[0] as u64).saturating_mul(picture[1] as u64)
+}
 
 /// Positive or negative poses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +71,7 @@ impl ResolvedMotion {
                 }
                 let num_frames = indices.len();
                 let source = Source::Video { drive: drive.clone(), indices, options, models };
-                Ok(Self { source, num_frames, has_negative: true, notes })
+                Ok(Self { source, num_frames, has_negative: true, notes, reference })
             }
             Motion::Keypoints { file, .. } => {
                 let clip = read_keypoints(file, request.motion.drive(), fps)?;
@@ -81,6 +87,7 @@ impl ResolvedMotion {
                     source: Source::Keypoints { frames: Box::new(frames), driving },
                     has_negative: true,
                     notes,
+                    reference,
                 })
             }
             Motion::Drawn { pose, neg_pose, .. } => {
@@ -101,6 +108,7 @@ impl ResolvedMotion {
                     has_negative: neg_pose.is_some(),
                     source: Source::Drawn { pose: pose.clone(), neg_pose: neg_pose.clone(), indices, options },
                     notes,
+                    reference,
                 })
             }
         }
@@ -118,7 +126,7 @@ impl ResolvedMotion {
     pub fn phase(&self) -> Result<PhaseJob, PipelineError> {
         match &self.source {
             Source::Video { models, .. } => models.phase(self.num_frames),
-            _ => Ok(pose_phase(0, POSES_AT_HAND, 0)),
+            _ => Ok(pose_phase(0, poses_at_hand(self.reference), 0)),
         }
     }
 

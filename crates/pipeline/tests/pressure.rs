@@ -101,6 +101,24 @@ fn every_mode_gives_the_same_bits() {
 }
 
 #[test]
+fn what_is_counted_stays_within_the_plan_and_near_it() {
+    for mode in [MemoryMode::Full, MemoryMode::Stage, MemoryMode::Partial, MemoryMode::Stream, MemoryMode::Minimal] {
+        let files = ModelFiles::find(&fixtures().join("model"), &ModelOverrides::default()).unwrap();
+        let memory = MemoryFlags { mode: Some(mode), ..MemoryFlags::default() };
+        let options = EngineOptions { memory, ..EngineOptions::default() };
+        let engine = Engine::open(&ModelSource::Files(files), &options).unwrap();
+        let predicted = engine.plan(&request()).unwrap().stages.main_budget_and_peak().1;
+        let device = Arc::new(VirtualDevice::host(u64::MAX));
+        engine.with_memory(device.clone()).animate(&request(), &mut ()).unwrap();
+        let measured = device.counts().peak_bytes;
+        assert!(measured <= predicted, "{mode:?}: {measured} of {predicted}");
+        assert!(predicted as f64 <= 1.25 * measured as f64, "{mode:?}: {measured} of {predicted}");
+        // All is given back.
+        assert_eq!(device.counts().used_bytes, 0, "{mode:?}");
+    }
+}
+
+#[test]
 fn an_allocation_that_fails_anywhere_costs_time_and_nothing_else() {
     let mut replanned = 0;
     for k in (0..60).step_by(3) {
