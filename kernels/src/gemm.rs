@@ -82,9 +82,13 @@ impl Rows {
         Self { count, groups: count.div_ceil(V::ROWS), chunks: k.div_ceil(CHUNK) }
     }
 
+    pub(crate) fn groups(&self) -> usize {
+        self.groups
+    }
+
     /// First row and rows of a group.
     #[inline(always)]
-    fn group(&self, g: usize) -> (usize, usize) {
+    pub(crate) fn group(&self, g: usize) -> (usize, usize) {
         let (rows, more) = (self.count / self.groups, self.count % self.groups);
         (g * rows + g.min(more), rows + usize::from(g < more))
     }

@@ -1,7 +1,8 @@
 //! Arithmetic kernels, each a folder with a slow readable `reference` (the specification, in candle's own operations,
 //! which also runs on any device) and faster versions that must agree with it on fresh random inputs.
 //!
-//! Every function takes and returns candle tensors. Activations are f32; matrices may be f32, bf16 or f16.
+//! Every function takes and returns candle tensors. Activations are f32; matrices may be f32, bf16, f16 or quantised, and are
+//! multiplied in the numbers that [`Compute`] names.
 
 pub mod activation;
 pub mod attention;
@@ -14,6 +15,7 @@ mod level;
 pub mod linear;
 pub mod memory;
 pub mod norm;
+pub mod peak;
 mod pieces;
 pub mod quant;
 pub mod residual;

@@ -1,5 +1,6 @@
 //! Activation memory of the tower, from sizes alone: what `vision.rs` holds at its hungriest point.
 
+use kernels::Compute;
 use kernels::attention::AttentionShape;
 use kernels::linear::workspace_bytes;
 
@@ -18,7 +19,7 @@ pub fn activation_bytes(config: &Config, images: usize) -> u64 {
     let tokens = images * config.tokens();
     let rows = |width: usize| F32 * tokens as u64 * width as u64;
     let (dim, wide) = (config.dim, config.dim * config.mlp_ratio);
-    let workspace = |out, into| workspace_bytes(tokens, [out, into]);
+    let workspace = |out, into| workspace_bytes(tokens, [out, into], Compute::F32);
     let (heads, queries) = (images * config.num_heads, config.tokens());
     let width = dim / config.num_heads.max(1);
     let shape = AttentionShape { heads, queries, keys: queries, width, biased: false };

@@ -1,5 +1,6 @@
 //! Activation memory of a pass, from sizes alone: what `model.rs` and `block.rs` hold at their hungriest points.
 
+use kernels::Compute;
 use kernels::attention::AttentionShape;
 use kernels::largest_piece;
 use kernels::linear::workspace_bytes;
@@ -85,7 +86,9 @@ impl<'a> Sizes<'a> {
     /// Preparing one, beside its result: text, image, or the pose modules.
     fn prepare(&self) -> u64 {
         let c = self.config;
-        let text = rows(c.text_len, c.text_dim) + self.tokens(2 * c.text_len) + workspace_bytes(c.text_len, [c.dim; 2]);
+        let text = rows(c.text_len, c.text_dim)
+            + self.tokens(2 * c.text_len)
+            + workspace_bytes(c.text_len, [c.dim; 2], Compute::F32);
         let image = rows(self.image, 3 * c.clip_dim) + self.tokens(3 * self.image);
         let pose = rows(self.pixels, 8 * c.in_dim_c.unwrap_or(0));
         let side = if self.is_vace() { rows(self.pixels, c.vace.as_ref().map_or(0, |v| v.vace_in_dim)) } else { 0 };
@@ -124,7 +127,7 @@ impl<'a> Sizes<'a> {
         let minimal = matches!(self.shape.chunking, Chunking::Minimal { .. });
         let run = largest_piece(all, self.shape.chunking.attention_tokens(all));
         let ffn_run = largest_piece(all, self.shape.chunking.ffn_tokens(all));
-        let square = workspace_bytes(run, [c.dim; 2]);
+        let square = workspace_bytes(run, [c.dim; 2], Compute::F32);
         let x = self.tokens(run);
 
         // Keys and values of all tokens: the modulated input, keys, values in both orders.
@@ -135,14 +138,14 @@ impl<'a> Sizes<'a> {
         let attend = (2 * x + square).max(x + self.attention(run, all));
         let context_tokens = c.text_len.max(self.image);
         let context = 2 * self.tokens(c.text_len + self.image);
-        let make_context = self.tokens(context_tokens) + workspace_bytes(context_tokens, [c.dim; 2]);
+        let make_context = self.tokens(context_tokens) + workspace_bytes(context_tokens, [c.dim; 2], Compute::F32);
         let text = x + self.attention(run, c.text_len);
         let image = if self.image > 0 { 2 * x + self.attention(run, self.image) } else { 0 };
         let cross = (2 * x + square).max(text).max(image);
         let y = self.tokens(ffn_run);
         let hidden = rows(ffn_run, c.ffn_dim);
-        let into = y + hidden + workspace_bytes(ffn_run, [c.ffn_dim, c.dim]);
-        let ffn = into.max(hidden + y + workspace_bytes(ffn_run, [c.dim, c.ffn_dim]));
+        let into = y + hidden + workspace_bytes(ffn_run, [c.ffn_dim, c.dim], Compute::F32);
+        let ffn = into.max(hidden + y + workspace_bytes(ffn_run, [c.dim, c.ffn_dim], Compute::F32));
 
         if minimal {
             let out = if run < all { self.tokens(all) } else { 0 };

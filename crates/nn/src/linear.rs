@@ -1,5 +1,6 @@
 use candle_core::{Result, Tensor};
-use kernels::linear::Matrix;
+use kernels::Compute;
+use kernels::linear::{Epilogue, Matrix, linear_with};
 use weights::Weights;
 
 /// `y = x·Wᵀ + b`. There is one Linear for all precisions: f32, bf16, f16 and quantised weights give f32 outputs.
@@ -32,11 +33,24 @@ impl Linear {
         Self { weight: weight.into(), bias }
     }
 
+    /// The same, multiplied in these numbers on the host.
+    pub fn with_compute(self, compute: Compute) -> Self {
+        Self { weight: self.weight.with_compute(compute), ..self }
+    }
+
     /// `x` `[.., in]` f32 → `[.., out]` f32.
     ///
     /// # Errors
     /// Shapes that do not fit.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        kernels::linear::linear(x, &self.weight, self.bias.as_ref())
+        self.forward_with(x, Epilogue::None)
+    }
+
+    /// As [`forward`](Self::forward), and then the epilogue.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn forward_with(&self, x: &Tensor, epilogue: Epilogue) -> Result<Tensor> {
+        linear_with(x, &self.weight, self.bias.as_ref(), epilogue)
     }
 }

@@ -1,5 +1,6 @@
 //! Activation memory of encoding prompts, from sizes alone: what `encoder.rs` holds at its hungriest point.
 
+use kernels::Compute;
 use kernels::attention::AttentionShape;
 use kernels::linear::workspace_bytes;
 
@@ -25,16 +26,17 @@ pub fn activation_bytes(config: &Config, prompts: usize, tokens: usize) -> u64 {
         width: dim_attn / num_heads.max(1),
         biased: true,
     };
-    let square = workspace_bytes(tokens, [dim_attn, dim]);
+    let square = workspace_bytes(tokens, [dim_attn, dim], Compute::F32);
     let bias = num_heads as u64 * pairs;
     // The normed input, queries, keys, values in both orders; then the product instead, which comes in two orders.
     let project = rows(dim) + 3 * rows(dim_attn) + square.max(rows(dim_attn));
     let attend = 3 * rows(dim_attn) + shape.peak_bytes().max(2 * rows(dim_attn));
     let out = rows(dim_attn) + rows(dim) + square;
     // The new state, its norm, gate and inner values, and their product.
-    let inner =
-        rows(dim) + (rows(dim) + rows(dim_ffn) + workspace_bytes(tokens, [dim_ffn, dim])).max(2 * rows(dim_ffn));
-    let ffn = (inner + rows(dim_ffn)).max(2 * rows(dim) + rows(dim_ffn) + workspace_bytes(tokens, [dim, dim_ffn]));
+    let inner = rows(dim)
+        + (rows(dim) + rows(dim_ffn) + workspace_bytes(tokens, [dim_ffn, dim], Compute::F32)).max(2 * rows(dim_ffn));
+    let ffn = (inner + rows(dim_ffn))
+        .max(2 * rows(dim) + rows(dim_ffn) + workspace_bytes(tokens, [dim, dim_ffn], Compute::F32));
     let layer = (bias + project.max(attend)).max(out).max(ffn);
     SCRATCH + prompts as u64 * (rows(dim) + pairs) + layer.max(2 * bias).max(rows(dim))
 }

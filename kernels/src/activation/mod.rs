@@ -33,16 +33,22 @@ pub fn silu(x: &Tensor) -> Result<Tensor> {
     if matches!(x.device(), Device::Cpu) { map_rows(x, &Silu) } else { reference::silu(x) }
 }
 
+/// [`gelu_tanh`] of one number.
+#[inline(always)]
+pub(crate) fn gelu_tanh_of(x: f32) -> f32 {
+    // ½·(1 + tanh u) is the logistic function of 2u.
+    const TWICE_ROOT: f32 = 1.595_769_2;
+    let u = TWICE_ROOT * (x + 0.044_715 * x * x * x);
+    x / (1.0 + exp(-u))
+}
+
 struct GeluTanh;
 
 impl RowKernel for GeluTanh {
     #[inline(always)]
     fn row(&self, _: usize, input: &[f32], out: &mut [f32]) {
-        // ½·(1 + tanh u) is the logistic function of 2u.
-        const TWICE_ROOT: f32 = 1.595_769_2;
         for (o, x) in out.iter_mut().zip(input) {
-            let u = TWICE_ROOT * (x + 0.044_715 * x * x * x);
-            *o = x / (1.0 + exp(-u));
+            *o = gelu_tanh_of(*x);
         }
     }
 }

@@ -2,18 +2,23 @@
 
 use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor};
 
-use super::{TILE_ELEMENTS, on_host};
+use super::{TILE_ELEMENTS, Terms, on_host};
 use crate::quant::{Encoding, Scales, View};
 use crate::rows::{RowKernel, map_rows_in_place, with_f32};
 
-/// `x` `[rows, in]` f32 times `weight` `[out, in]` f32, bf16 or f16, transposed, and `bias` `[out]` → `[rows, out]` f32. On the
+/// `x` `[rows, in]` f32 times `weight` `[out, in]` f32, bf16 or f16, transposed, and what belongs to it → `[rows, out]` f32. On the
 /// host by our tiles, elsewhere by candle.
-pub(super) fn product(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+pub(super) fn product(x: &Tensor, weight: &Tensor, terms: &Terms) -> Result<Tensor> {
     if matches!(x.device(), Device::Cpu)
-        && let Some(product) = with_view(&weight.contiguous()?, |weight| on_host(x, weight, bias))
+        && let Some(product) = with_view(&weight.contiguous()?, |weight| on_host(x, weight, terms))
     {
         return product;
     }
+    terms.epilogue.apply(elsewhere(x, weight, terms.bias)?)
+}
+
+/// [`product`] by candle.
+fn elsewhere(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let (out_features, in_features) = weight.dims2()?;
     if weight.dtype() == DType::F32 {
         return in_tiles(x, out_features, out_features, bias, |_, _| Ok(weight.clone()));

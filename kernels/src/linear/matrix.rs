@@ -6,13 +6,16 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Result, Tensor};
 
 use super::{TILE_ELEMENTS, float};
+use crate::Compute;
 use crate::quant::{QuantError, QuantMatrix};
 
-/// A matrix `[out, in]`, f32, bf16, f16 or quantised, and differences that are applied beside it. Cheap to clone.
+/// A matrix `[out, in]`, f32, bf16, f16 or quantised, the numbers that the host multiplies it in, and differences that are
+/// applied beside it. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Matrix {
     pub(super) stored: Stored,
     pub(super) differences: Vec<Difference>,
+    compute: Compute,
 }
 
 /// The matrix itself.
@@ -105,20 +108,20 @@ impl Difference {
 
 impl From<Tensor> for Matrix {
     fn from(tensor: Tensor) -> Self {
-        Self { stored: Stored::Float(tensor), differences: Vec::new() }
+        Self { stored: Stored::Float(tensor), differences: Vec::new(), compute: Compute::F32 }
     }
 }
 
 impl From<QuantMatrix> for Matrix {
     fn from(matrix: QuantMatrix) -> Self {
-        Self { stored: Stored::Quantised(Arc::new(matrix)), differences: Vec::new() }
+        Self { stored: Stored::Quantised(Arc::new(matrix)), differences: Vec::new(), compute: Compute::F32 }
     }
 }
 
 impl Matrix {
     /// One that is brought when it is multiplied with.
     pub fn later(matrix: Arc<dyn LaterMatrix>) -> Self {
-        Self { stored: Stored::Later(matrix), differences: Vec::new() }
+        Self { stored: Stored::Later(matrix), differences: Vec::new(), compute: Compute::F32 }
     }
 
     /// Itself with its numbers, which are brought if they are not there.
@@ -131,7 +134,18 @@ impl Matrix {
         if matches!(loaded.stored, Stored::Later(_)) {
             candle_core::bail!("{later:?} gives a matrix that comes later again");
         }
-        self.differences.iter().cloned().try_fold(loaded, Self::with)
+        let mut differences = self.differences.iter().cloned();
+        Ok(differences.try_fold(loaded, Self::with)?.with_compute(self.compute))
+    }
+
+    /// In which numbers the host multiplies with it; [`Compute::F32`] unless [`with_compute`](Self::with_compute) said otherwise.
+    pub fn compute(&self) -> Compute {
+        self.compute
+    }
+
+    /// The same, multiplied with in these numbers on the host. What is beside it is multiplied in f32 still.
+    pub fn with_compute(self, compute: Compute) -> Self {
+        Self { compute, ..self }
     }
 
     /// `(out, in)`.

@@ -1,20 +1,26 @@
 //! `y = x·Wᵀ + b` with weights in any stored precision.
 
+mod epilogue;
 mod float;
 mod matrix;
+#[cfg(target_arch = "x86_64")]
+mod narrow;
 pub mod reference;
+mod rounding;
 #[cfg(test)]
 mod tests;
 mod tiles;
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 
-use crate::level::Level;
-use crate::pieces;
+use crate::level::{self, Level};
 use crate::quant::View;
 use crate::rows::with_f32;
+use crate::{Compute, pieces};
+use epilogue::Output;
 use matrix::Stored;
 
+pub use epilogue::Epilogue;
 pub use matrix::{Difference, LaterMatrix, Matrix};
 
 /// Elements of a matrix that are widened to f32 at a time: a tile of 16 MiB, whatever the size of the matrix.
@@ -22,14 +28,24 @@ const TILE_ELEMENTS: usize = 4 << 20;
 
 /// `x` `[.., in]` f32, `weight` `[out, in]`, `bias` `[out]` f32 → `[.., out]` f32.
 ///
-/// On the host, weights of any precision are widened in tiles of less than 1 MiB a thread, beside at most 32 MiB of repacked
-/// inputs; elsewhere in tiles of 16 MiB. Each output element is the same sum in the same order whatever the tiling, the number of
-/// threads and the memory that the weights lie in; up to four rows of inputs are summed in another order than more.
-/// Differences are added in f32 in their order, rows in pieces of at most 16 MiB.
+/// On the host, products are computed in the numbers that [`Matrix::compute`] names where the machine has the instructions,
+/// sums in f32 or whole. Weights of any precision are packed in tiles of less than 1 MiB a thread, beside at most 32 MiB of
+/// repacked inputs; elsewhere they are widened in tiles of 16 MiB. Each output element is the same sum in the same order
+/// whatever the tiling, the number of threads and the memory that the weights lie in; up to four rows of inputs are summed in
+/// another order than more. Differences are added in f32 in their order, rows in pieces of at most 16 MiB.
 ///
 /// # Errors
 /// Shapes that do not fit.
 pub fn linear(x: &Tensor, weight: &Matrix, bias: Option<&Tensor>) -> Result<Tensor> {
+    linear_with(x, weight, bias, Epilogue::None)
+}
+
+/// As [`linear`](linear()), and then the epilogue, which on the host is part of writing the result: the bits are those of
+/// computing one after the other.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn linear_with(x: &Tensor, weight: &Matrix, bias: Option<&Tensor>, epilogue: Epilogue) -> Result<Tensor> {
     let (out_features, in_features) = weight.dims2()?;
     let mut shape = x.dims().to_vec();
     let Some(last) = shape.last_mut().filter(|last| **last == in_features) else {
@@ -39,33 +55,97 @@ pub fn linear(x: &Tensor, weight: &Matrix, bias: Option<&Tensor>) -> Result<Tens
     if let Some(bias) = bias.filter(|b| b.dims() != [out_features]) {
         candle_core::bail!("linear: bias {:?} for {out_features} outputs", bias.dims());
     }
+    epilogue.check(&shape)?;
+    if let Stored::Later(_) = &weight.stored {
+        return linear_with(x, &weight.now()?, bias, epilogue);
+    }
     let count: usize = shape.iter().rev().skip(1).product();
     let rows = x.reshape((count, in_features))?;
-    let product = match &weight.stored {
-        Stored::Later(_) => return linear(x, &weight.now()?, bias),
-        Stored::Float(weight) => float::product(&rows, weight, bias)?,
-        Stored::Quantised(weight) if matches!(x.device(), Device::Cpu) => on_host(&rows, weight.view(), bias)?,
+    if weight.differences.is_empty() {
+        let terms = Terms { bias, epilogue, compute: weight.compute() };
+        return product(&rows, &weight.stored, &terms)?.reshape(shape);
+    }
+    let terms = Terms { bias, epilogue: Epilogue::None, compute: weight.compute() };
+    let product = product(&rows, &weight.stored, &terms)?;
+    epilogue.apply(add_differences(&rows, product, &weight.differences)?.reshape(shape)?)
+}
+
+/// What belongs to a product.
+#[derive(Default)]
+struct Terms<'a> {
+    bias: Option<&'a Tensor>,
+    epilogue: Epilogue<'a>,
+    compute: Compute,
+}
+
+/// `x` `[rows, in]` with a matrix that is there → `[rows, out]`.
+fn product(x: &Tensor, weight: &Stored, terms: &Terms) -> Result<Tensor> {
+    match weight {
+        Stored::Later(later) => candle_core::bail!("linear: {later:?} is not there"),
+        Stored::Float(weight) => float::product(x, weight, terms),
+        Stored::Quantised(weight) if matches!(x.device(), Device::Cpu) => on_host(x, weight.view(), terms),
         Stored::Quantised(weight) => {
+            let [out_features, in_features] = weight.shape();
             let tile = |start, count| matrix::decoded(weight, start, count)?.to_device(x.device());
-            float::in_tiles(&rows, out_features, float::tile_rows(in_features), bias, tile)?
+            let product = float::in_tiles(x, out_features, float::tile_rows(in_features), terms.bias, tile)?;
+            terms.epilogue.apply(product)
         }
-    };
-    add_differences(&rows, product, &weight.differences)?.reshape(shape)
+    }
+}
+
+/// A product to be computed on the host.
+struct Job<'a> {
+    /// `[count, in]`.
+    x: &'a [f32],
+    count: usize,
+    weight: View<'a>,
+    output: Output<'a>,
 }
 
 /// `x` `[rows, in]` f32 with a matrix in the host's memory.
-fn on_host(x: &Tensor, weight: View, bias: Option<&Tensor>) -> Result<Tensor> {
+fn on_host(x: &Tensor, weight: View, terms: &Terms) -> Result<Tensor> {
     let count = x.dim(0)?;
-    let bias = bias.map(|b| b.to_dtype(DType::F32)?.to_vec1::<f32>()).transpose()?;
-    let product = with_f32(x, |x| Ok(tiles::product(x, count, weight, bias.as_deref(), Level::detect())))?;
+    let product = terms.epilogue.with(terms.bias, |output| {
+        with_f32(x, |x| {
+            let job = Job { x, count, weight, output };
+            Ok(match available(terms.compute, weight) {
+                #[cfg(target_arch = "x86_64")]
+                Compute::Int8 => narrow::int8(job),
+                #[cfg(target_arch = "x86_64")]
+                Compute::Bf16 => narrow::bf16(job),
+                _ => tiles::product(job, Level::detect()),
+            })
+        })
+    })?;
     Tensor::from_vec(product, (count, weight.rows), &Device::Cpu)
 }
 
-/// Most bytes that [`linear`] takes on the host beside its argument and its result, whatever the weight is held as: repacked
-/// inputs, and what each thread decodes rows into. `shape` is the weight's `[out, in]`; differences take as much again.
-pub fn workspace_bytes(rows: usize, [_, in_features]: [usize; 2]) -> u64 {
-    let scratch = rayon::current_num_threads() * tiles::scratch_floats(rows);
-    4 * (tiles::packed_floats(rows, in_features) + scratch) as u64
+/// The numbers that a matrix is multiplied in on this machine.
+fn available(compute: Compute, weight: View) -> Compute {
+    let int8 = rounding::is_int8(weight.encoding, weight.scales, weight.columns) && level::int8_products();
+    match compute {
+        _ if weight.columns == 0 => Compute::F32,
+        Compute::Int8 if int8 => Compute::Int8,
+        Compute::Int8 | Compute::Bf16 if level::bf16_products() => Compute::Bf16,
+        _ => Compute::F32,
+    }
+}
+
+/// Most bytes that [`linear`](linear()) takes on the host beside its argument and its result, whatever the weight is held as:
+/// repacked inputs, and what each thread packs rows into. `shape` is the weight's `[out, in]`; differences take as much again.
+pub fn workspace_bytes(rows: usize, [_, in_features]: [usize; 2], compute: Compute) -> u64 {
+    let threads = rayon::current_num_threads();
+    let wide = 4 * (tiles::packed_floats(rows, in_features) + threads * tiles::scratch_floats(rows));
+    let bytes = match compute {
+        Compute::F32 => wide,
+        // Where instructions lack, f32 is what is computed in.
+        #[cfg(target_arch = "x86_64")]
+        Compute::Bf16 | Compute::Int8 if level::bf16_products() => narrow::workspace_bytes(rows, in_features, threads),
+        #[cfg(target_arch = "x86_64")]
+        Compute::Int8 if level::int8_products() => wide.max(narrow::workspace_bytes(rows, in_features, threads)),
+        Compute::Bf16 | Compute::Int8 => wide,
+    };
+    bytes as u64
 }
 
 /// Adds what the differences make of `x` `[rows, in]` to `[rows, out]`.
@@ -74,15 +154,18 @@ fn add_differences(x: &Tensor, product: Tensor, differences: &[Difference]) -> R
         return Ok(product);
     }
     let (count, out_features) = product.dims2()?;
+    let plain = Terms::default();
     for rows in pieces(count, TILE_ELEMENTS / out_features.max(x.dim(1)?).max(1)) {
         let x = x.narrow(0, rows.start, rows.len())?;
         let mut sum = product.narrow(0, rows.start, rows.len())?;
         for difference in differences {
             sum = match difference {
-                Difference::Whole { difference, factor } => (sum + (float::product(&x, difference, None)? * *factor)?)?,
+                Difference::Whole { difference, factor } => {
+                    (sum + (float::product(&x, difference, &plain)? * *factor)?)?
+                }
                 Difference::LowRank { down, up, first_row, factor } => {
-                    let inner = (float::product(&x, down, None)? * *factor)?;
-                    float::add_at(&sum, &float::product(&inner, up, None)?, 1, *first_row)?
+                    let inner = (float::product(&x, down, &plain)? * *factor)?;
+                    float::add_at(&sum, &float::product(&inner, up, &plain)?, 1, *first_row)?
                 }
             };
         }

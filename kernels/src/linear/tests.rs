@@ -1,6 +1,9 @@
+mod compute;
+
 use candle_core::{DType, Device, Tensor};
 
-use super::{Difference, Matrix, linear, reference, tiles};
+use super::epilogue::Output;
+use super::{Difference, Job, Matrix, linear, reference, tiles};
 use crate::level::Level;
 use crate::quant::{Encoding, QuantMatrix, Scaling, Target, encode};
 use crate::testing::{assert_close, assert_same, randn};
@@ -54,7 +57,8 @@ fn quantised_products_agree_over_shapes_and_instruction_sets() {
             let x = randn(&[rows, inner], 100 + seed as u64);
             let want = reference::linear(&x, &matrix.clone().into(), None).unwrap();
             for level in Level::available() {
-                let got = tiles::product(&values(&x), rows, matrix.view(), None, level);
+                let (x, output) = (values(&x), Output::NONE);
+                let got = tiles::product(Job { x: &x, count: rows, weight: matrix.view(), output }, level);
                 assert_close(&Tensor::from_vec(got, (rows, out), &Device::Cpu).unwrap(), &want, 1e-6);
             }
         }

@@ -6,6 +6,8 @@
 
 use rayon::prelude::*;
 
+use super::Job;
+use super::epilogue::Place;
 use crate::gemm::{Buffer, CHUNK, Product, Rows, panel_columns, panel_width};
 use crate::level::Level;
 use crate::quant::{Rotation, View};
@@ -22,29 +24,31 @@ const MOST_ROWS: usize = 1024;
 /// Rows of the matrix that a task takes where inputs are few.
 const TASK_ROWS: usize = 32;
 
-/// `x` `[count, in]` times the transposed matrix `[out, in]`, and the bias `[out]` → `[count, out]`.
-pub(super) fn product(x: &[f32], count: usize, weight: View, bias: Option<&[f32]>, level: Level) -> Vec<f32> {
+/// `x` times the transposed matrix, both in f32.
+pub(super) fn product(job: Job, level: Level) -> Vec<f32> {
+    let Job { x, count, weight, output } = job;
     let View { rows: out_features, columns: in_features, .. } = weight;
-    let mut out = vec![0.0; count * out_features];
-    if out.is_empty() {
+    let mut out = Vec::with_capacity(count * out_features);
+    if count * out_features == 0 {
         return out;
     }
+    let place = output.place(&mut out, [count, out_features]);
     if count <= FEW {
-        few(x, count, weight, &mut out, level);
-        add_bias(&mut out, bias);
-        return out;
+        few(x, count, weight, &place, level);
+    } else {
+        let width = panel_width(level);
+        let step = step(count, in_features, width);
+        let mut packed = Buffer::zeros(step.min(count.next_multiple_of(width)) * in_features);
+        for first in (0..count).step_by(step) {
+            let rows = step.min(count - first);
+            let x = &x[first * in_features..][..rows * in_features];
+            let source = Source { x, rows, columns: in_features, rotation: weight.rotation, level };
+            let panels = Panels::pack(&source, width, &mut packed);
+            many(&panels, weight, &At { place: &place, first }, level);
+        }
     }
-    let width = panel_width(level);
-    let step = step(count, in_features, width);
-    let mut packed = Buffer::zeros(step.min(count.next_multiple_of(width)) * in_features);
-    for (first, out) in (0..count).step_by(step).zip(out.chunks_mut(step * out_features)) {
-        let rows = step.min(count - first);
-        let x = &x[first * in_features..][..rows * in_features];
-        let source = Source { x, columns: in_features, rotation: weight.rotation, level };
-        let panels = Panels::pack(&source, width, &mut packed);
-        many(&panels, weight, out, level);
-    }
-    add_bias(&mut out, bias);
+    // SAFETY: every element of every row has been written.
+    unsafe { out.set_len(count * out_features) };
     out
 }
 
@@ -67,13 +71,8 @@ pub(super) fn packed_floats(count: usize, in_features: usize) -> usize {
     if count <= FEW { 0 } else { step(count, in_features, panel_width(Level::detect())) * in_features }
 }
 
-fn add_bias(out: &mut [f32], bias: Option<&[f32]>) {
-    let Some(bias) = bias else { return };
-    out.par_chunks_exact_mut(bias.len()).for_each(|row| row.iter_mut().zip(bias).for_each(|(o, b)| *o += b));
-}
-
 /// Each row of the matrix is decoded once and multiplied with all inputs.
-fn few(x: &[f32], count: usize, weight: View, out: &mut [f32], level: Level) {
+fn few(x: &[f32], count: usize, weight: View, out: &Place, level: Level) {
     let out_features = weight.rows;
     let mut rotated = Vec::new();
     let x = match weight.rotation {
@@ -91,8 +90,10 @@ fn few(x: &[f32], count: usize, weight: View, out: &mut [f32], level: Level) {
             run_at(level, Dot { x, weight, row: task * TASK_ROWS + i, decoded: decoded.first(SPAN), sums });
         }
     });
-    for (m, out) in out.chunks_exact_mut(out_features).enumerate() {
-        out.iter_mut().zip(sums[m..].iter().step_by(count)).for_each(|(o, s)| *o = *s);
+    let mut line = vec![0.0; out_features];
+    for m in 0..count {
+        line.iter_mut().zip(sums[m..].iter().step_by(count)).for_each(|(o, s)| *o = *s);
+        out.finish(m, 0, &mut line);
     }
 }
 
@@ -156,6 +157,7 @@ struct Panels<'a> {
 /// Inputs `[rows, columns]` to be packed, rotated before if the matrix is.
 struct Source<'a> {
     x: &'a [f32],
+    rows: usize,
     columns: usize,
     rotation: Option<usize>,
     level: Level,
@@ -163,8 +165,7 @@ struct Source<'a> {
 
 impl<'a> Panels<'a> {
     fn pack(source: &Source, width: usize, buffer: &'a mut Buffer) -> Self {
-        let &Source { x, columns, rotation, level } = source;
-        let rows = x.len() / columns.max(1);
+        let &Source { x, rows, columns, rotation, level } = source;
         let values = &mut buffer.all_mut()[..rows.next_multiple_of(width) * columns];
         // A few columns at a time, so that lines of the panel are whole before they leave the cache.
         let step = rotation.unwrap_or(CHUNK).max(CHUNK);
@@ -205,10 +206,12 @@ impl<'a> Panels<'a> {
     }
 }
 
-/// The result's memory, of which every task writes columns of its own.
-struct Output(*mut f32);
-// SAFETY: tasks do not overlap, so no element is touched by two threads.
-unsafe impl Sync for Output {}
+/// Where the results of repacked inputs belong.
+struct At<'a> {
+    place: &'a Place<'a>,
+    /// The first of these inputs among all.
+    first: usize,
+}
 
 /// Decoded rows in the kernel's order, a span before that, and sums.
 struct Scratch {
@@ -218,17 +221,19 @@ struct Scratch {
 }
 
 /// Rows of the matrix are split among tasks, each of which goes through the columns span by span.
-fn many(panels: &Panels, weight: View, out: &mut [f32], level: Level) {
+fn many(panels: &Panels, weight: View, out: &At, level: Level) {
     let out_features = weight.rows;
     let tasks = out_features.div_ceil(tile_rows(level));
-    let output = Output(out.as_mut_ptr());
     let scratch = || Scratch { rows: Buffer::new(), span: Buffer::new(), sums: Buffer::new() };
     (0..tasks).into_par_iter().for_each_init(scratch, |scratch, task| {
         let first = task * tile_rows(level);
         let rows = tile_rows(level).min(out_features - first);
-        run_at(level, Tile { panels, weight, first, rows, scratch, out: &output });
+        run_at(level, Tile { panels, weight, first, rows, scratch, out });
     });
 }
+
+/// The most that [`tile_rows`] may say.
+const MOST_TILE_ROWS: usize = 64;
 
 /// Rows of the matrix that a task decodes: some groups of the kernel's.
 fn tile_rows(level: Level) -> usize {
@@ -247,14 +252,14 @@ struct Tile<'a> {
     first: usize,
     rows: usize,
     scratch: &'a mut Scratch,
-    out: &'a Output,
+    out: &'a At<'a>,
 }
 
 impl Task for Tile<'_> {
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
         let Self { panels, weight, first, rows, scratch, out } = self;
-        let View { rows: out_features, columns, .. } = weight;
+        let columns = weight.columns;
         let pitch = panels.width;
         let sums = scratch.sums.first(panels.count() * rows * pitch);
         sums.fill(0.0);
@@ -279,12 +284,12 @@ impl Task for Tile<'_> {
                 unsafe { V::call(product) };
             }
         }
+        let mut line = [0.0; MOST_TILE_ROWS];
+        let line = &mut line[..rows];
         for m in 0..panels.rows {
             let sums = &sums[m / pitch * rows * pitch + m % pitch..];
-            for (row, sum) in sums.iter().step_by(pitch).take(rows).enumerate() {
-                // SAFETY: row `m` and column `first + row` are inside, and no other task has this column.
-                unsafe { *out.0.add(m * out_features + first + row) = *sum };
-            }
+            line.iter_mut().zip(sums.iter().step_by(pitch)).for_each(|(o, sum)| *o = *sum);
+            out.place.finish(out.first + m, first, line);
         }
     }
 }

@@ -162,7 +162,7 @@ pub(crate) struct View<'a> {
 
 impl View<'_> {
     /// Bytes of a row.
-    fn row_bytes(&self) -> usize {
+    pub(crate) fn row_bytes(&self) -> usize {
         self.columns / self.encoding.block() * self.encoding.block_bytes()
     }
 }

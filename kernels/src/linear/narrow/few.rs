@@ -1,0 +1,88 @@
+//! A few rows of inputs: each row of the matrix is read once and multiplied as it lies.
+
+use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
+
+use super::inputs::{Inputs, Round};
+use super::kernel::{Narrow, NarrowTask, Part};
+use super::tile::SPAN;
+use super::{FEW, Factored, SMALL_TILE, draw, words};
+use crate::gemm::{Buffer, CHUNK};
+use crate::linear::epilogue::Place;
+
+pub(super) fn product<N: Narrow>(inputs: Inputs, count: usize, weight: Factored, out: &Place) {
+    let out_features = weight.weight.rows;
+    let words = words::<N>(inputs.columns);
+    let mut rounded = vec![MaybeUninit::uninit(); count * words];
+    let mut scales = vec![0.0; count];
+    // SAFETY, here and below: whoever asks for a kind has its instructions.
+    unsafe { N::call(Round { inputs, words: &mut rounded, scales: &mut scales }) };
+    // Rows of the matrix that a task takes.
+    let rows = SMALL_TILE;
+    draw(out_features.div_ceil(rows), Buffer::new, |span, task, _| {
+        let first = task * rows;
+        let rows = rows.min(out_features - first);
+        unsafe { N::call(Dots { x: &rounded, scales: &scales, weight, first, rows, span, out }) };
+    });
+}
+
+/// Some rows of the matrix with up to [`FEW`] rows of inputs.
+struct Dots<'a> {
+    x: &'a [MaybeUninit<u32>],
+    scales: &'a [f32],
+    weight: Factored<'a>,
+    first: usize,
+    rows: usize,
+    span: &'a mut Buffer,
+    out: &'a Place<'a>,
+}
+
+impl NarrowTask for Dots<'_> {
+    #[inline(always)]
+    unsafe fn run<N: Narrow>(self) {
+        // SAFETY: the instructions are the caller's.
+        unsafe {
+            match self.scales.len() {
+                1 => self.dots::<N, 1>(),
+                2 => self.dots::<N, 2>(),
+                3 => self.dots::<N, 3>(),
+                FEW => self.dots::<N, FEW>(),
+                _ => {}
+            }
+        }
+    }
+}
+
+impl Dots<'_> {
+    #[inline(always)]
+    unsafe fn dots<N: Narrow, const COUNT: usize>(self) {
+        let Self { x, scales, weight, first, rows, span, out } = self;
+        let columns = weight.weight.columns;
+        let pitch = x.len() / COUNT;
+        let mut lines = [[0.0; SMALL_TILE]; COUNT];
+        for i in 0..rows {
+            let row = first + i;
+            // SAFETY: the instructions are the caller's; inputs have as many words as the matrix.
+            unsafe {
+                let (mut sums, mut correction) = ([_mm512_setzero_si512(); COUNT], 0);
+                for from in (0..columns).step_by(SPAN * N::NUMBERS) {
+                    let count = (columns - from).min(SPAN * N::NUMBERS);
+                    let x = x[from / N::NUMBERS..].as_ptr();
+                    let part = Part { row, from, count, span };
+                    correction += N::weights(weight.weight, part, |chunk, w| {
+                        for (m, sum) in sums.iter_mut().enumerate() {
+                            let x = _mm512_loadu_si512(x.add(m * pitch + chunk * CHUNK).cast());
+                            *sum = N::dot(*sum, x, w);
+                        }
+                    });
+                }
+                for ((line, sum), scale) in lines.iter_mut().zip(sums).zip(scales) {
+                    line[i] = N::total(sum, correction) * (scale * weight.scale(row));
+                }
+            }
+        }
+        for (m, line) in lines.iter_mut().enumerate() {
+            out.finish(m, first, &mut line[..rows]);
+        }
+    }
+}

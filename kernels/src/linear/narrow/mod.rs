@@ -1,0 +1,148 @@
+//! Products in bf16 and int8 on the host. Inputs are rounded and repacked once; a few rows of the matrix are packed at a time
+//! into memory that stays in a core's cache: as they are where they are stored so, else decoded and rounded there.
+//!
+//! Inputs lie side by side in the lanes of a vector and numbers of the matrix are spread over all lanes, so that a row of the
+//! matrix is packed by copying, and an input's sums do not depend on its neighbours. Rotated matrices are multiplied with
+//! rotated inputs, as in [`tiles`](super::tiles).
+
+mod few;
+mod inputs;
+mod kernel;
+mod tile;
+mod weights;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rayon::prelude::*;
+
+use super::Job;
+use super::rounding::scale_is_of_row;
+use crate::gemm::CHUNK;
+use crate::quant::{Scales, View};
+use inputs::{Inputs, Panels};
+use kernel::{Bf16, Int8, Narrow, WIDTH};
+use tile::{Scratch, TILE_ROWS, Tile};
+
+/// Rows of inputs with which packing rows of the matrix takes longer than multiplying: they are multiplied as they lie.
+const FEW: usize = 4;
+/// Most inputs that are repacked at a time: a thread holds sums of as many.
+const MOST_ROWS: usize = 1024;
+/// Most bytes of repacked inputs, which all threads go through for every tile: what a shared cache may hold.
+const PACKED_BYTES: usize = 16 << 20;
+/// `x` times the transposed matrix, both rounded to bf16; needs the instructions.
+pub(super) fn bf16(job: Job) -> Vec<f32> {
+    product::<Bf16>(job)
+}
+
+/// `x` rounded to int8 by row times the transposed matrix, which is int8 with at most one scale a row; needs the instructions.
+pub(super) fn int8(job: Job) -> Vec<f32> {
+    product::<Int8>(job)
+}
+
+/// Most bytes of memory that [`bf16`] takes with `threads`, which is more than [`int8`] takes.
+pub(super) fn workspace_bytes(rows: usize, columns: usize, threads: usize) -> usize {
+    // A little for the allocator, and for what has the size of a row of the matrix.
+    const MARGIN: usize = 64 << 10;
+    let words = words::<Bf16>(columns);
+    let rotated = columns.min(8 << 10) * (CHUNK + 2);
+    let rows = if rows <= FEW { rows } else { step::<Bf16>(rows, columns).next_multiple_of(CHUNK) };
+    4 * (rows * (words + 1) + threads * (rotated + Scratch::words(rows))) + threads * MARGIN
+}
+
+/// Words of a row: whole chunks.
+fn words<N: Narrow>(columns: usize) -> usize {
+    columns.div_ceil(N::NUMBERS).next_multiple_of(CHUNK)
+}
+
+/// Inputs that are repacked at a time.
+fn step<N: Narrow>(count: usize, columns: usize) -> usize {
+    let most = (PACKED_BYTES / 4 / words::<N>(columns).max(1)).clamp(WIDTH, MOST_ROWS) / WIDTH * WIDTH;
+    count.div_ceil(count.div_ceil(most).max(1)).next_multiple_of(WIDTH)
+}
+
+/// A matrix without the scales that its sums can be multiplied with, and those.
+#[derive(Clone, Copy)]
+struct Factored<'a> {
+    weight: View<'a>,
+    scales: &'a Scales,
+}
+
+impl<'a> Factored<'a> {
+    fn new(weight: View<'a>) -> Self {
+        if !scale_is_of_row(weight.encoding, weight.scales) {
+            return Self { weight, scales: &Scales::None };
+        }
+        Self { weight: View { scales: &Scales::None, ..weight }, scales: weight.scales }
+    }
+
+    #[inline(always)]
+    fn scale(&self, row: usize) -> f32 {
+        match self.scales {
+            Scales::Matrix(scale) => *scale,
+            Scales::Rows(scales) => scales[row],
+            Scales::None | Scales::Blocks { .. } => 1.0,
+        }
+    }
+}
+
+fn product<N: Narrow>(job: Job) -> Vec<f32> {
+    let Job { x, count, weight, output } = job;
+    let View { rows: out_features, columns, rotation, .. } = weight;
+    let mut out = Vec::with_capacity(count * out_features);
+    if count * out_features == 0 {
+        return out;
+    }
+    let place = output.place(&mut out, [count, out_features]);
+    let weight = Factored::new(weight);
+    if count <= FEW {
+        few::product::<N>(Inputs { x, columns, rotation }, count, weight, &place);
+    } else {
+        let step = step::<N>(count, columns);
+        let mut panels = Panels::new::<N>(step.min(count), columns);
+        for first in (0..count).step_by(step) {
+            let rows = step.min(count - first);
+            panels.pack::<N>(Inputs { x: &x[first * columns..][..rows * columns], columns, rotation }, rows);
+            let rows = tile_rows(out_features);
+            draw(out_features.div_ceil(rows), Scratch::new, |scratch, task, next| {
+                let tile = |task: usize| (task * rows, rows.min(out_features.saturating_sub(task * rows)));
+                let task =
+                    Tile { panels: &panels, weight, tile: tile(task), next: tile(next), scratch, first, out: &place };
+                // SAFETY: whoever asks for a kind has its instructions.
+                unsafe { N::call(task) };
+            });
+        }
+    }
+    // SAFETY: every element of every row has been written.
+    unsafe { out.set_len(count * out_features) };
+    out
+}
+
+/// Rows of the matrix that a task takes: so many that no thread waits long for the last one.
+fn tile_rows(out_features: usize) -> usize {
+    /// Tasks of a thread where there are enough rows.
+    const TASKS: usize = 4;
+    let threads = rayon::current_num_threads();
+    let fewest = threads * TASKS.min(out_features.div_ceil(threads * SMALL_TILE)).max(1);
+    let tasks = out_features.div_ceil(TILE_ROWS).max(fewest);
+    out_features.div_ceil(tasks.next_multiple_of(threads)).max(1)
+}
+
+/// Rows of the matrix below which a task costs more than it saves.
+const SMALL_TILE: usize = 28;
+
+/// Runs tasks on all threads, each of which draws the next one when it has done one; `run` is told which one comes next if
+/// nobody is faster.
+fn draw<S>(tasks: usize, scratch: impl Fn() -> S + Sync, run: impl Fn(&mut S, usize, usize) + Sync) {
+    let drawn = AtomicUsize::new(0);
+    let threads = rayon::current_num_threads().min(tasks);
+    (0..threads).into_par_iter().with_max_len(1).for_each(|_| {
+        let mut scratch = scratch();
+        loop {
+            let task = drawn.fetch_add(1, Ordering::Relaxed);
+            if task >= tasks {
+                break;
+            }
+            run(&mut scratch, task, drawn.load(Ordering::Relaxed));
+        }
+    });
+}

@@ -1,0 +1,167 @@
+//! Some rows of the matrix with all inputs that are repacked.
+
+use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
+
+use super::Factored;
+use super::inputs::Panels;
+use super::kernel::{Block, Narrow, NarrowTask, Part, WIDTH, transpose};
+use crate::gemm::{Buffer, CHUNK, Rows};
+use crate::linear::epilogue::Place;
+use crate::quant::View;
+
+/// Words of a row that are packed at a time. A multiple of all blocks' words.
+pub(super) const SPAN: usize = 256;
+/// Most rows of a tile: groups of as many as the kernel holds sums of.
+pub(super) const TILE_ROWS: usize = 112;
+
+/// What a thread works in.
+pub(super) struct Scratch {
+    rows: Buffer,
+    span: Buffer,
+    sums: Vec<MaybeUninit<u32>>,
+    lines: Box<[[f32; TILE_ROWS]; CHUNK]>,
+}
+
+impl Scratch {
+    pub(super) fn new() -> Self {
+        Self { rows: Buffer::new(), span: Buffer::new(), sums: Vec::new(), lines: Box::new([[0.0; TILE_ROWS]; CHUNK]) }
+    }
+
+    /// Its size with so many inputs.
+    pub(super) fn words(rows: usize) -> usize {
+        TILE_ROWS * (SPAN + rows.next_multiple_of(WIDTH) + CHUNK) + 4 * SPAN
+    }
+}
+
+/// A task.
+pub(super) struct Tile<'a> {
+    pub panels: &'a Panels,
+    pub weight: Factored<'a>,
+    /// The first row of the matrix, and how many.
+    pub tile: (usize, usize),
+    /// Those of the next task.
+    pub next: (usize, usize),
+    pub scratch: &'a mut Scratch,
+    /// The first input among all.
+    pub first: usize,
+    pub out: &'a Place<'a>,
+}
+
+impl NarrowTask for Tile<'_> {
+    #[inline(always)]
+    unsafe fn run<N: Narrow>(self) {
+        let Self { panels, weight, tile: (first, rows), next, scratch, first: first_input, out } = self;
+        let Scratch { rows: packed, span, sums, lines } = scratch;
+        let count = panels.panels() * rows * WIDTH;
+        sums.reserve(count);
+        let sums = sums.spare_capacity_mut()[..count].as_mut_ptr().cast::<u32>();
+        let mut corrections = [0i32; TILE_ROWS];
+        let columns = weight.weight.columns;
+        // SAFETY: the instructions are the caller's; places in panels, packed rows and sums are inside of them.
+        unsafe {
+            for from in (0..panels.count).step_by(SPAN) {
+                let words = SPAN.min(panels.count - from);
+                let numbers = |from: usize| {
+                    let from = from * N::NUMBERS;
+                    (from, columns.saturating_sub(from).min(SPAN * N::NUMBERS))
+                };
+                let layout = Rows::new::<__m512>(rows, words);
+                let to = packed.first(layout.floats()).as_mut_ptr();
+                for (row, correction) in corrections.iter_mut().enumerate().take(rows) {
+                    let (place, step) = layout.place(row);
+                    let (from, count) = numbers(from);
+                    let part = Part { row: first + row, from, count, span };
+                    *correction += N::weights(weight.weight, part, |chunk, words| {
+                        _mm512_store_si512(to.add(place + chunk * step).cast(), words);
+                    });
+                }
+                let ahead =
+                    if from + SPAN < panels.count { (numbers(from + SPAN), (first, rows)) } else { (numbers(0), next) };
+                let mut ahead = Ahead::new(weight.weight, ahead.0, ahead.1);
+                let share = ahead.lines().div_ceil(panels.panels() * layout.groups());
+                for p in 0..panels.panels() {
+                    let panel = panels.panel(p, from, words);
+                    for group in 0..layout.groups() {
+                        let block = Block {
+                            rows: layout,
+                            group,
+                            packed: to.cast(),
+                            panel,
+                            width: panels.width(p),
+                            sums: sums.add(p * rows * WIDTH),
+                            fresh: from == 0,
+                        };
+                        block.run::<N>();
+                        ahead.fetch(share);
+                    }
+                }
+            }
+            for p in 0..panels.panels() {
+                for half in 0..panels.width(p) / CHUNK {
+                    let input = p * WIDTH + half * CHUNK;
+                    let scales = _mm512_loadu_ps(panels.scales[input..][..CHUNK].as_ptr());
+                    for row in (0..rows).step_by(CHUNK) {
+                        let mut block = [_mm512_setzero_si512(); CHUNK];
+                        for i in 0..CHUNK.min(rows - row) {
+                            let sum = _mm512_loadu_si512(sums.add((p * rows + row + i) * WIDTH + half * CHUNK).cast());
+                            let scale = _mm512_mul_ps(scales, _mm512_set1_ps(weight.scale(first + row + i)));
+                            let sum = _mm512_mul_ps(N::float(sum, corrections[row + i]), scale);
+                            block[i] = _mm512_castps_si512(sum);
+                        }
+                        for (line, sums) in lines.iter_mut().zip(transpose(block)) {
+                            _mm512_storeu_si512(line[row..][..CHUNK].as_mut_ptr().cast(), sums);
+                        }
+                    }
+                    for (i, line) in lines.iter_mut().enumerate().take(panels.rows - input) {
+                        out.finish(first_input + input + i, first, &mut line[..rows]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Asks for the bytes that are packed next, a few lines at a time: they come from memory while there is something to
+/// multiply.
+struct Ahead {
+    /// Of the first row.
+    start: *const u8,
+    row_bytes: usize,
+    rows: usize,
+    /// Lines of a row.
+    lines: usize,
+    row: usize,
+    line: usize,
+}
+
+impl Ahead {
+    #[inline(always)]
+    fn new(weight: View, (from, count): (usize, usize), (first, rows): (usize, usize)) -> Self {
+        let bytes = |numbers: usize| numbers / weight.encoding.block() * weight.encoding.block_bytes();
+        let row_bytes = bytes(weight.columns);
+        let start = weight.bytes.as_ptr().wrapping_add(first * row_bytes + bytes(from));
+        // A row that does not begin where a line does takes one more.
+        Self { start, row_bytes, rows, lines: bytes(count).div_ceil(64) + 1, row: 0, line: 0 }
+    }
+
+    fn lines(&self) -> usize {
+        self.rows * self.lines
+    }
+
+    #[inline(always)]
+    unsafe fn fetch(&mut self, lines: usize) {
+        for _ in 0..lines {
+            if self.row == self.rows {
+                return;
+            }
+            let at = self.start.wrapping_add(self.row * self.row_bytes + self.line * 64);
+            // SAFETY: it reads nothing, and no address is wrong.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) };
+            self.line += 1;
+            if self.line == self.lines {
+                (self.row, self.line) = (self.row + 1, 0);
+            }
+        }
+    }
+}

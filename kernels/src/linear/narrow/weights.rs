@@ -1,0 +1,89 @@
+//! Rows of a matrix in words, sixteen at a time.
+
+use std::arch::x86_64::*;
+
+use super::kernel::{Part, floats, pair};
+use crate::gemm::CHUNK;
+use crate::level::Level;
+use crate::quant::{Encoding, Scales, View};
+use crate::vector::run_at;
+
+/// The stored bytes of a part.
+#[inline(always)]
+fn stored<'a>(weight: View<'a>, part: &Part) -> &'a [u8] {
+    let (block, bytes) = (weight.encoding.block(), weight.encoding.block_bytes());
+    &weight.bytes[part.row * weight.row_bytes() + part.from / block * bytes..][..part.count / block * bytes]
+}
+
+/// Lanes below `count`.
+#[inline(always)]
+fn mask(count: usize) -> u64 {
+    if count >= 64 { u64::MAX } else { (1 << count) - 1 }
+}
+
+/// Bytes as they are, 64 at a time.
+///
+/// # Safety
+/// As [`Narrow::weights`](super::kernel::Narrow::weights); the encoding has one byte a number.
+#[inline(always)]
+pub(super) unsafe fn bytes(weight: View, part: Part, mut to: impl FnMut(usize, __m512i)) {
+    for (i, bytes) in stored(weight, &part).chunks(64).enumerate() {
+        // SAFETY: the instructions are the caller's, and no more is read than there is.
+        to(i, unsafe { _mm512_maskz_loadu_epi8(mask(bytes.len()), bytes.as_ptr().cast()) });
+    }
+}
+
+/// Numbers rounded to bf16, 32 at a time. Those that are bf16 stay as they are, and what has 8 bits or less without a scale
+/// loses nothing.
+///
+/// # Safety
+/// As [`Narrow::weights`](super::kernel::Narrow::weights).
+#[inline(always)]
+pub(super) unsafe fn to_bf16(weight: View, part: Part, mut to: impl FnMut(usize, __m512i)) {
+    /// Numbers of sixteen words.
+    const NUMBERS: usize = 2 * CHUNK;
+    let stored = stored(weight, &part);
+    let plain = *weight.scales == Scales::None;
+    // SAFETY, for all blocks below: the instructions are the caller's, and no more is read than there is.
+    match weight.encoding {
+        Encoding::BF16 if plain => {
+            for (i, bytes) in stored.chunks(2 * NUMBERS).enumerate() {
+                to(i, unsafe { _mm512_maskz_loadu_epi8(mask(bytes.len()), bytes.as_ptr().cast()) });
+            }
+        }
+        Encoding::F32 if plain => {
+            for (i, bytes) in stored.chunks(4 * NUMBERS).enumerate() {
+                let (from, count) = (bytes.as_ptr().cast::<f32>(), bytes.len() / 4);
+                let second = unsafe { floats(from.wrapping_add(CHUNK), count.saturating_sub(CHUNK)) };
+                to(i, unsafe { pair(floats(from, count), second) });
+            }
+        }
+        Encoding::F16 if plain => {
+            for (i, bytes) in stored.chunks(2 * NUMBERS).enumerate() {
+                unsafe {
+                    let all = _mm512_maskz_loadu_epi8(mask(bytes.len()), bytes.as_ptr().cast());
+                    let first = _mm512_cvtph_ps(_mm512_castsi512_si256(all));
+                    to(i, pair(first, _mm512_cvtph_ps(_mm512_extracti64x4_epi64::<1>(all))));
+                }
+            }
+        }
+        Encoding::I8 if plain => {
+            for (i, bytes) in stored.chunks(NUMBERS).enumerate() {
+                unsafe {
+                    let all = _mm256_maskz_loadu_epi8(mask(bytes.len()) as u32, bytes.as_ptr().cast());
+                    let wide = |bytes| _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
+                    to(i, pair(wide(_mm256_castsi256_si128(all)), wide(_mm256_extracti128_si256::<1>(all))));
+                }
+            }
+        }
+        _ => {
+            let Part { row, from, count, span } = part;
+            let decoded = span.first(count);
+            run_at(Level::Avx512, weight.rotated_span(row, from, decoded));
+            for (i, x) in decoded.chunks(NUMBERS).enumerate() {
+                let second = unsafe { floats(x.as_ptr().wrapping_add(CHUNK), x.len().saturating_sub(CHUNK)) };
+                to(i, unsafe { pair(floats(x.as_ptr(), x.len()), second) });
+            }
+        }
+    }
+}
