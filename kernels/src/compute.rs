@@ -1,11 +1,14 @@
 //! In which numbers products are computed.
 
+use serde::{Deserialize, Serialize};
+
 /// The numbers that products of activations with matrices, and of activations with each other, are computed in on the
 /// host. Activations between them are f32, and sums are f32 or whole, in every case.
 ///
 /// Where a machine has no instructions for a kind, the next more exact kind is used: `Int8` falls back to `Bf16` and that
 /// to `F32`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Compute {
     /// Both factors in f32: the reference.
     #[default]
@@ -14,4 +17,15 @@ pub enum Compute {
     Bf16,
     /// Matrices that are stored as int8 times activations quantised to int8 by row; others as [`Bf16`](Self::Bf16).
     Int8,
+}
+
+impl Compute {
+    /// As switches and reports spell it: `f32`, `bf16` or `int8`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
+        }
+    }
 }

@@ -9,8 +9,9 @@ use dit::Dit;
 use image::RgbImage;
 use media::output::PendingFolder;
 use media::video::{AudioOutcome, AudioSource, FrameRate, ReadOptions, VideoWriter, WriterOptions, Written};
-use offload::{Charge, DeviceError, DeviceMemory, Phase, PhasePlan, Placed, Use};
+use offload::{Charge, DeviceError, DeviceMemory, Phase, PhasePlan, Use};
 use scheduler::{INITIAL_NOISE_STREAM, Polarity, Sampler};
+use weights::WeightSource;
 
 use crate::denoise::{Conditions, Denoise, Watch, frame_mask, go_on};
 use crate::geometry::LATENT;
@@ -45,7 +46,7 @@ struct Running<'a> {
 
 impl Running<'_> {
     /// Weights of a network where the rung has them.
-    fn placed(&self, part: &Part) -> candle_core::Result<Arc<Placed>> {
+    fn placed(&self, part: &Part) -> candle_core::Result<Arc<dyn WeightSource>> {
         part.placed(self.rung.residence, self.memory)
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use offload::Placed;
+use weights::WeightSource;
 use vae::{Decoder, Encoder, LatentMosaic, Tile, Tiles, clamp_pixels};
 use weights::WeightSource;
 
@@ -13,11 +13,11 @@ use crate::progress::Progress;
 /// Pixel frames that go into the encoder at once: what makes one latent frame.
 const CHUNK: usize = crate::geometry::LATENT_FRAMES;
 
-pub(crate) fn encoder(config: &vae::Config, source: Arc<Placed>) -> candle_core::Result<Encoder> {
+pub(crate) fn encoder(config: &vae::Config, source: Arc<dyn WeightSource>) -> candle_core::Result<Encoder> {
     Encoder::new(config, &source.group("")?)
 }
 
-pub(crate) fn decoder(config: &vae::Config, source: Arc<Placed>) -> candle_core::Result<Decoder> {
+pub(crate) fn decoder(config: &vae::Config, source: Arc<dyn WeightSource>) -> candle_core::Result<Decoder> {
     Decoder::new(config, &source.group("")?)
 }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use image::RgbImage;
+use kernels::Compute;
 use media::output::PendingFile;
 use offload::{
     DeviceMemory, Machine, MemoryFlags, OnPressure, Phase, QualityProfile, Residence, StagePlan, VirtualDevice,
@@ -16,7 +17,7 @@ use weights::convert::Form;
 
 use crate::animate::animate;
 use crate::lora::Loras;
-use crate::model::{OpenModel, Part};
+use crate::model::{OpenModel, Part, compute_of};
 use crate::motion::poses_at_hand;
 use crate::needs::{Blueprint, ClipShape, held_in, pose_phase};
 use crate::poses::lossy;
@@ -52,6 +53,10 @@ pub struct EngineOptions {
     pub dit_dtype: Option<Form>,
     /// The same for the text encoder.
     pub text_dtype: Option<Form>,
+    /// Numbers that products of the transformer and the text encoder are computed in on a CPU; `None` is bf16 for models of a billion
+    /// parameters or more, as their own code computes, and f32 for small ones. Another result, by about as much as the
+    /// reference's differs from exact arithmetic.
+    pub compute: Option<Compute>,
     /// Of the VAE on a GPU; on the CPU it computes in f32.
     pub vae_dtype: Option<HeldDType>,
     /// What is asked of the planner; by default it decides everything. Placement never changes the result.
@@ -143,6 +148,8 @@ pub struct AnimatePlan {
     pub stages: StagePlan,
     /// What is computed at a time.
     pub activations: Activations,
+    /// Numbers that the transformer's products are computed in.
+    pub compute: Compute,
     /// LoRAs of the transformer.
     pub loras: Vec<LoraInfo>,
     /// What was decided that one might not expect.
@@ -414,6 +421,7 @@ impl Engine {
             half_vae: self.options.half_vae(),
             vae_tile: self.options.vae_tile,
             loras: &self.model.loras,
+            compute: self.model.dit.compute,
         }
     }
 
@@ -457,6 +465,7 @@ pub fn plan_known(
         half_vae: options.half_vae(),
         vae_tile: options.vae_tile,
         loras: &loras,
+        compute: compute_of(options, blueprint.manifests()?[0].parameters()),
     };
     let [width, height] = request.settings.size.unwrap_or(request.settings.default_size);
     let num_frames = request.settings.num_frames.unwrap_or(request.settings.default_num_frames);

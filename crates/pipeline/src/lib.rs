@@ -28,6 +28,7 @@ mod progress;
 mod request;
 mod resolve;
 mod stored;
+pub mod work;
 
 pub use activations::{Activations, Branches};
 pub use config::pose_canvas;

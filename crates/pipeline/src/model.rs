@@ -4,11 +4,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::DType;
+use kernels::Compute;
 use offload::{DeviceMemory, Network, Placed, Residence};
 use serde::{Deserialize, Serialize};
 use weights::convert::Form;
 use weights::lora::{Merged, Stack};
-use weights::{Checkpoint, CheckpointSource, Entry, Manifest, StoredType, TensorSource, TensorSpec};
+use weights::{
+    Checkpoint, CheckpointSource, Computing, Entry, Manifest, StoredType, TensorSource, TensorSpec, WeightSource,
+};
 
 use crate::config::{ConfigFile, check_ordinary, config_beside, demo_config, published_config};
 use crate::lora::Loras;
@@ -139,12 +142,14 @@ pub(crate) struct Part {
     groups: &'static [&'static str],
     /// Differences that are added to its tensors.
     loras: Arc<Stack>,
+    /// Numbers that products are computed in.
+    pub compute: Compute,
 }
 
 impl Part {
     /// Tells weights apart, and what is made of them, at once: see [`Checkpoint::sketch`].
     pub fn sketch(&self) -> String {
-        format!("{} {:?}", self.checkpoint.sketch(), self.held)
+        format!("{} {:?} {:?}", self.checkpoint.sketch(), self.held, self.compute)
     }
 
     fn new(
@@ -163,12 +168,17 @@ impl Part {
             // Wider files are held in the precision that the reference computes in.
             None => stored_wide(&checkpoint, &manifest).then_some(reference_dtype),
         };
-        Ok(Self { checkpoint, held, manifest, groups: &[], loras: Arc::default() })
+        Ok(Self { checkpoint, held, manifest, groups: &[], loras: Arc::default(), compute: Compute::F32 })
     }
 
     /// With repeated parts, which can be brought one by one.
     fn in_groups(self, groups: &'static [&'static str]) -> Self {
         Self { groups, ..self }
+    }
+
+    /// With other numbers for products.
+    fn computed_in(self, compute: Compute) -> Self {
+        Self { compute, ..self }
     }
 
     /// What each tensor takes in memory.
@@ -185,14 +195,15 @@ impl Part {
     }
 
     /// Weights in `memory`.
-    pub fn placed(&self, residence: Residence, memory: &Arc<dyn DeviceMemory>) -> candle_core::Result<Arc<Placed>> {
+    pub fn placed(&self, residence: Residence, memory: &Arc<dyn DeviceMemory>) -> candle_core::Result<Arc<dyn WeightSource>> {
         let stored = Arc::new(CheckpointSource(self.checkpoint.clone()));
         let source: Arc<dyn TensorSource> = match self.loras.loras() {
             [] => stored,
             _ => Arc::new(Merged::new(stored, self.loras.clone())),
         };
         let network = Network { source, manifest: &self.manifest, groups: self.groups, dtype: self.held };
-        Ok(Arc::new(Placed::new(network, residence, memory.clone())?))
+        let placed = Arc::new(Placed::new(network, residence, memory.clone())?);
+        Ok(Arc::new(Computing::new(placed, self.compute)))
     }
 
     fn info(&self, name: &str) -> ComponentInfo {
@@ -231,6 +242,13 @@ pub(crate) struct OpenModel {
     pub pose_canvas: Option<[usize; 2]>,
     /// Of the transformer.
     pub loras: Loras,
+}
+
+/// Numbers for the products of a transformer with so many parameters: what is asked for; else bf16 where time is hours, as the models'
+/// own code computes.
+pub(crate) fn compute_of(options: &EngineOptions, parameters: u64) -> Compute {
+    const LARGE: u64 = 1_000_000_000;
+    options.compute.unwrap_or(if parameters >= LARGE { Compute::Bf16 } else { Compute::F32 })
 }
 
 impl OpenModel {
@@ -335,11 +353,16 @@ impl OpenModel {
         let text_dtype = asked_dtype(options.text_dtype, dtype, &text, "--text-dtype")?;
         let text_dtype = text_dtype.map(|d| if d == HeldDType::F16 { HeldDType::Bf16 } else { d });
         let dit_dtype = asked_dtype(options.dit_dtype, dtype, &dit, "--dit-dtype")?;
+        let compute = compute_of(options, dit_manifest.parameters());
         Ok(Self {
-            dit: Part::new(dit, dit_manifest, &label, dit_dtype, DType::BF16, |_| false)?.in_groups(dit::GROUPS),
+            dit: Part::new(dit, dit_manifest, &label, dit_dtype, DType::BF16, |_| false)?
+                .in_groups(dit::GROUPS)
+                .computed_in(compute),
             vae: Part::new(vae, vae_manifest, "the Wan 2.1 VAE", Some(HeldDType::F32), DType::F32, |_| false)?,
             text_encoder: Part::new(text, text_manifest, "the UMT5 encoder", text_dtype, DType::BF16, |_| false)?
-                .in_groups(umt5::GROUPS),
+                .in_groups(umt5::GROUPS)
+                // Its activations have outliers that eight bits do not hold.
+                .computed_in(compute.min(Compute::Bf16)),
             image_encoder: Part::new(image, image_manifest, "the CLIP vision tower", dtype, DType::F16, |n| {
                 blueprint.image_encoder.ignored(n)
             })?

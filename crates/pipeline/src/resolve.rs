@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use kernels::Compute;
 use media::output::PendingFolder;
 use offload::{Machine, MemoryFlags, Phase, PhaseJob, StagePlan};
 use scheduler::{Branch, GuidancePlan, Polarity};
@@ -40,6 +41,8 @@ pub(crate) struct ModelSide<'a> {
     /// Side of the VAE's tiles, if it shall compute in tiles.
     pub vae_tile: Option<usize>,
     pub loras: &'a Loras,
+    /// Numbers that the transformer's products are computed in.
+    pub compute: Compute,
 }
 
 /// Checks inputs by their headers, output by its place, numbers and memory.
@@ -146,6 +149,7 @@ pub(crate) fn make_plan(
         guidance,
         stages,
         activations,
+        compute: model.compute,
         loras: model.loras.infos.clone(),
         notes,
     })
@@ -261,6 +265,9 @@ fn described(plan: &AnimatePlan, request: &AnimateRequest) -> serde_json::Value 
         "num_frames": plan.num_frames,
         "settings": request.settings,
     });
+    if plan.compute != Compute::F32 {
+        value["compute"] = serde_json::json!(plan.compute);
+    }
     if !plan.loras.is_empty() {
         value["loras"] =
             plan.loras.iter().map(|l| serde_json::json!({"name": l.name, "strength": l.strength})).collect();

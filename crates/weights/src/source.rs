@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use candle_core::{DType, Device, Result, Tensor};
+use kernels::Compute;
 use kernels::linear::Matrix;
 use kernels::quant::Encoding;
 
@@ -163,6 +164,31 @@ impl Resident {
 impl WeightSource for Resident {
     fn group(&self, group: &str) -> Result<Weights> {
         Ok(self.weights.pp(group))
+    }
+}
+
+/// Weights of another source, whose repeated groups are multiplied in these numbers on the host. What is not repeated
+/// (embeddings, condition modules, heads) is f32, as in the models' own code.
+pub struct Computing {
+    source: Arc<dyn WeightSource>,
+    compute: Compute,
+}
+
+impl Computing {
+    /// All of `source`.
+    pub fn new(source: Arc<dyn WeightSource>, compute: Compute) -> Self {
+        Self { source, compute }
+    }
+}
+
+impl WeightSource for Computing {
+    fn group(&self, group: &str) -> Result<Weights> {
+        let weights = self.source.group(group)?;
+        Ok(if group.is_empty() { weights } else { weights.with_compute(self.compute) })
+    }
+
+    fn prefetch(&self, group: &str) {
+        self.source.prefetch(group);
     }
 }
 

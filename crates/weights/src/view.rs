@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Shape, Tensor};
+use kernels::Compute;
 use kernels::linear::Matrix;
 
 use crate::TensorSource;
@@ -15,13 +16,14 @@ pub struct Weights {
     prefix: String,
     device: Device,
     matrix_dtype: Option<DType>,
+    compute: Compute,
 }
 
 impl Weights {
     /// A view of all of `source`. `matrix_dtype` is what [`matrix`](Self::matrix) converts to; `None` keeps the
     /// stored type.
     pub fn new(source: Arc<dyn TensorSource>, device: Device, matrix_dtype: Option<DType>) -> Self {
-        Self { source, prefix: String::new(), device, matrix_dtype }
+        Self { source, prefix: String::new(), device, matrix_dtype, compute: Compute::F32 }
     }
 
     /// The view of the tensors under `name.`; an empty name gives the same view.
@@ -56,7 +58,18 @@ impl Weights {
     /// As [`tensor`](Self::tensor).
     pub fn matrix(&self, shape: impl Into<Shape>, name: &str) -> Result<Matrix> {
         let shape = shape.into();
-        self.source.matrix(&self.full_name(name), shape.dims(), self.matrix_dtype, &self.device)
+        let matrix = self.source.matrix(&self.full_name(name), shape.dims(), self.matrix_dtype, &self.device)?;
+        Ok(matrix.with_compute(self.compute))
+    }
+
+    /// The same view, whose matrices are multiplied in these numbers on the host.
+    pub fn with_compute(self, compute: Compute) -> Self {
+        Self { compute, ..self }
+    }
+
+    /// In which numbers the host multiplies, here and in what belongs to it (attention).
+    pub fn compute(&self) -> Compute {
+        self.compute
     }
 
     /// The rows `ids` of a [`matrix`](Self::matrix), as of an embedding table, `[ids, in]` f32; the rest of it is not read

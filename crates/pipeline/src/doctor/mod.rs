@@ -130,7 +130,8 @@ pub fn diagnose(options: &DoctorOptions) -> Diagnosis {
     found
 }
 
-fn cpu() -> Cpu {
+/// The processor of this machine.
+pub fn cpu() -> Cpu {
     let name = System::new().ok().and_then(|mut system| {
         system.refresh_cpu_list(sysinfo::CpuRefreshKind::nothing());
         Some(system.cpus().first()?.brand().trim().to_owned())

@@ -71,6 +71,8 @@ pub enum Command {
     },
     /// Say what this machine is, which models would run on it, and what to do about what is not well
     Doctor(DoctorArgs),
+    /// Measure how fast the engine is here, with random weights, and compare with an earlier report
+    Bench(BenchArgs),
     /// Write a completion script to stdout
     Completions {
         /// For which shell
@@ -295,6 +297,35 @@ pub struct RunArgs {
     /// Write JSON to stdout: one event a line, or the plan as one value
     #[arg(long)]
     pub json: bool,
+}
+
+/// Arguments of `bench`.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// Cases whose names match, * standing for anything, several times for several [default: the usual ones, some minutes]
+    #[arg(long = "case", value_name = "GLOB", value_parser = glob)]
+    pub cases: Vec<Pattern>,
+    /// Only list the cases
+    #[arg(long)]
+    pub list: bool,
+    /// Fewest runs of a case that count
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000), default_value = "3")]
+    pub runs: u32,
+    /// Runs before these
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=1000), default_value = "1")]
+    pub warmups: u32,
+    /// Cases that are quick are run for this long, at most ten times as often
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(0..=3600), default_value = "2")]
+    pub seconds: u32,
+    /// Threads of the kernels [default: as many as may run at once]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+    /// Write the report into this file; - writes it to stdout
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// A report of before: tell what became faster or slower
+    #[arg(long, value_name = "FILE")]
+    pub compare: Option<PathBuf>,
 }
 
 /// Arguments of `plan`.

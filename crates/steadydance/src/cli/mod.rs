@@ -1,6 +1,7 @@
 //! The command line: arguments in, one exit code out. Results go to stdout, talk goes to stderr.
 
 mod args;
+mod bench;
 mod compare;
 mod completions;
 mod config;
@@ -64,6 +65,7 @@ fn parse_and_run(arguments: &[OsString], terminal: Terminal) -> Result<(), Failu
     }
     match cli.command {
         Command::Run(args) => run::run(&args, terminal),
+        Command::Bench(args) => bench::bench(&args, terminal),
         Command::Pose(args) => pose::pose(&args, terminal),
         Command::Eval(args) => eval::eval(&args, terminal),
         Command::Plan(args) => plan::plan(&args, terminal),

@@ -14,7 +14,7 @@ use super::failure::Failure;
 use super::known;
 use super::target;
 use super::terminal::Terminal;
-use super::values::{LoraValue, Numbers, Size, Values};
+use super::values::{ComputeChoice, LoraValue, Numbers, Size, Values};
 
 /// The model that was asked for.
 #[derive(Debug, Clone, PartialEq)]
@@ -71,6 +71,7 @@ impl Job {
             dtype: values.dtype,
             dit_dtype: values.memory.dit_dtype,
             text_dtype: values.memory.text_dtype,
+            compute: values.compute.and_then(ComputeChoice::compute),
             vae_dtype: values.memory.vae_dtype,
             memory,
             vae_tile: values.vae_tile,

@@ -10,7 +10,7 @@ use super::pose_values::PoseValues;
 use clap::Args;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use steadydance::{Audio, HeldDType, Lora, Preset, SamplerKind, SizeRule, Timing};
+use steadydance::{Audio, Compute, HeldDType, Lora, Preset, SamplerKind, SizeRule, Timing};
 
 /// The settings; what is not given is `None`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, Args)]
@@ -48,6 +48,11 @@ pub struct Values {
     #[arg(long, value_name = "TYPE", help_heading = "Model", value_parser = named::<HeldDType>)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dtype: Option<HeldDType>,
+    /// Numbers for products on a CPU [default: auto, bf16 for models of a billion parameters or more, f32 for small ones]; int8
+    /// is for matrices stored so
+    #[arg(long, value_name = "auto|f32|bf16|int8", help_heading = "Model", value_parser = named::<ComputeChoice>)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compute: Option<ComputeChoice>,
     /// Memory and precision.
     #[command(flatten)]
     #[serde(flatten)]
@@ -316,6 +321,32 @@ pub(super) fn gibibytes(text: &str) -> Result<f64, String> {
 }
 
 /// A value of an enumeration under the name that it has in JSON.
+/// What `--compute` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ComputeChoice {
+    /// As the model is large or small.
+    Auto,
+    /// See [`Compute::F32`].
+    F32,
+    /// See [`Compute::Bf16`].
+    Bf16,
+    /// See [`Compute::Int8`].
+    Int8,
+}
+
+impl ComputeChoice {
+    /// `None` leaves it to the engine.
+    pub fn compute(self) -> Option<Compute> {
+        match self {
+            Self::Auto => None,
+            Self::F32 => Some(Compute::F32),
+            Self::Bf16 => Some(Compute::Bf16),
+            Self::Int8 => Some(Compute::Int8),
+        }
+    }
+}
+
 pub(super) fn named<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     serde_json::from_value(text.into()).map_err(|e| e.to_string().replace("unknown variant", "no such value:"))
 }

@@ -157,6 +157,23 @@ impl Form {
         if self.is_gguf() { "gguf" } else { "safetensors" }
     }
 
+    /// What most matrices are encoded to; `None` for floats.
+    pub fn target(self) -> Option<Target> {
+        match self.kind {
+            Kind::Scaled { target, .. } => Some(target),
+            Kind::Gguf(gguf) => Some(Target::from(gguf.usual)),
+            Kind::Floats(_) | Kind::GgufFloats(_) => None,
+        }
+    }
+
+    /// The type of floats; `None` for quantised forms.
+    pub fn float(self) -> Option<DType> {
+        match self.kind {
+            Kind::Floats(dtype) | Kind::GgufFloats(dtype) => Some(dtype),
+            Kind::Scaled { .. } | Kind::Gguf(_) => None,
+        }
+    }
+
     /// The encoding of most matrices; `None` where they are floats.
     pub fn encoding(self) -> Option<Encoding> {
         match self.kind {
