@@ -1,10 +1,11 @@
 //! A few rows of inputs: each row of the matrix is read once and multiplied as it lies.
 
 use std::arch::x86_64::*;
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 
 use super::inputs::{Inputs, Round};
-use super::kernel::{Narrow, NarrowTask, Part};
+use super::kernel::{Narrow, NarrowTask, Part, Sink};
 use super::tile::SPAN;
 use super::{FEW, Factored, SMALL_TILE, draw, words};
 use crate::gemm::{Buffer, CHUNK};
@@ -69,12 +70,8 @@ impl Dots<'_> {
                     let count = (columns - from).min(SPAN * N::NUMBERS);
                     let x = x[from / N::NUMBERS..].as_ptr();
                     let part = Part { row, from, count, span };
-                    correction += N::weights(weight.weight, part, |chunk, w| {
-                        for (m, sum) in sums.iter_mut().enumerate() {
-                            let x = _mm512_loadu_si512(x.add(m * pitch + chunk * CHUNK).cast());
-                            *sum = N::dot(*sum, x, w);
-                        }
-                    });
+                    let dots = Multiplied::<N, COUNT> { x, pitch, sums: &mut sums, kind: PhantomData };
+                    correction += N::weights(weight.weight, part, dots);
                 }
                 for ((line, sum), scale) in lines.iter_mut().zip(sums).zip(scales) {
                     line[i] = N::total(sum, correction) * (scale * weight.scale(row));
@@ -83,6 +80,28 @@ impl Dots<'_> {
         }
         for (m, line) in lines.iter_mut().enumerate() {
             out.finish(m, first, &mut line[..rows]);
+        }
+    }
+}
+
+/// Words of a row of the matrix times those of the inputs.
+struct Multiplied<'a, N, const COUNT: usize> {
+    /// Inputs, as many words apart as `pitch`.
+    x: *const MaybeUninit<u32>,
+    pitch: usize,
+    sums: &'a mut [__m512i; COUNT],
+    kind: PhantomData<N>,
+}
+
+impl<N: Narrow, const COUNT: usize> Sink for Multiplied<'_, N, COUNT> {
+    #[inline(always)]
+    unsafe fn take(&mut self, chunk: usize, words: __m512i) {
+        for (m, sum) in self.sums.iter_mut().enumerate() {
+            // SAFETY: the caller's; inputs have as many words as the matrix.
+            unsafe {
+                let x = _mm512_loadu_si512(self.x.wrapping_add(m * self.pitch + chunk * CHUNK).cast());
+                *sum = N::dot(*sum, x, words);
+            }
         }
     }
 }

@@ -26,9 +26,16 @@ pub(super) trait Narrow {
     unsafe fn inputs(x: *const f32, count: usize, factor: f32) -> __m512i;
     /// Hands over words of a row of a matrix, `count` numbers from column `from` on, sixteen at a time with their index;
     /// zeros after them. Returns the correction for what they are multiplied with.
-    unsafe fn weights(weight: View, part: Part, to: impl FnMut(usize, __m512i)) -> i32;
+    unsafe fn weights(weight: View, part: Part, to: impl Sink) -> i32;
     /// Runs a task in a function that is compiled for the instructions.
     unsafe fn call(task: impl NarrowTask);
+}
+
+/// Where sixteen words at a time go. A closure would be compiled without the instructions.
+pub(super) trait Sink {
+    /// # Safety
+    /// The machine has AVX-512.
+    unsafe fn take(&mut self, chunk: usize, words: __m512i);
 }
 
 /// A part of a row of a matrix.
@@ -73,11 +80,25 @@ pub(super) unsafe fn pair(first: __m512, second: __m512) -> __m512i {
     unsafe { std::mem::transmute(_mm512_cvtne2ps_pbh(second, first)) }
 }
 
+/// The first `count` floats of 32, rounded to bf16, zeros after them.
+#[inline(always)]
+pub(super) unsafe fn rounded(from: *const f32, count: usize) -> __m512i {
+    // SAFETY: the caller's: `count` floats are there.
+    unsafe { pair(floats(from, count), floats(from.wrapping_add(CHUNK), count.saturating_sub(CHUNK))) }
+}
+
 /// The first `count` floats, zeros after them.
 #[inline(always)]
 pub(super) unsafe fn floats(from: *const f32, count: usize) -> __m512 {
     // SAFETY: the caller's: `count` floats are there.
     unsafe { if count >= CHUNK { _mm512_loadu_ps(from) } else { _mm512_maskz_loadu_ps((1 << count) - 1, from) } }
+}
+
+/// The first `count` floats of sixteen times `factor`, to the nearest whole numbers, zeros after them.
+#[inline(always)]
+unsafe fn bytes(x: *const f32, count: usize, factor: __m512) -> __m128i {
+    // SAFETY: the caller's: `count` floats are there.
+    unsafe { _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(floats(x, count), factor))) }
 }
 
 // SAFETY, for all blocks below: the instructions are the caller's, and slices are read and written inside.
@@ -110,12 +131,12 @@ impl Narrow for Bf16 {
 
     #[inline(always)]
     unsafe fn inputs(x: *const f32, count: usize, _: f32) -> __m512i {
-        unsafe { pair(floats(x, count), floats(x.wrapping_add(CHUNK), count.saturating_sub(CHUNK))) }
+        unsafe { rounded(x, count) }
     }
 
     #[inline(always)]
-    unsafe fn weights(weight: View, part: Part, to: impl FnMut(usize, __m512i)) -> i32 {
-        unsafe { weights::to_bf16(weight, part, to) };
+    unsafe fn weights(weight: View, part: Part, mut to: impl Sink) -> i32 {
+        unsafe { weights::to_bf16(weight, part, &mut to) };
         0
     }
 
@@ -153,35 +174,50 @@ impl Narrow for Int8 {
     unsafe fn inputs(x: *const f32, count: usize, factor: f32) -> __m512i {
         unsafe {
             let factor = _mm512_set1_ps(factor);
-            let bytes = |i: usize| {
-                let x = floats(x.wrapping_add(i * CHUNK), count.saturating_sub(i * CHUNK));
-                _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(x, factor)))
-            };
-            let four = _mm512_castsi128_si512(bytes(0));
-            let four = _mm512_inserti32x4::<1>(four, bytes(1));
-            let four = _mm512_inserti32x4::<2>(four, bytes(2));
-            let four = _mm512_inserti32x4::<3>(four, bytes(3));
+            let mut four = _mm512_setzero_si512();
+            four = _mm512_inserti32x4::<0>(four, bytes(x, count, factor));
+            four = _mm512_inserti32x4::<1>(four, bytes(x.wrapping_add(CHUNK), count.saturating_sub(CHUNK), factor));
+            four = _mm512_inserti32x4::<2>(
+                four,
+                bytes(x.wrapping_add(2 * CHUNK), count.saturating_sub(2 * CHUNK), factor),
+            );
+            four = _mm512_inserti32x4::<3>(
+                four,
+                bytes(x.wrapping_add(3 * CHUNK), count.saturating_sub(3 * CHUNK), factor),
+            );
             // 128 more, without sign.
             _mm512_xor_si512(four, _mm512_set1_epi8(-128))
         }
     }
 
     #[inline(always)]
-    unsafe fn weights(weight: View, part: Part, mut to: impl FnMut(usize, __m512i)) -> i32 {
+    unsafe fn weights(weight: View, part: Part, to: impl Sink) -> i32 {
         unsafe {
-            let mut sums = _mm512_setzero_si512();
-            let shift = _mm512_set1_epi8(-128);
-            weights::bytes(weight, part, |chunk, bytes| {
-                sums = _mm512_dpbusd_epi32(sums, shift, bytes);
-                to(chunk, bytes);
-            });
-            _mm512_reduce_add_epi32(sums)
+            let mut sum = Summed { sums: _mm512_setzero_si512(), to };
+            weights::bytes(weight, part, &mut sum);
+            _mm512_reduce_add_epi32(sum.sums)
         }
     }
 
     #[inline(always)]
     unsafe fn call(task: impl NarrowTask) {
         unsafe { with_vnni(task) };
+    }
+}
+
+/// Sums of bytes times 128, beside what else becomes of them.
+struct Summed<S> {
+    sums: __m512i,
+    to: S,
+}
+
+impl<S: Sink> Sink for Summed<S> {
+    #[inline(always)]
+    unsafe fn take(&mut self, chunk: usize, words: __m512i) {
+        unsafe {
+            self.sums = _mm512_dpbusd_epi32(self.sums, _mm512_set1_epi8(-128), words);
+            self.to.take(chunk, words);
+        }
     }
 }
 

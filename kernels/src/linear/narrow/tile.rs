@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 
 use super::Factored;
 use super::inputs::Panels;
-use super::kernel::{Block, Narrow, NarrowTask, Part, WIDTH, transpose};
+use super::kernel::{Block, Narrow, NarrowTask, Part, Sink, WIDTH, transpose};
 use crate::gemm::{Buffer, CHUNK, Rows};
 use crate::linear::epilogue::Place;
 use crate::quant::View;
@@ -31,6 +31,22 @@ impl Scratch {
     /// Its size with so many inputs.
     pub(super) fn words(rows: usize) -> usize {
         TILE_ROWS * (SPAN + rows.next_multiple_of(WIDTH) + CHUNK) + 4 * SPAN
+    }
+}
+
+/// A row among those of its group.
+struct Packed {
+    /// Its first chunk.
+    to: *mut u32,
+    /// Words from one to the next.
+    step: usize,
+}
+
+impl Sink for Packed {
+    #[inline(always)]
+    unsafe fn take(&mut self, chunk: usize, words: __m512i) {
+        // SAFETY: the caller's; the buffer has all chunks of a row.
+        unsafe { _mm512_store_si512(self.to.wrapping_add(chunk * self.step).cast(), words) };
     }
 }
 
@@ -72,9 +88,8 @@ impl NarrowTask for Tile<'_> {
                     let (place, step) = layout.place(row);
                     let (from, count) = numbers(from);
                     let part = Part { row: first + row, from, count, span };
-                    *correction += N::weights(weight.weight, part, |chunk, words| {
-                        _mm512_store_si512(to.add(place + chunk * step).cast(), words);
-                    });
+                    let to = to.add(place).cast();
+                    *correction += N::weights(weight.weight, part, Packed { to, step });
                 }
                 let ahead =
                     if from + SPAN < panels.count { (numbers(from + SPAN), (first, rows)) } else { (numbers(0), next) };

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::kernel::{Part, floats, pair};
+use super::kernel::{Part, Sink, pair, rounded};
 use crate::gemm::CHUNK;
 use crate::level::Level;
 use crate::quant::{Encoding, Scales, View};
@@ -26,10 +26,10 @@ fn mask(count: usize) -> u64 {
 /// # Safety
 /// As [`Narrow::weights`](super::kernel::Narrow::weights); the encoding has one byte a number.
 #[inline(always)]
-pub(super) unsafe fn bytes(weight: View, part: Part, mut to: impl FnMut(usize, __m512i)) {
+pub(super) unsafe fn bytes(weight: View, part: Part, to: &mut impl Sink) {
     for (i, bytes) in stored(weight, &part).chunks(64).enumerate() {
         // SAFETY: the instructions are the caller's, and no more is read than there is.
-        to(i, unsafe { _mm512_maskz_loadu_epi8(mask(bytes.len()), bytes.as_ptr().cast()) });
+        unsafe { to.take(i, _mm512_maskz_loadu_epi8(mask(bytes.len()), bytes.as_ptr().cast())) };
     }
 }
 
@@ -39,7 +39,7 @@ pub(super) unsafe fn bytes(weight: View, part: Part, mut to: impl FnMut(usize, _
 /// # Safety
 /// As [`Narrow::weights`](super::kernel::Narrow::weights).
 #[inline(always)]
-pub(super) unsafe fn to_bf16(weight: View, part: Part, mut to: impl FnMut(usize, __m512i)) {
+pub(super) unsafe fn to_bf16(weight: View, part: Part, to: &mut impl Sink) {
     /// Numbers of sixteen words.
     const NUMBERS: usize = 2 * CHUNK;
     let stored = stored(weight, &part);
@@ -48,14 +48,13 @@ pub(super) unsafe fn to_bf16(weight: View, part: Part, mut to: impl FnMut(usize,
     match weight.encoding {
         Encoding::BF16 if plain => {
             for (i, bytes) in stored.chunks(2 * NUMBERS).enumerate() {
-                to(i, unsafe { _mm512_maskz_loadu_epi8(mask(bytes.len()), bytes.as_ptr().cast()) });
+                unsafe { to.take(i, _mm512_maskz_loadu_epi8(mask(bytes.len()), bytes.as_ptr().cast())) };
             }
         }
         Encoding::F32 if plain => {
             for (i, bytes) in stored.chunks(4 * NUMBERS).enumerate() {
                 let (from, count) = (bytes.as_ptr().cast::<f32>(), bytes.len() / 4);
-                let second = unsafe { floats(from.wrapping_add(CHUNK), count.saturating_sub(CHUNK)) };
-                to(i, unsafe { pair(floats(from, count), second) });
+                unsafe { to.take(i, rounded(from, count)) };
             }
         }
         Encoding::F16 if plain => {
@@ -63,7 +62,7 @@ pub(super) unsafe fn to_bf16(weight: View, part: Part, mut to: impl FnMut(usize,
                 unsafe {
                     let all = _mm512_maskz_loadu_epi8(mask(bytes.len()), bytes.as_ptr().cast());
                     let first = _mm512_cvtph_ps(_mm512_castsi512_si256(all));
-                    to(i, pair(first, _mm512_cvtph_ps(_mm512_extracti64x4_epi64::<1>(all))));
+                    to.take(i, pair(first, _mm512_cvtph_ps(_mm512_extracti64x4_epi64::<1>(all))));
                 }
             }
         }
@@ -71,8 +70,9 @@ pub(super) unsafe fn to_bf16(weight: View, part: Part, mut to: impl FnMut(usize,
             for (i, bytes) in stored.chunks(NUMBERS).enumerate() {
                 unsafe {
                     let all = _mm256_maskz_loadu_epi8(mask(bytes.len()) as u32, bytes.as_ptr().cast());
-                    let wide = |bytes| _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
-                    to(i, pair(wide(_mm256_castsi256_si128(all)), wide(_mm256_extracti128_si256::<1>(all))));
+                    let first = _mm512_cvtepi8_epi32(_mm256_castsi256_si128(all));
+                    let second = _mm512_cvtepi8_epi32(_mm256_extracti128_si256::<1>(all));
+                    to.take(i, pair(_mm512_cvtepi32_ps(first), _mm512_cvtepi32_ps(second)));
                 }
             }
         }
@@ -81,8 +81,7 @@ pub(super) unsafe fn to_bf16(weight: View, part: Part, mut to: impl FnMut(usize,
             let decoded = span.first(count);
             run_at(Level::Avx512, weight.rotated_span(row, from, decoded));
             for (i, x) in decoded.chunks(NUMBERS).enumerate() {
-                let second = unsafe { floats(x.as_ptr().wrapping_add(CHUNK), x.len().saturating_sub(CHUNK)) };
-                to(i, unsafe { pair(floats(x.as_ptr(), x.len()), second) });
+                unsafe { to.take(i, rounded(x.as_ptr(), x.len())) };
             }
         }
     }
