@@ -4,6 +4,7 @@ use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Storage, Tensor};
 use rayon::prelude::*;
 
 use crate::level::Level;
+use crate::vector::{Task, Vector, run_at};
 
 /// Elements that one task takes at a time, rounded up to whole rows: large enough that scheduling does not show.
 const TASK_ELEMENTS: usize = 16 << 10;
@@ -26,14 +27,30 @@ pub(crate) trait RowKernel: Sync {
     fn row(&self, index: usize, input: &[f32], out: &mut [f32]);
 }
 
+/// As [`RowKernel`], with vectors at hand.
+pub(crate) trait VectorRowKernel: Sync {
+    /// `out` has the length of `input`.
+    ///
+    /// # Safety
+    /// The machine has the instructions of `V`.
+    unsafe fn row<V: Vector>(&self, index: usize, input: &[f32], out: &mut [f32]);
+}
+
+impl<K: RowKernel> VectorRowKernel for K {
+    #[inline(always)]
+    unsafe fn row<V: Vector>(&self, index: usize, input: &[f32], out: &mut [f32]) {
+        RowKernel::row(self, index, input, out);
+    }
+}
+
 /// Runs the kernel over every row of the last dimension; the output has the input's shape. A row is always computed by
 /// one thread in one order, so results do not depend on the number of threads.
-pub(crate) fn map_rows(x: &Tensor, kernel: &impl RowKernel) -> Result<Tensor> {
+pub(crate) fn map_rows(x: &Tensor, kernel: &impl VectorRowKernel) -> Result<Tensor> {
     map_rows_at(x, kernel, Level::detect())
 }
 
 /// As [`map_rows`], with a given instruction set.
-pub(crate) fn map_rows_at(x: &Tensor, kernel: &impl RowKernel, level: Level) -> Result<Tensor> {
+pub(crate) fn map_rows_at(x: &Tensor, kernel: &impl VectorRowKernel, level: Level) -> Result<Tensor> {
     let width = x.dim(candle_core::D::Minus1)?;
     let out = with_f32(x, |input| {
         let mut out = vec![0f32; input.len()];
@@ -42,7 +59,7 @@ pub(crate) fn map_rows_at(x: &Tensor, kernel: &impl RowKernel, level: Level) -> 
             out.par_chunks_mut(width * rows).enumerate().for_each(|(task, out)| {
                 let first = task * rows;
                 let input = &input[first * width..][..out.len()];
-                run(kernel, first, width, input, out, level);
+                run_at(level, Rows { kernel, first, width, input: Input::Apart(input), out });
             });
         }
         Ok(out)
@@ -51,7 +68,7 @@ pub(crate) fn map_rows_at(x: &Tensor, kernel: &impl RowKernel, level: Level) -> 
 }
 
 /// As [`map_rows`], with the result in the memory of `x`, which nobody else may hold.
-pub(crate) fn map_rows_in_place(x: Tensor, kernel: &impl RowKernel) -> Result<Tensor> {
+pub(crate) fn map_rows_in_place(x: Tensor, kernel: &impl VectorRowKernel) -> Result<Tensor> {
     if !x.is_contiguous() {
         return map_rows(&x, kernel);
     }
@@ -67,7 +84,7 @@ struct InPlace<'a, K> {
     width: usize,
 }
 
-impl<K: RowKernel> InplaceOp1 for InPlace<'_, K> {
+impl<K: VectorRowKernel> InplaceOp1 for InPlace<'_, K> {
     fn name(&self) -> &'static str {
         "rows in place"
     }
@@ -79,44 +96,53 @@ impl<K: RowKernel> InplaceOp1 for InPlace<'_, K> {
         let values = &mut all[layout.start_offset()..][..layout.shape().elem_count()];
         let (width, level) = (self.width, Level::detect());
         let rows = TASK_ELEMENTS.div_ceil(width);
-        // A kernel reads rows that it does not write: each task's are copied, into memory that stays in the cache.
-        values.par_chunks_mut(width * rows).enumerate().for_each_init(Vec::new, |copy, (task, out)| {
-            copy.clear();
-            copy.extend_from_slice(out);
-            run(self.kernel, task * rows, width, copy, out, level);
-        });
+        values.par_chunks_mut(width * rows).enumerate().for_each_init(
+            || vec![0f32; width],
+            |copy, (task, out)| {
+                let (kernel, first, input) = (self.kernel, task * rows, Input::Copied(copy));
+                run_at(level, Rows { kernel, first, width, input, out });
+            },
+        );
         Ok(())
     }
 }
 
-fn run(kernel: &impl RowKernel, first: usize, width: usize, input: &[f32], out: &mut [f32], level: Level) {
-    match level {
-        // SAFETY: `Level::available` found the instructions.
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => unsafe { run_avx512(kernel, first, width, input, out) },
-        // SAFETY: as above.
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => unsafe { run_avx2(kernel, first, width, input, out) },
-        Level::Portable => run_here(kernel, first, width, input, out),
-    }
+/// Rows that a kernel reads. They are never those that it writes.
+enum Input<'a> {
+    Apart(&'a [f32]),
+    /// Those that it writes over, one after the other copied here, where they stay in the cache.
+    Copied(&'a mut [f32]),
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-fn run_avx512(kernel: &impl RowKernel, first: usize, width: usize, input: &[f32], out: &mut [f32]) {
-    run_here(kernel, first, width, input, out);
+/// Rows that lie behind each other.
+struct Rows<'a, K> {
+    kernel: &'a K,
+    /// Index of the first.
+    first: usize,
+    width: usize,
+    input: Input<'a>,
+    out: &'a mut [f32],
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn run_avx2(kernel: &impl RowKernel, first: usize, width: usize, input: &[f32], out: &mut [f32]) {
-    run_here(kernel, first, width, input, out);
-}
-
-#[inline(always)]
-fn run_here(kernel: &impl RowKernel, first: usize, width: usize, input: &[f32], out: &mut [f32]) {
-    for (i, (input, out)) in input.chunks_exact(width).zip(out.chunks_exact_mut(width)).enumerate() {
-        kernel.row(first + i, input, out);
+impl<K: VectorRowKernel> Task for Rows<'_, K> {
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        let rows = self.out.chunks_exact_mut(self.width).enumerate();
+        match self.input {
+            Input::Apart(input) => {
+                for ((i, out), input) in rows.zip(input.chunks_exact(self.width)) {
+                    // SAFETY: the caller's.
+                    unsafe { self.kernel.row::<V>(self.first + i, input, out) };
+                }
+            }
+            Input::Copied(copy) => {
+                for (i, out) in rows {
+                    copy.copy_from_slice(out);
+                    // SAFETY: the caller's.
+                    unsafe { self.kernel.row::<V>(self.first + i, copy, out) };
+                }
+            }
+        }
     }
 }
 

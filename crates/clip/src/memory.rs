@@ -22,7 +22,7 @@ pub fn activation_bytes(config: &Config, images: usize) -> u64 {
     let workspace = |out, into| workspace_bytes(tokens, [out, into], Compute::F32);
     let (heads, queries) = (images * config.num_heads, config.tokens());
     let width = dim / config.num_heads.max(1);
-    let shape = AttentionShape { heads, queries, keys: queries, width, biased: false };
+    let shape = AttentionShape { heads, queries, keys: queries, width, compute: Compute::F32 };
     let patch = 3 * config.patch_size * config.patch_size;
     let stem = 2 * rows(patch).max(rows(dim)) + 2 * rows(dim);
     // The norm and all three projections; these with keys and values in another order and the product.

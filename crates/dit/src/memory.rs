@@ -160,7 +160,8 @@ impl<'a> Sizes<'a> {
     /// Attention of `run` tokens to `keys`, with its result in the order of tokens.
     fn attention(&self, run: usize, keys: usize) -> u64 {
         let c = self.config;
-        let shape = AttentionShape { heads: c.num_heads, queries: run, keys, width: c.head_dim(), biased: false };
+        let shape =
+            AttentionShape { heads: c.num_heads, queries: run, keys, width: c.head_dim(), compute: Compute::F32 };
         // A product of one piece is brought into the order of tokens.
         shape.peak_bytes().max(2 * self.tokens(run))
     }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use weights::WeightSource;
 use vae::{Decoder, Encoder, LatentMosaic, Tile, Tiles, clamp_pixels};
 use weights::WeightSource;
 

@@ -24,7 +24,7 @@ pub fn activation_bytes(config: &Config, prompts: usize, tokens: usize) -> u64 {
         queries: tokens,
         keys: tokens,
         width: dim_attn / num_heads.max(1),
-        biased: true,
+        compute: Compute::F32,
     };
     let square = workspace_bytes(tokens, [dim_attn, dim], Compute::F32);
     let bias = num_heads as u64 * pairs;

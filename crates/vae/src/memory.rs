@@ -1,5 +1,6 @@
 //! Predicted activation memory, from the same tables of layers that the network is built from.
 
+use kernels::Compute;
 use kernels::attention::AttentionShape;
 
 use crate::layers::{Kind, Layer};
@@ -89,8 +90,13 @@ fn working(layer: &Layer, area: u64) -> u64 {
         // former the product in both orders and the result.
         Kind::Attention => {
             let pixels = area as usize;
-            let shape =
-                AttentionShape { heads: 1, queries: pixels, keys: pixels, width: layer.in_channels, biased: false };
+            let shape = AttentionShape {
+                heads: 1,
+                queries: pixels,
+                keys: pixels,
+                width: layer.in_channels,
+                compute: Compute::F32,
+            };
             (6 * input + shape.peak_bytes()).max(7 * input)
         }
     }

@@ -6,8 +6,8 @@ mod tests;
 
 use candle_core::{Device, Result, Tensor};
 
-use crate::exp::exp;
-use crate::rows::{RowKernel, map_rows, map_rows_in_place};
+use crate::rows::{VectorRowKernel, map_rows, map_rows_in_place};
+use crate::vector::Vector;
 
 /// `0.5·x·(1 + tanh(√(2/π)·(x + 0.044715·x³)))`, f32 → the shape of `x`.
 ///
@@ -33,33 +33,55 @@ pub fn silu(x: &Tensor) -> Result<Tensor> {
     if matches!(x.device(), Device::Cpu) { map_rows(x, &Silu) } else { reference::silu(x) }
 }
 
-/// [`gelu_tanh`] of one number.
+/// [`gelu_tanh`] of the numbers of a vector.
+///
+/// # Safety
+/// As [`Task::run`](crate::vector::Task::run).
 #[inline(always)]
-pub(crate) fn gelu_tanh_of(x: f32) -> f32 {
+pub(crate) unsafe fn gelu_tanh_of<V: Vector>(x: V) -> V {
     // ½·(1 + tanh u) is the logistic function of 2u.
     const TWICE_ROOT: f32 = 1.595_769_2;
-    let u = TWICE_ROOT * (x + 0.044_715 * x * x * x);
-    x / (1.0 + exp(-u))
+    // SAFETY: the caller's.
+    unsafe {
+        let inner = x.mul(x).mul_add(V::splat(0.044_715), V::splat(1.0));
+        x.mul(inner.mul(x).mul(V::splat(TWICE_ROOT)).logistic())
+    }
 }
 
 struct GeluTanh;
 
-impl RowKernel for GeluTanh {
+impl VectorRowKernel for GeluTanh {
     #[inline(always)]
-    fn row(&self, _: usize, input: &[f32], out: &mut [f32]) {
-        for (o, x) in out.iter_mut().zip(input) {
-            *o = gelu_tanh_of(*x);
-        }
+    unsafe fn row<V: Vector>(&self, _: usize, input: &[f32], out: &mut [f32]) {
+        // SAFETY: the caller's.
+        unsafe { each::<V>(input, out, |x| gelu_tanh_of(x)) };
     }
 }
 
 struct Silu;
 
-impl RowKernel for Silu {
+impl VectorRowKernel for Silu {
     #[inline(always)]
-    fn row(&self, _: usize, input: &[f32], out: &mut [f32]) {
-        for (o, x) in out.iter_mut().zip(input) {
-            *o = x / (1.0 + exp(-x));
+    unsafe fn row<V: Vector>(&self, _: usize, input: &[f32], out: &mut [f32]) {
+        // SAFETY: the caller's.
+        unsafe { each::<V>(input, out, |x| x.silu()) };
+    }
+}
+
+/// `out = f(input)` vector by vector; both have one length.
+///
+/// # Safety
+/// The machine has the instructions of `V`.
+#[inline(always)]
+unsafe fn each<V: Vector>(input: &[f32], out: &mut [f32], f: impl Fn(V) -> V) {
+    for (x, o) in input.chunks(V::LANES).zip(out.chunks_mut(V::LANES)) {
+        // SAFETY: as many floats as there are.
+        unsafe {
+            if x.len() == V::LANES {
+                f(V::load(x.as_ptr())).store(o.as_mut_ptr());
+            } else {
+                f(V::load_part(x.as_ptr(), x.len())).store_part(o.as_mut_ptr(), x.len());
+            }
         }
     }
 }

@@ -7,7 +7,8 @@ use candle_core::{DType, Result, Tensor};
 /// # Errors
 /// Shapes that do not fit.
 pub fn attention_with_bias(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, bias: Option<&Tensor>) -> Result<Tensor> {
-    let (batch, heads, queries, width) = q.dims4()?;
+    let (batch, heads, queries, _) = q.dims4()?;
+    let width = v.dim(3)?;
     let flat = |t: &Tensor| t.to_dtype(DType::F64)?.flatten(0, 1)?.to_vec3::<f64>();
     let (q3, k3, v3) = (flat(q)?, flat(k)?, flat(v)?);
     let bias = bias.map(|b| b.to_dtype(DType::F64)?.to_vec3::<f64>()).transpose()?;

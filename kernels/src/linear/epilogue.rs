@@ -7,6 +7,7 @@ use candle_core::{DType, Result, Tensor};
 use crate::activation::{gelu_tanh_in_place, gelu_tanh_of};
 use crate::residual::gated_add_in_place;
 use crate::rows::with_f32;
+use crate::vector::{Task, Vector};
 
 /// What [`linear_with`](super::linear_with) does with `y = x·Wᵀ + b`.
 #[derive(Debug, Clone, Copy, Default)]
@@ -108,8 +109,11 @@ unsafe impl Sync for Place<'_> {}
 impl Place<'_> {
     /// Takes sums of row `row` and columns from `first` on, which may be changed, and writes what comes of them. No other task may
     /// have them.
+    ///
+    /// # Safety
+    /// The machine has the instructions of `V`.
     #[inline(always)]
-    pub(super) fn finish(&self, row: usize, first: usize, sums: &mut [f32]) {
+    pub(super) unsafe fn finish<V: Vector>(&self, row: usize, first: usize, sums: &mut [f32]) {
         let (count, columns) = (sums.len(), self.columns);
         assert!(row < self.rows && first + count <= columns);
         if let Some(bias) = self.output.bias {
@@ -120,7 +124,15 @@ impl Place<'_> {
         let out = unsafe { std::slice::from_raw_parts_mut(out, count) };
         match self.output.finish {
             Finish::None => out.iter_mut().zip(sums).for_each(|(o, y)| _ = o.write(*y)),
-            Finish::GeluTanh => out.iter_mut().zip(sums).for_each(|(o, y)| _ = o.write(gelu_tanh_of(*y))),
+            Finish::GeluTanh => {
+                for (y, o) in sums.chunks(V::LANES).zip(out.chunks_mut(V::LANES)) {
+                    // SAFETY: the instructions are the caller's; as many floats as there are.
+                    unsafe {
+                        let value = gelu_tanh_of(V::load_part(y.as_ptr(), y.len()));
+                        value.store_part(o.as_mut_ptr().cast(), o.len());
+                    }
+                }
+            }
             Finish::GatedResidual { residual, gate } => {
                 let residual = &residual[row * columns + first..][..count];
                 for (((o, y), x), g) in out.iter_mut().zip(sums).zip(residual).zip(&gate[first..]) {
@@ -128,5 +140,21 @@ impl Place<'_> {
                 }
             }
         }
+    }
+}
+
+/// [`Place::finish`] where no instructions are chosen yet.
+pub(super) struct Finishing<'a> {
+    pub place: &'a Place<'a>,
+    pub row: usize,
+    pub first: usize,
+    pub sums: &'a mut [f32],
+}
+
+impl Task for Finishing<'_> {
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        // SAFETY: the caller's.
+        unsafe { self.place.finish::<V>(self.row, self.first, self.sums) };
     }
 }

@@ -7,7 +7,7 @@
 use rayon::prelude::*;
 
 use super::Job;
-use super::epilogue::Place;
+use super::epilogue::{Finishing, Place};
 use crate::gemm::{Buffer, CHUNK, Product, Rows, panel_columns, panel_width};
 use crate::level::Level;
 use crate::quant::{Rotation, View};
@@ -93,7 +93,7 @@ fn few(x: &[f32], count: usize, weight: View, out: &Place, level: Level) {
     let mut line = vec![0.0; out_features];
     for m in 0..count {
         line.iter_mut().zip(sums[m..].iter().step_by(count)).for_each(|(o, s)| *o = *s);
-        out.finish(m, 0, &mut line);
+        run_at(level, Finishing { place: out, row: m, first: 0, sums: &mut line });
     }
 }
 
@@ -289,7 +289,8 @@ impl Task for Tile<'_> {
         for m in 0..panels.rows {
             let sums = &sums[m / pitch * rows * pitch + m % pitch..];
             line.iter_mut().zip(sums.iter().step_by(pitch)).for_each(|(o, sum)| *o = *sum);
-            out.place.finish(out.first + m, first, line);
+            // SAFETY: as above.
+            unsafe { out.place.finish::<V>(out.first + m, first, line) };
         }
     }
 }

@@ -7,7 +7,8 @@ mod tests;
 use candle_core::{Device, Result, Tensor};
 
 use crate::exp::exp;
-use crate::rows::{RowKernel, map_rows, map_rows_in_place, max_of, sum_of};
+use crate::rope::Angles;
+use crate::rows::{RowKernel, map_rows, map_rows_in_place, max_of, sum_of, with_f32};
 
 /// `(x − mean)/√(var + eps)·weight + bias` over the last dimension `D`, biased variance. `x` `[.., D]` f32, `weight`
 /// and `bias` `[D]` f32 or absent → the shape of `x`.
@@ -36,14 +37,14 @@ impl RowKernel for LayerNorm {
         let mean = sum_of(input, |v| v) / n;
         let var = sum_of(input, |v| (v - mean) * (v - mean)) / n;
         let scale = (var + self.eps).sqrt().recip();
-        for (o, v) in out.iter_mut().zip(input) {
-            *o = (v - mean) * scale;
-        }
-        if let Some(weight) = &self.weight {
-            out.iter_mut().zip(weight).for_each(|(o, w)| *o *= w);
-        }
-        if let Some(bias) = &self.bias {
-            out.iter_mut().zip(bias).for_each(|(o, b)| *o += b);
+        let normal = out.iter_mut().zip(input.iter().map(|v| (v - mean) * scale));
+        match (&self.weight, &self.bias) {
+            (None, None) => normal.for_each(|(o, v)| *o = v),
+            (Some(weight), None) => normal.zip(weight).for_each(|((o, v), w)| *o = v * w),
+            (None, Some(bias)) => normal.zip(bias).for_each(|((o, v), b)| *o = v + b),
+            (Some(weight), Some(bias)) => {
+                normal.zip(weight.iter().zip(bias)).for_each(|((o, v), (w, b))| *o = v * w + b);
+            }
         }
     }
 }
@@ -71,6 +72,51 @@ pub fn rms_norm_in_place(x: Tensor, weight: &Tensor, eps: f64) -> Result<Tensor>
     map_rows_in_place(x, &kernel)
 }
 
+/// [`rms_norm`] over all channels of a token, then [`rope`](crate::rope::rope()) head by head, in one pass and in the
+/// memory of `x` where the device can: nobody else may hold `x`. `x` `[B, L, H·D]` f32, `weight` `[H·D]`, `cos` and `sin`
+/// `[L, D/2]` f32 → `[B, L, H, D]`.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn rms_norm_rope_in_place(x: Tensor, weight: &Tensor, eps: f64, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
+    let (batch, tokens, channels) = x.dims3()?;
+    let width = 2 * cos.dim(candle_core::D::Minus1)?;
+    if width == 0 || channels % width != 0 || cos.dims() != [tokens, width / 2] || sin.dims() != cos.dims() {
+        candle_core::bail!("norm and rope: x {:?} with tables {:?} and {:?}", x.dims(), cos.dims(), sin.dims());
+    }
+    let heads = (batch, tokens, channels / width, width);
+    if !matches!(x.device(), Device::Cpu) {
+        return crate::rope::reference::rope(&reference::rms_norm(&x, weight, eps)?.reshape(heads)?, cos, sin);
+    }
+    let norm = RmsNorm::new(&x, weight, eps)?;
+    let out = with_f32(cos, |cos| {
+        with_f32(sin, |sin| map_rows_in_place(x, &RmsNormRope { norm, rope: Angles { cos, sin, tokens } }))
+    })?;
+    out.reshape(heads)
+}
+
+struct RmsNormRope<'a> {
+    norm: RmsNorm,
+    rope: Angles<'a>,
+}
+
+impl RowKernel for RmsNormRope<'_> {
+    #[inline(always)]
+    fn row(&self, index: usize, input: &[f32], out: &mut [f32]) {
+        let scale = self.norm.scale(input);
+        let (cos, sin) = self.rope.of(index);
+        let width = 2 * cos.len();
+        for ((o, x), w) in out.iter_mut().zip(input).zip(&self.norm.weight) {
+            *o = x * scale * w;
+        }
+        for head in out.chunks_exact_mut(width) {
+            for (x, (c, s)) in head.chunks_exact_mut(2).zip(cos.iter().zip(sin)) {
+                (x[0], x[1]) = (x[0] * c - x[1] * s, x[0] * s + x[1] * c);
+            }
+        }
+    }
+}
+
 struct RmsNorm {
     weight: Vec<f32>,
     eps: f32,
@@ -82,13 +128,19 @@ impl RmsNorm {
         check_width(x.dim(candle_core::D::Minus1)?, &[Some(&kernel.weight)])?;
         Ok(kernel)
     }
+
+    /// What a row is multiplied with.
+    #[inline(always)]
+    fn scale(&self, row: &[f32]) -> f32 {
+        let mean_square = sum_of(row, |v| v * v) / row.len() as f32;
+        (mean_square + self.eps).sqrt().recip()
+    }
 }
 
 impl RowKernel for RmsNorm {
     #[inline(always)]
     fn row(&self, _: usize, input: &[f32], out: &mut [f32]) {
-        let mean_square = sum_of(input, |v| v * v) / input.len() as f32;
-        let scale = (mean_square + self.eps).sqrt().recip();
+        let scale = self.scale(input);
         for ((o, v), w) in out.iter_mut().zip(input).zip(&self.weight) {
             *o = v * scale * w;
         }

@@ -18,7 +18,7 @@ pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
     if !matches!(x.device(), Device::Cpu) {
         return reference::rope(x, cos, sin);
     }
-    with_f32(cos, |cos| with_f32(sin, |sin| map_rows(x, &Rope { cos, sin, tokens, heads })))
+    with_f32(cos, |cos| with_f32(sin, |sin| map_rows(x, &Rope { angles: Angles { cos, sin, tokens }, heads })))
 }
 
 /// As [`rope`], with the result in the memory of `x` where the device can: nobody else may hold `x`.
@@ -30,7 +30,7 @@ pub fn rope_in_place(x: Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
     if !matches!(x.device(), Device::Cpu) {
         return reference::rope(&x, cos, sin);
     }
-    with_f32(cos, |cos| with_f32(sin, |sin| map_rows_in_place(x, &Rope { cos, sin, tokens, heads })))
+    with_f32(cos, |cos| with_f32(sin, |sin| map_rows_in_place(x, &Rope { angles: Angles { cos, sin, tokens }, heads })))
 }
 
 /// Tokens and heads of `x`, if the tables fit.
@@ -42,20 +42,35 @@ fn check(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<(usize, usize)> {
     Ok((tokens, heads))
 }
 
+/// Cosines and sines of tokens.
+pub(crate) struct Angles<'a> {
+    /// `[L, D/2]`.
+    pub cos: &'a [f32],
+    pub sin: &'a [f32],
+    /// L.
+    pub tokens: usize,
+}
+
+impl Angles<'_> {
+    /// Those of a token, counted through the batch.
+    #[inline(always)]
+    pub fn of(&self, token: usize) -> (&[f32], &[f32]) {
+        let pairs = self.cos.len() / self.tokens;
+        let at = token % self.tokens * pairs;
+        (&self.cos[at..at + pairs], &self.sin[at..at + pairs])
+    }
+}
+
 struct Rope<'a> {
-    cos: &'a [f32],
-    sin: &'a [f32],
-    tokens: usize,
+    angles: Angles<'a>,
     heads: usize,
 }
 
 impl RowKernel for Rope<'_> {
     #[inline(always)]
     fn row(&self, index: usize, input: &[f32], out: &mut [f32]) {
-        let half = input.len() / 2;
-        let at = (index / self.heads % self.tokens) * half;
-        let angles = self.cos[at..at + half].iter().zip(&self.sin[at..at + half]);
-        for ((x, o), (c, s)) in input.chunks_exact(2).zip(out.chunks_exact_mut(2)).zip(angles) {
+        let (cos, sin) = self.angles.of(index / self.heads);
+        for ((x, o), (c, s)) in input.chunks_exact(2).zip(out.chunks_exact_mut(2)).zip(cos.iter().zip(sin)) {
             o[0] = x[0] * c - x[1] * s;
             o[1] = x[0] * s + x[1] * c;
         }

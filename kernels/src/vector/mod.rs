@@ -50,6 +50,10 @@ pub(crate) trait Vector: Copy {
     unsafe fn mul_add(self, b: Self, c: Self) -> Self;
     /// c − self·b
     unsafe fn mul_sub_from(self, b: Self, c: Self) -> Self;
+    /// The larger of both; `b` where either is NaN.
+    unsafe fn max(self, b: Self) -> Self;
+    /// Zero in the lanes where `x` is below `low`, and otherwise this.
+    unsafe fn zero_below(self, x: Self, low: f32) -> Self;
     /// Lanes below `low` become it, those above `high` that; NaN stays.
     unsafe fn clamp(self, low: f32, high: f32) -> Self;
     /// self·2ⁿ for whole n of −126 to 127.
@@ -74,9 +78,63 @@ pub(crate) trait Vector: Copy {
     /// Runs a task without copying its code to this place.
     unsafe fn call(task: impl Task);
 
-    /// `x/(1 + e⁻ˣ)`, with the exponential as in [`exp`](crate::exp::exp) but products fused.
+    /// 2ˣ to one unit in the last place for x ≤ 127, and nothing or less than 2⁻¹²⁶ for x below −126. NaN stays.
+    #[inline(always)]
+    unsafe fn exp2(self) -> Self {
+        // 1.5·2²³: adding and subtracting it rounds to a whole number.
+        const ROUND: f32 = 12_582_912.0;
+        // SAFETY: arithmetic; the instructions are the caller's.
+        unsafe {
+            let x = self.clamp(-126.0, 127.0);
+            let n = x.add(Self::splat(ROUND)).sub(Self::splat(ROUND));
+            exp2_of_fraction(x.sub(n)).scale(n).zero_below(self, -126.0)
+        }
+    }
+
+    /// The first lane.
+    #[inline(always)]
+    unsafe fn first(self) -> f32 {
+        let mut lanes = [0f32; 16];
+        // SAFETY: there are at most sixteen lanes.
+        unsafe { self.store(lanes.as_mut_ptr()) };
+        lanes[0]
+    }
+
+    /// The largest lane; NaN counts for nothing beside a number.
+    #[inline(always)]
+    unsafe fn largest(self) -> f32 {
+        let mut lanes = [f32::NEG_INFINITY; 16];
+        // SAFETY: there are at most sixteen lanes.
+        unsafe { self.store(lanes.as_mut_ptr()) };
+        lanes[..Self::LANES].iter().copied().fold(f32::NEG_INFINITY, f32::max)
+    }
+
+    /// The sum of all lanes, halves added to each other until one number is left.
+    #[inline(always)]
+    unsafe fn total(self) -> f32 {
+        let mut lanes = [0f32; 16];
+        // SAFETY: as above.
+        unsafe { self.store(lanes.as_mut_ptr()) };
+        let mut count = Self::LANES;
+        while count > 1 {
+            count /= 2;
+            for i in 0..count {
+                lanes[i] += lanes[i + count];
+            }
+        }
+        lanes[0]
+    }
+
+    /// `x/(1 + e⁻ˣ)`.
     #[inline(always)]
     unsafe fn silu(self) -> Self {
+        // SAFETY: as above.
+        unsafe { self.mul(self.logistic()) }
+    }
+
+    /// `1/(1 + e⁻ˣ)`, with the exponential as in [`exp`](crate::exp::exp) but products fused.
+    #[inline(always)]
+    unsafe fn logistic(self) -> Self {
         // 1.5·2²³: adding and subtracting it rounds to a whole number.
         const ROUND: f32 = 12_582_912.0;
         // SAFETY: arithmetic; the instructions are the caller's.
@@ -91,8 +149,26 @@ pub(crate) trait Vector: Copy {
             for c in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
                 sum = sum.mul_add(r, Self::splat(c));
             }
-            self.mul(Self::splat(1.0).add(sum.scale(n)).reciprocal())
+            Self::splat(1.0).add(sum.scale(n)).reciprocal()
         }
+    }
+}
+
+/// 2ʳ for |r| ≤ ½: the polynomial of the sixth degree whose largest relative error, 2·10⁻⁹, is least.
+///
+/// # Safety
+/// As [`Task::run`].
+#[inline(always)]
+pub(crate) unsafe fn exp2_of_fraction<V: Vector>(r: V) -> V {
+    const POWERS: [f32; 6] =
+        [1.339_993_1e-3, 9.618_489e-3, 5.550_328_6e-2, 2.402_264_6e-1, std::f32::consts::LN_2, 1.0];
+    // SAFETY: arithmetic; the instructions are the caller's.
+    unsafe {
+        let mut sum = V::splat(1.534_581_2e-4);
+        for c in POWERS {
+            sum = sum.mul_add(r, V::splat(c));
+        }
+        sum
     }
 }
 
@@ -182,6 +258,14 @@ impl Vector for Lanes {
     unsafe fn mul_sub_from(self, b: Self, c: Self) -> Self {
         // SAFETY: arithmetic only.
         unsafe { Self(self.0.map(|a| -a)).mul_add(b, c) }
+    }
+    #[inline(always)]
+    unsafe fn max(self, b: Self) -> Self {
+        self.each(b, |a, b| if a > b { a } else { b })
+    }
+    #[inline(always)]
+    unsafe fn zero_below(self, x: Self, low: f32) -> Self {
+        self.each(x, |a, x| if x < low { 0.0 } else { a })
     }
     #[inline(always)]
     unsafe fn clamp(self, low: f32, high: f32) -> Self {

@@ -67,6 +67,23 @@ impl Vector for __m512 {
         unsafe { _mm512_fnmadd_ps(self, b, c) }
     }
     #[inline(always)]
+    unsafe fn max(self, b: Self) -> Self {
+        unsafe { _mm512_max_ps(self, b) }
+    }
+    #[inline(always)]
+    unsafe fn zero_below(self, x: Self, low: f32) -> Self {
+        unsafe { _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_NLT_UQ>(x, _mm512_set1_ps(low)), self) }
+    }
+    #[inline(always)]
+    unsafe fn exp2(self) -> Self {
+        unsafe {
+            // The instructions round to whole numbers and scale beyond the normal numbers: 2⁻¹⁶⁰ is zero.
+            let x = _mm512_max_ps(_mm512_set1_ps(-160.0), self);
+            let n = _mm512_roundscale_ps::<0>(x);
+            _mm512_scalef_ps(super::exp2_of_fraction(_mm512_sub_ps(x, n)), n)
+        }
+    }
+    #[inline(always)]
     unsafe fn clamp(self, low: f32, high: f32) -> Self {
         // Where one operand is NaN, the instructions give the second.
         unsafe { _mm512_min_ps(_mm512_set1_ps(high), _mm512_max_ps(_mm512_set1_ps(low), self)) }
@@ -183,6 +200,14 @@ impl Vector for __m256 {
     #[inline(always)]
     unsafe fn mul_sub_from(self, b: Self, c: Self) -> Self {
         unsafe { _mm256_fnmadd_ps(self, b, c) }
+    }
+    #[inline(always)]
+    unsafe fn max(self, b: Self) -> Self {
+        unsafe { _mm256_max_ps(self, b) }
+    }
+    #[inline(always)]
+    unsafe fn zero_below(self, x: Self, low: f32) -> Self {
+        unsafe { _mm256_and_ps(_mm256_cmp_ps::<_CMP_NLT_UQ>(x, _mm256_set1_ps(low)), self) }
     }
     #[inline(always)]
     unsafe fn clamp(self, low: f32, high: f32) -> Self {

@@ -2,6 +2,7 @@
 //! over the frames of the pose features at the same position.
 
 use candle_core::{Result, Tensor};
+use kernels::Compute;
 use kernels::attention::AttentionShape;
 use kernels::residual::add_in_place;
 use nn::{LayerNorm, Linear, attention};
@@ -79,8 +80,13 @@ impl Align {
     pub fn peak_bytes(channels: usize, [f, h, w]: [usize; 3]) -> u64 {
         let (positions, pixels) = (h * w, f * h * w);
         let hidden = 4 * (HIDDEN * pixels) as u64;
-        let shape =
-            AttentionShape { heads: HEADS * positions, queries: f, keys: f, width: HIDDEN / HEADS, biased: false };
+        let shape = AttentionShape {
+            heads: HEADS * positions,
+            queries: f,
+            keys: f,
+            width: HIDDEN / HEADS,
+            compute: Compute::F32,
+        };
         // Queries; what is projected, keys, values in both orders. Then queries, keys, values and the product, which comes in
         // two orders. Then the three tensors of a residual.
         let sequence = 4 * (channels * pixels) as u64;

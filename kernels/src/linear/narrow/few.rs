@@ -79,7 +79,8 @@ impl Dots<'_> {
             }
         }
         for (m, line) in lines.iter_mut().enumerate() {
-            out.finish(m, first, &mut line[..rows]);
+            // SAFETY: the instructions are the caller's.
+            unsafe { out.finish::<__m512>(m, first, &mut line[..rows]) };
         }
     }
 }

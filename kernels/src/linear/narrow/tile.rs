@@ -129,7 +129,7 @@ impl NarrowTask for Tile<'_> {
                         }
                     }
                     for (i, line) in lines.iter_mut().enumerate().take(panels.rows - input) {
-                        out.finish(first_input + input + i, first, &mut line[..rows]);
+                        out.finish::<__m512>(first_input + input + i, first, &mut line[..rows]);
                     }
                 }
             }
