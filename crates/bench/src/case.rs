@@ -109,7 +109,7 @@ impl Model {
 
 impl fmt::Display for What {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let with = |f: &mut fmt::Formatter<'_>, form: Form, compute| match (form.name(), compute.name()) {
+        let with = |f: &mut fmt::Formatter<'_>, form: Form, compute: Compute| match (form.name(), compute.name()) {
             (form, compute) if form == compute => write!(f, "{form}"),
             (form, compute) => write!(f, "{form}-in-{compute}"),
         };
@@ -147,9 +147,13 @@ pub fn cases() -> Vec<Case> {
     let mut add = |usual, what: What| all.push(Case { name: what.to_string(), what, usual });
     add(true, What::Load { bytes: 256 << 20 });
     add(false, What::Load { bytes: 2 << 30 });
-    for (usual, layers, name, compute) in
-        [(true, 2, "bf16", bf16), (true, 2, "bf16", f32), (true, 2, "int8", int8), (false, 2, "q8_0", bf16), (false, 24, "bf16", bf16)]
-    {
+    for (usual, layers, name, compute) in [
+        (true, 2, "bf16", bf16),
+        (true, 2, "bf16", f32),
+        (true, 2, "int8", int8),
+        (false, 2, "q8_0", bf16),
+        (false, 24, "bf16", bf16),
+    ] {
         add(usual, What::TextEncoder { layers, tokens: 512, form: form(name), compute });
     }
     add(true, What::ImageEncoder { form: Form::F16, compute: f32 });
@@ -159,8 +163,15 @@ pub fn cases() -> Vec<Case> {
         add(usual, What::VaeEncode { size });
         add(usual, What::VaeDecode { size });
     }
-    let precisions =
-        [("bf16", bf16), ("bf16", f32), ("int8", int8), ("int8-rotated", int8), ("fp8", bf16), ("q8_0", bf16), ("q4_k_m", bf16)];
+    let precisions = [
+        ("bf16", bf16),
+        ("bf16", f32),
+        ("int8", int8),
+        ("int8-rotated", int8),
+        ("fp8", bf16),
+        ("q8_0", bf16),
+        ("q4_k_m", bf16),
+    ];
     let small = Model::Wan1_3b;
     for (size, blocks, usual) in [([480, 272, 17], 6, true), ([480, 272, 17], 30, false), ([832, 480, 5], 30, false)] {
         for (n, (name, compute)) in precisions.into_iter().enumerate() {

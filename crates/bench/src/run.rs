@@ -198,7 +198,11 @@ fn held(group: &'static str, form: Form, compute: Compute) -> Arc<dyn WeightSour
 fn random(name: &str, shape: &[usize]) -> candle_core::Result<Tensor> {
     // Named as a gain would be, it lies around one; as a vector, near zero: one dimension more makes it normal.
     let flat: usize = shape.iter().product();
-    RandomWeights::new(2).tensor(name, &[flat, 2], Some(DType::F32), &Device::Cpu)?.narrow(1, 0, 1)?.contiguous()?.reshape(shape)
+    RandomWeights::new(2)
+        .tensor(name, &[flat, 2], Some(DType::F32), &Device::Cpu)?
+        .narrow(1, 0, 1)?
+        .contiguous()?
+        .reshape(shape)
 }
 
 fn load(bytes: u64) -> Result<Ready, Failed> {
@@ -340,7 +344,8 @@ fn clip(frames: usize, compute: Compute) -> Result<Ready, Failed> {
         ..Settings::from_preset(&preset).map_err(PipelineError::from)?
     };
     let motion = Motion::Drawn { pose: poses, neg_pose: None, drive: None };
-    let mut request = AnimateRequest::new(folder.path().join("ref.png"), motion, settings).output(folder.path().join("clip.mp4"));
+    let mut request =
+        AnimateRequest::new(folder.path().join("ref.png"), motion, settings).output(folder.path().join("clip.mp4"));
     request.snapshot_interval = None;
     let once = move || {
         // The folder lives as long as the case.

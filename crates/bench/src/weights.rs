@@ -25,7 +25,8 @@ impl TensorSource for Held {
                 // What is no whole number of blocks or groups stays as files leave it.
                 let values = values.to_vec1::<f32>()?;
                 let plain = Target { rotation: None, ..target };
-                let found = encode(&values, [rows, columns], target).or_else(|_| encode(&values, [rows, columns], plain));
+                let found =
+                    encode(&values, [rows, columns], target).or_else(|_| encode(&values, [rows, columns], plain));
                 match found {
                     Ok(matrix) => Ok(matrix.into()),
                     Err(_) => self.random.matrix(name, shape, Some(DType::BF16), device),

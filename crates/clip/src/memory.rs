@@ -12,22 +12,22 @@ const F32: u64 = 4;
 /// What products repack for themselves, and vectors.
 const SCRATCH: u64 = 1 << 20;
 
-/// Most bytes that [`VisionTower::forward`](crate::VisionTower::forward) takes on the host for `images` pictures together: the
-/// hidden state, and the working set of a block with what the kernels widen or repack of 16-bit and quantised weights. Weights
+/// Most bytes that [`VisionTower::forward`](crate::VisionTower::forward) takes on the host for `images` pictures together, whose
+/// blocks multiply in `compute`: the hidden state, and the working set of a block with what the kernels widen or repack of 16-bit and quantised weights. Weights
 /// and the pixels are not in it.
-pub fn activation_bytes(config: &Config, images: usize) -> u64 {
+pub fn activation_bytes(config: &Config, images: usize, compute: Compute) -> u64 {
     let tokens = images * config.tokens();
     let rows = |width: usize| F32 * tokens as u64 * width as u64;
     let (dim, wide) = (config.dim, config.dim * config.mlp_ratio);
-    let workspace = |out, into| workspace_bytes(tokens, [out, into], Compute::F32);
+    let workspace = |out, into| workspace_bytes(tokens, [out, into], compute);
     let (heads, queries) = (images * config.num_heads, config.tokens());
     let width = dim / config.num_heads.max(1);
-    let shape = AttentionShape { heads, queries, keys: queries, width, compute: Compute::F32 };
+    let shape = AttentionShape { heads, queries, keys: queries, width, compute };
     let patch = 3 * config.patch_size * config.patch_size;
     let stem = 2 * rows(patch).max(rows(dim)) + 2 * rows(dim);
-    // The norm and all three projections; these with keys and values in another order and the product.
+    // The norm and all three projections; these with the product.
     let project = rows(4 * dim) + workspace(3 * dim, dim);
-    let attend = rows(5 * dim) + shape.peak_bytes();
+    let attend = rows(3 * dim) + shape.peak_bytes();
     let out = rows(2 * dim) + workspace(dim, dim).max(rows(dim));
     // With the new state: before and after the activation, and what stands between the two.
     let between = match config.activation {

@@ -6,8 +6,10 @@
 use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
+use kernels::Compute;
+use kernels::attention::Attention;
 use kernels::residual::add_in_place;
-use nn::{LayerNorm, Linear, attention, merge_heads};
+use nn::{LayerNorm, Linear, merge_heads};
 use serde::{Deserialize, Serialize};
 use weights::{Manifest, WeightSource, Weights};
 
@@ -200,6 +202,7 @@ struct Block {
     norm2: LayerNorm,
     fc1: Linear,
     fc2: Linear,
+    compute: Compute,
 }
 
 impl Block {
@@ -213,6 +216,7 @@ impl Block {
             norm2: LayerNorm::affine(dim, eps, &weights.pp("norm2"))?,
             fc1: Linear::new(dim, mlp_ratio * dim, &mlp.pp("0"))?,
             fc2: Linear::new(mlp_ratio * dim, dim, &mlp.pp("2"))?,
+            compute: weights.compute(),
         })
     }
 
@@ -224,11 +228,9 @@ impl Block {
         let qkv = self.to_qkv.forward(&self.norm1.forward(x)?)?;
         let qkv = { qkv }.reshape((batch, tokens, 3, num_heads, dim / num_heads))?;
         let heads = |i: usize| qkv.narrow(2, i, 1)?.squeeze(2)?.transpose(1, 2);
-        // As attention takes them without a copy.
-        let (k, v) = (heads(1)?.contiguous()?, heads(2)?.contiguous()?);
         let scale = ((dim / num_heads) as f64).sqrt().recip();
-        let y = attention(&heads(0)?, &k, &v, scale)?;
-        drop((qkv, k, v));
+        let y = Attention::new(scale).compute(self.compute).apply(&heads(0)?, &heads(1)?, &heads(2)?)?;
+        drop(qkv);
         let y = merge_heads(&{ y })?;
         let x = add_in_place(x, self.proj.forward(&{ y })?)?;
         let y = self.fc1.forward(&self.norm2.forward(&x)?)?;

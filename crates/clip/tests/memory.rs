@@ -6,6 +6,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use cap::Cap;
 use clip::{Activation, Config, VisionTower, activation_bytes};
+use kernels::Compute;
 use testkit::peak;
 use weights::{RandomWeights, Resident};
 
@@ -26,7 +27,7 @@ fn predictions_hold_and_are_not_wasteful() {
         let run = || drop(tower.forward(&pixels).unwrap());
         // The first use reads the weights and makes the threads' scratch.
         run();
-        let (measured, predicted) = (peak(&ALLOCATOR, run), activation_bytes(config, images));
+        let (measured, predicted) = (peak(&ALLOCATOR, run), activation_bytes(config, images, Compute::F32));
         let ratio = predicted as f64 / measured as f64;
         println!("{images} pictures: measured {measured}, predicted {predicted} ({ratio:.3})");
         if !(1.0..=1.25).contains(&ratio) {

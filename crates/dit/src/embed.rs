@@ -69,16 +69,17 @@ impl TimeEmbedding {
         })
     }
 
-    /// `timestep` in 0..=1000.
-    pub fn forward(&self, timestep: f64, device: &Device) -> Result<(Tensor, Tensor)> {
+    /// Of one or several timesteps in 0..=1000; several share one reading of the weights.
+    pub fn forward(&self, timesteps: &[f64], device: &Device) -> Result<Vec<(Tensor, Tensor)>> {
         let half = self.freq_dim / 2;
-        let angle = |j: usize| timestep * 10_000f64.powf(-(j as f64) / half as f64);
-        let values: Vec<f32> =
-            (0..half).map(|j| angle(j).cos() as f32).chain((0..half).map(|j| angle(j).sin() as f32)).collect();
-        let sinusoid = Tensor::from_vec(values, (1, 2 * half), device)?;
-        let e = self.mlp.forward(&sinusoid, Tensor::silu)?;
-        let e0 = self.projection.forward(&e.silu()?)?.reshape((1, 6, self.dim))?;
-        Ok((e, e0))
+        let angles = |timestep: f64| (0..half).map(move |j| timestep * 10_000f64.powf(-(j as f64) / half as f64));
+        let row = |timestep: f64| angles(timestep).map(f64::cos).chain(angles(timestep).map(f64::sin));
+        let values: Vec<f32> = timesteps.iter().flat_map(|t| row(*t)).map(|v| v as f32).collect();
+        let sinusoids = Tensor::from_vec(values, (timesteps.len(), 2 * half), device)?;
+        let e = self.mlp.forward(&sinusoids, Tensor::silu)?;
+        let e0 = self.projection.forward(&e.silu()?)?;
+        let of = |i| Ok((e.narrow(0, i, 1)?, e0.narrow(0, i, 1)?.reshape((1, 6, self.dim))?));
+        (0..timesteps.len()).map(of).collect()
     }
 }
 
@@ -104,8 +105,15 @@ impl TextEmbedding {
         if n > self.text_len || width != self.text_dim {
             candle_core::bail!("text embeds are {:?}; at most [{}, {}] fit", text.dims(), self.text_len, self.text_dim);
         }
-        let padded = text.to_dtype(DType::F32)?.pad_with_zeros(0, 0, self.text_len - n)?.unsqueeze(0)?;
-        self.mlp.forward(&padded, Tensor::gelu)
+        // Padding rows are alike: one is computed for all.
+        let rows = (n + 1).min(self.text_len);
+        let padded = text.to_dtype(DType::F32)?.pad_with_zeros(0, 0, rows - n)?.unsqueeze(0)?;
+        let embedded = self.mlp.forward(&padded, Tensor::gelu)?;
+        if rows == self.text_len {
+            return Ok(embedded);
+        }
+        let padding = embedded.narrow(1, n, 1)?.broadcast_as((1, self.text_len - rows, embedded.dim(2)?))?;
+        Tensor::cat(&[&embedded, &padding], 1)
     }
 }
 

@@ -7,6 +7,7 @@ use kernels::linear::workspace_bytes;
 
 use crate::condition::Align;
 use crate::embed::PATCH;
+use crate::model::KEPT_CONTEXT_BYTES;
 use crate::{Chunking, Config};
 
 /// Bytes of an activation.
@@ -28,6 +29,8 @@ pub struct PassShape {
     pub branches: usize,
     /// How many tokens are computed at a time.
     pub chunking: Chunking,
+    /// Numbers that blocks multiply in.
+    pub compute: Compute,
 }
 
 /// Most bytes that preparing the conditions with [`Dit::prepare`](crate::Dit::prepare) and one
@@ -37,6 +40,11 @@ pub struct PassShape {
 pub fn activation_bytes(config: &Config, shape: &PassShape) -> u64 {
     let s = Sizes::new(config, shape);
     SCRATCH + shape.conditions as u64 * s.condition() + s.prepare().max(s.embedding()).max(s.blocks()).max(s.head())
+}
+
+/// Keys and values of so many context tokens in all blocks.
+pub(crate) fn context_bytes(config: &Config, tokens: usize) -> u64 {
+    2 * config.num_layers as u64 * rows(tokens, config.dim)
 }
 
 struct Sizes<'a> {
@@ -80,7 +88,8 @@ impl<'a> Sizes<'a> {
         let image_latents = rows(self.pixels, c.in_dim.saturating_sub(c.out_dim));
         let features = rows(self.pixels, c.in_dim_c.unwrap_or(0));
         let side = if self.is_vace() { self.own } else { 0 };
-        self.tokens(c.text_len + self.image + (self.all - self.own) + side) + image_latents + features
+        let kept = context_bytes(c, c.text_len + self.image).min(KEPT_CONTEXT_BYTES);
+        kept + self.tokens(c.text_len + self.image + (self.all - self.own) + side) + image_latents + features
     }
 
     /// Preparing one, beside its result: text, image, or the pose modules.
@@ -127,25 +136,26 @@ impl<'a> Sizes<'a> {
         let minimal = matches!(self.shape.chunking, Chunking::Minimal { .. });
         let run = largest_piece(all, self.shape.chunking.attention_tokens(all));
         let ffn_run = largest_piece(all, self.shape.chunking.ffn_tokens(all));
-        let square = workspace_bytes(run, [c.dim; 2], Compute::F32);
+        let compute = self.shape.compute;
+        let square = workspace_bytes(run, [c.dim; 2], compute);
         let x = self.tokens(run);
 
-        // Keys and values of all tokens: the modulated input, keys, values in both orders.
+        // Keys and values of all tokens: the modulated input, keys, values.
         let gathered = if run < all { 2 * self.tokens(all) } else { 0 };
-        let keys_values = gathered + 3 * x + x.max(square);
+        let keys_values = gathered + 3 * x + square;
 
         let kv = 2 * self.tokens(all);
         let attend = (2 * x + square).max(x + self.attention(run, all));
         let context_tokens = c.text_len.max(self.image);
         let context = 2 * self.tokens(c.text_len + self.image);
-        let make_context = self.tokens(context_tokens) + workspace_bytes(context_tokens, [c.dim; 2], Compute::F32);
+        let make_context = self.tokens(context_tokens) + workspace_bytes(context_tokens, [c.dim; 2], compute);
         let text = x + self.attention(run, c.text_len);
         let image = if self.image > 0 { 2 * x + self.attention(run, self.image) } else { 0 };
         let cross = (2 * x + square).max(text).max(image);
         let y = self.tokens(ffn_run);
         let hidden = rows(ffn_run, c.ffn_dim);
-        let into = y + hidden + workspace_bytes(ffn_run, [c.ffn_dim, c.dim], Compute::F32);
-        let ffn = into.max(hidden + y + workspace_bytes(ffn_run, [c.dim, c.ffn_dim], Compute::F32));
+        let into = y + hidden + workspace_bytes(ffn_run, [c.ffn_dim, c.dim], compute);
+        let ffn = into.max(hidden + y + workspace_bytes(ffn_run, [c.dim, c.ffn_dim], compute));
 
         if minimal {
             let out = if run < all { self.tokens(all) } else { 0 };
@@ -157,13 +167,11 @@ impl<'a> Sizes<'a> {
         keys_values.max(kv + attend).max(context + make_context.max(cross)).max(out + ffn)
     }
 
-    /// Attention of `run` tokens to `keys`, with its result in the order of tokens.
+    /// Attention of `run` tokens to `keys`, with its result.
     fn attention(&self, run: usize, keys: usize) -> u64 {
         let c = self.config;
-        let shape =
-            AttentionShape { heads: c.num_heads, queries: run, keys, width: c.head_dim(), compute: Compute::F32 };
-        // A product of one piece is brought into the order of tokens.
-        shape.peak_bytes().max(2 * self.tokens(run))
+        let compute = self.shape.compute;
+        AttentionShape { heads: c.num_heads, queries: run, keys, width: c.head_dim(), compute }.peak_bytes()
     }
 
     /// The last norm and projection of the first branch.

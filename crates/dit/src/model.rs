@@ -1,8 +1,8 @@
 //! The network: what is prepared once per clip, and one forward pass.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use kernels::residual::gated_add_in_place;
 use nn::RopeTables;
 use weights::{Manifest, WeightSource, Weights};
@@ -130,7 +130,16 @@ pub struct Dit {
     steadydancer: Option<SteadyDancer>,
     vace_patch: Option<PatchEmbedding>,
     head: Head,
+    /// Embeddings of the timesteps that were announced.
+    times: Mutex<Vec<(f64, TimeRows)>>,
 }
+
+/// Of one timestep: `[1, D]` and `[1, 6, D]`.
+type TimeRows = (Tensor, Tensor);
+
+/// Most bytes that keys and values of a condition's context may take to be kept from step to step. Of the large models' they would take
+/// more than computing them again is worth.
+pub(crate) const KEPT_CONTEXT_BYTES: u64 = 64 << 20;
 
 impl Dit {
     /// # Errors
@@ -172,6 +181,7 @@ impl Dit {
             image,
             steadydancer,
             vace_patch,
+            times: Mutex::default(),
         })
     }
 
@@ -187,6 +197,7 @@ impl Dit {
     /// A condition that this network needs is absent, or has another shape.
     pub fn prepare(&self, inputs: &Inputs, tap: Tap) -> Result<Conditioning> {
         let Some(text) = &inputs.text_embeds else { candle_core::bail!("text_embeds are missing") };
+        let words = text.dim(0)?;
         let text = self.text.forward(text)?;
         tap("text_embedding", &text)?;
         let image = match (&self.image, &inputs.ref_image_embeds) {
@@ -216,8 +227,10 @@ impl Dit {
         let image_latents = inputs.image_latents.as_ref().map(|y| y.to_dtype(DType::F32)).transpose()?;
         let context = match image {
             Some(image) if self.steadydancer.is_none() => split_context(text, image)?,
-            image => Context { text, image },
+            image => Context { text, counts: None, image, kept: None },
         };
+        let padding = self.config.text_len.saturating_sub(words);
+        let context = self.kept(context.collapsed(padding)?)?;
         Ok(Conditioning { context, image_latents, pose, vace })
     }
 
@@ -233,6 +246,34 @@ impl Dit {
         let pose_ref = pose.pose_ref_latents.to_dtype(DType::F32)?.narrow(0, 0, net.channels)?;
         let appended = Tensor::cat(&[ref_x, net.patch_ref_c.forward(&pose_ref)?], 1)?;
         Ok(PoseConditioning { features, appended })
+    }
+
+    /// Embeds all timesteps of a schedule at once, so that the weights for it are read once and branches share the result.
+    ///
+    /// # Errors
+    /// Weights that cannot be multiplied with.
+    pub fn embed_times(&self, timesteps: &[f64]) -> Result<()> {
+        let rows = self.time.forward(timesteps, &Device::Cpu)?;
+        let mut times = self.times.lock().unwrap_or_else(PoisonError::into_inner);
+        *times = timesteps.iter().copied().zip(rows).collect();
+        Ok(())
+    }
+
+    fn time_of(&self, timestep: f64, device: &Device) -> Result<TimeRows> {
+        let times = self.times.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, (e, e0))) = times.iter().find(|(t, _)| *t == timestep) {
+            return Ok((e.to_device(device)?, e0.to_device(device)?));
+        }
+        drop(times);
+        let rows = self.time.forward(&[timestep], device)?.pop();
+        rows.ok_or_else(|| candle_core::Error::msg("no timestep"))
+    }
+
+    /// With room for keys and values, if they are few enough to be kept.
+    fn kept(&self, context: Context) -> Result<Context> {
+        let tokens = context.text.dim(1)? + context.image.as_ref().map_or(Ok(0), |t| t.dim(1))?;
+        let keep = crate::memory::context_bytes(&self.config, tokens) <= KEPT_CONTEXT_BYTES;
+        Ok(Context { kept: keep.then(Arc::default), ..context })
     }
 
     /// Predicts the velocity of `latents` `[16, F, h, w]` f32 at `timestep` (0..=1000) → `[16, F, h, w]` f32.
@@ -272,11 +313,11 @@ impl Dit {
         if streams.iter().any(|s| s.x.dims() != [1, tokens, self.config.dim]) {
             candle_core::bail!("the branches of one pass have different numbers of tokens");
         }
-        let (e, e0) = self.time.forward(timestep, latents.device())?;
+        let (e, e0) = self.time_of(timestep, latents.device())?;
         tap("time_projection", &e0)?;
         let all_frames = tokens / (grid.1 * grid.2).max(1);
         let rope = RopeTables::video(self.config.head_dim(), (all_frames, grid.1, grid.2), latents.device())?;
-        let pass = |context| Pass { time: &e0, context, rope: &rope, chunking };
+        let pass = |context, block| Pass { time: &e0, context, rope: &rope, chunking, block };
 
         for i in 0..self.config.num_layers {
             let mut hints: Vec<Option<Tensor>> = branches.iter().map(|_| None).collect();
@@ -285,7 +326,7 @@ impl Dit {
                 let block = VaceBlock::new(&self.config, index, &group)?;
                 for ((stream, hint), cond) in streams.iter_mut().zip(&mut hints).zip(branches) {
                     if let Some(Side { tokens, control }) = stream.side.take() {
-                        let (control, made) = block.forward(control, &tokens, &pass(&cond.context))?;
+                        let (control, made) = block.forward(control, &tokens, &pass(&cond.context, None))?;
                         stream.side = Some(Side { tokens, control });
                         *hint = Some(made);
                     }
@@ -297,7 +338,7 @@ impl Dit {
             for ((stream, hint), cond) in streams.iter_mut().zip(hints).zip(branches) {
                 // Taken out, so that the block can let go of its input.
                 let x = std::mem::replace(&mut stream.x, e0.clone());
-                let mut x = block.forward(x, &pass(&cond.context))?;
+                let mut x = block.forward(x, &pass(&cond.context, Some(i)))?;
                 if let (Some(hint), Some(vace)) = (hint, &cond.vace) {
                     let scale = Tensor::full(vace.scale as f32, self.config.dim, x.device())?;
                     x = gated_add_in_place(&x, hint, &scale)?;
@@ -356,13 +397,13 @@ fn split_context(text: Tensor, image: Tensor) -> Result<Context> {
     const TEXT_TOKENS: usize = 512;
     let (s, n) = (text.dim(1)?, image.dim(1)?);
     if s == TEXT_TOKENS {
-        return Ok(Context { text, image: Some(image) });
+        return Ok(Context { text, counts: None, image: Some(image), kept: None });
     }
     let total = s + n;
     let border = if total >= TEXT_TOKENS { total - TEXT_TOKENS } else { (2 * total).saturating_sub(TEXT_TOKENS) };
     let all = Tensor::cat(&[image, text], 1)?;
     let image = if border > 0 { Some(all.narrow(1, 0, border)?) } else { None };
-    Ok(Context { text: all.narrow(1, border, total - border)?, image })
+    Ok(Context { text: all.narrow(1, border, total - border)?, counts: None, image, kept: None })
 }
 
 /// Every tensor of the network with its shape; nothing is allocated.

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Result, Tensor};
 use cap::Cap;
 use dit::{Chunking, Config, Dit, Inputs, PassShape, PoseInputs, VaceConfig, VaceInputs, activation_bytes, no_tap};
+use kernels::Compute;
 use kernels::quant::{Encoding, encode};
 use testkit::peak;
-use weights::{Matrix, RandomWeights, Resident, TensorSource};
+use weights::{Computing, Matrix, RandomWeights, Resident, TensorSource};
 
 #[global_allocator]
 static ALLOCATOR: Cap<System> = Cap::new(System, usize::MAX);
@@ -75,11 +76,12 @@ fn predictions_hold_and_are_not_wasteful() {
         ("plain", &plain, large, 2),
     ] {
         let random = RandomWeights::new(1);
-        let source = match what {
-            "tall" => Resident::new(Arc::new(Quantised(random)), Device::Cpu, None),
-            _ => Resident::new(Arc::new(random), Device::Cpu, Some(DType::BF16)),
+        let (source, compute) = match what {
+            "tall" => (Resident::new(Arc::new(Quantised(random)), Device::Cpu, None), Compute::F32),
+            "middle" => (Resident::new(Arc::new(random), Device::Cpu, Some(DType::BF16)), Compute::Bf16),
+            _ => (Resident::new(Arc::new(random), Device::Cpu, Some(DType::BF16)), Compute::F32),
         };
-        let net = Dit::new(config, Arc::new(source)).unwrap();
+        let net = Dit::new(config, Arc::new(Computing::new(Arc::new(source), compute))).unwrap();
         let conditions: Vec<Inputs> = (0..branches).map(|i| inputs(config, latent, 10 * i as u32)).collect();
         let [f, h, w] = latent;
         let noise = numbers(&[16, f, h, w], 99);
@@ -92,7 +94,7 @@ fn predictions_hold_and_are_not_wasteful() {
         run(Chunking::Minimal { tokens: 256 });
         for chunking in runs {
             let measured = peak(&ALLOCATOR, || run(chunking));
-            let shape = PassShape { latent, image_tokens: 257, conditions: branches, branches, chunking };
+            let shape = PassShape { latent, image_tokens: 257, conditions: branches, branches, chunking, compute };
             let predicted = activation_bytes(config, &shape);
             let ratio = predicted as f64 / measured as f64;
             println!(

@@ -59,6 +59,11 @@ impl RmsNorm {
         Ok(Self { weight: weights.tensor(dim, "weight")?, eps })
     }
 
+    /// The gain `[dim]`, and what keeps the root from zero.
+    pub(crate) fn parts(&self) -> (&Tensor, f64) {
+        (&self.weight, self.eps)
+    }
+
     /// `x` `[.., dim]` f32 → the same shape.
     ///
     /// # Errors

@@ -4,6 +4,8 @@ use std::ops::Range;
 
 use candle_core::{Device, Result, Tensor};
 
+use crate::RmsNorm;
+
 /// Base of the geometric frequency series.
 const THETA: f64 = 10_000.0;
 
@@ -27,10 +29,11 @@ impl RopeTables {
         let spatial = pairs / 3;
         let temporal = pairs - 2 * spatial;
         let (frames, rows, columns) = grid;
-        let angles = |positions: usize, group: usize| -> Vec<Vec<f64>> {
-            (0..positions)
-                .map(|p| (0..group).map(|j| p as f64 * THETA.powf(-(j as f64) / group as f64)).collect())
-                .collect()
+        // Few positions serve many tokens: sines are taken once a position.
+        let angles = |positions: usize, group: usize| -> Vec<Vec<(f32, f32)>> {
+            let angle = |p: usize, j: usize| p as f64 * THETA.powf(-(j as f64) / group as f64);
+            let turn = |angle: f64| (angle.cos() as f32, angle.sin() as f32);
+            (0..positions).map(|p| (0..group).map(|j| turn(angle(p, j))).collect()).collect()
         };
         let (ts, ys, xs) = (angles(frames, temporal), angles(rows, spatial), angles(columns, spatial));
         let tokens = frames * rows * columns;
@@ -39,9 +42,9 @@ impl RopeTables {
         for t in &ts {
             for y in &ys {
                 for x in &xs {
-                    for angle in t.iter().chain(y).chain(x) {
-                        cos.push(angle.cos() as f32);
-                        sin.push(angle.sin() as f32);
+                    for (c, s) in t.iter().chain(y).chain(x) {
+                        cos.push(*c);
+                        sin.push(*s);
                     }
                 }
             }
@@ -66,6 +69,16 @@ impl RopeTables {
     /// As there.
     pub fn apply_in_place(&self, x: Tensor) -> Result<Tensor> {
         kernels::rope::rope_in_place(x, &self.cos, &self.sin)
+    }
+
+    /// A norm over all channels of a token and then this rotation head by head, in one pass and in the memory of `x`
+    /// where the device can: nobody else may hold it. `x` `[B, L, H·D]` f32 → `[B, L, H, D]`.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn apply_after_norm(&self, norm: &RmsNorm, x: Tensor) -> Result<Tensor> {
+        let (weight, eps) = norm.parts();
+        kernels::norm::rms_norm_rope_in_place(x, weight, eps, &self.cos, &self.sin)
     }
 
     /// The tables of the tokens `rows` alone; they share this one's memory.

@@ -130,6 +130,8 @@ pub fn denoise(run: &Denoise, sampler: &mut Sampler, noise: &Tensor, watch: &mut
 pub fn go_on(run: &Denoise, sampler: &mut Sampler, latents: &mut Tensor, watch: &mut dyn Watch) -> Result<()> {
     let Denoise { dit, conditions, guidance, activations } = *run;
     let mut prepared: Vec<((Polarity, Polarity), Conditioning)> = Vec::new();
+    // Of the whole schedule, wherever the loop stands: so the bits do not depend on that.
+    dit.embed_times(sampler.schedule().timesteps())?;
     for step in sampler.next_step()..sampler.schedule().num_steps() {
         let timestep = sampler.schedule().timesteps()[step];
         let active = guidance.active(step);

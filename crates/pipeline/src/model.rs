@@ -15,7 +15,7 @@ use weights::{
 
 use crate::config::{ConfigFile, check_ordinary, config_beside, demo_config, published_config};
 use crate::lora::Loras;
-use crate::needs::{Blueprint, HeldBytes, held_as};
+use crate::needs::{Blueprint, HeldBytes, held_as, text_compute};
 use crate::{ComponentInfo, EngineOptions, HeldDType, Lora, ModelInfo, PipelineError};
 
 /// Where a model comes from.
@@ -195,7 +195,11 @@ impl Part {
     }
 
     /// Weights in `memory`.
-    pub fn placed(&self, residence: Residence, memory: &Arc<dyn DeviceMemory>) -> candle_core::Result<Arc<dyn WeightSource>> {
+    pub fn placed(
+        &self,
+        residence: Residence,
+        memory: &Arc<dyn DeviceMemory>,
+    ) -> candle_core::Result<Arc<dyn WeightSource>> {
         let stored = Arc::new(CheckpointSource(self.checkpoint.clone()));
         let source: Arc<dyn TensorSource> = match self.loras.loras() {
             [] => stored,
@@ -361,8 +365,7 @@ impl OpenModel {
             vae: Part::new(vae, vae_manifest, "the Wan 2.1 VAE", Some(HeldDType::F32), DType::F32, |_| false)?,
             text_encoder: Part::new(text, text_manifest, "the UMT5 encoder", text_dtype, DType::BF16, |_| false)?
                 .in_groups(umt5::GROUPS)
-                // Its activations have outliers that eight bits do not hold.
-                .computed_in(compute.min(Compute::Bf16)),
+                .computed_in(text_compute(compute)),
             image_encoder: Part::new(image, image_manifest, "the CLIP vision tower", dtype, DType::F16, |n| {
                 blueprint.image_encoder.ignored(n)
             })?

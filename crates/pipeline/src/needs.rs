@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::DType;
 use dit::Chunking;
+use kernels::Compute;
 use offload::{How, Job, Machine, NetworkSize, Phase, PhaseJob, Precision, StagePlan, Way, Work};
 use vae::Tile;
 use weights::convert::Form;
@@ -170,6 +171,8 @@ pub(crate) struct Extent {
     pub merge_bytes: u64,
     /// Whether the VAE computes in 16 bits where it can.
     pub half_vae: bool,
+    /// Numbers that the transformer multiplies in on the host.
+    pub compute: Compute,
 }
 
 /// The pose phase: networks that are held whole, frames in flight, and arithmetic for so many frames.
@@ -204,6 +207,7 @@ pub(crate) fn job(
         ways: vec![Way::whole(bytes)],
         host_ways: vec![Way::whole(bytes)],
     };
+    let text_compute = text_compute(extent.compute);
     let text_tokens = umt5::MAX_TOKENS as u64 * extent.prompts as u64;
     let text_flops = encoder_flops(&text, "blocks", text_tokens);
     let image_flops = encoder_flops(&image, "transformer", PICTURES * blueprint.image_encoder.tokens() as u64);
@@ -228,14 +232,14 @@ pub(crate) fn job(
             network("text encoder", &text, "blocks", Some(umt5::EMBEDDING), text_held),
             1,
             text_flops,
-            umt5::activation_bytes(&blueprint.text_encoder, extent.prompts, umt5::MAX_TOKENS),
+            umt5::activation_bytes(&blueprint.text_encoder, extent.prompts, umt5::MAX_TOKENS, text_compute),
         ),
         encoder(
             Phase::ImageEncode,
             network("image encoder", &image, "transformer", None, image_held),
             PICTURES,
             image_flops,
-            clip::activation_bytes(&blueprint.image_encoder, 1),
+            clip::activation_bytes(&blueprint.image_encoder, 1, Compute::F32),
         ),
         autoencoder(Phase::VaeEncode, VaeSide::Encode, encode_flops)?,
         PhaseJob {
@@ -248,6 +252,12 @@ pub(crate) fn job(
         },
         autoencoder(Phase::Decode, VaeSide::Decode, decode_flops)?,
     ])
+}
+
+/// Numbers that the text encoder multiplies in, beside a transformer that does so: its activations have outliers that eight bits do
+/// not hold.
+pub(crate) fn text_compute(compute: Compute) -> Compute {
+    compute.min(Compute::Bf16)
 }
 
 /// Latent frames that SteadyDancer appends.
@@ -279,6 +289,7 @@ fn dit_host_ways(blueprint: &Blueprint, clip: ClipShape, extent: &Extent) -> Vec
             conditions: extent.branches.conditions,
             branches: extent.branches.together,
             chunking: chunking(how, tokens),
+            compute: extent.compute,
         };
         dit::activation_bytes(d, &shape) + extent.merge_bytes
     };

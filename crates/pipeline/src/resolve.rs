@@ -211,6 +211,7 @@ fn stages_of(
             vae_tile,
             merge_bytes: model.loras.merge_bytes,
             half_vae: model.half_vae,
+            compute: model.compute,
         };
         let mut phases = job(model.blueprint, clip, &model.held, pose.clone(), &extent)?;
         select(&mut phases);

@@ -106,6 +106,7 @@
 //! Everything that can go wrong is a [`PipelineError`]; [`PipelineError::kind`] sorts it for a program's exit code or a
 //! server's status. No message has more than one line.
 
+pub use ::bench;
 pub use kernels::{Compute, CpuLevelError, check_cpu_level};
 pub use models::{
     Fact, KnownFile, KnownModel, ManifestError, Part, Preset, PresetError, known_models, known_models_with,
@@ -118,7 +119,6 @@ pub use offload::{
     OffloadTo, OnPressure, Peaks, Phase, PhaseJob, PhasePlan, Piece, PinMemory, Place, Placement, PlanError, Precision,
     Quality, QualityProfile, StagePlan, Tier, Way, Work, card, card_names, virtual_card,
 };
-pub use ::bench;
 pub use pipeline::doctor;
 pub use pipeline::eval;
 pub use pipeline::{

@@ -6,9 +6,11 @@
 use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
-use kernels::activation::gelu_tanh_in_place;
+use kernels::Compute;
+use kernels::attention::{Attention, Bias};
+use kernels::linear::Epilogue;
 use kernels::residual::add_in_place;
-use nn::{Linear, RmsNorm, attention_with_bias, merge_heads, split_heads};
+use nn::{Linear, RmsNorm, merge_heads, split_heads};
 use serde::{Deserialize, Serialize};
 use weights::{Manifest, WeightSource, Weights};
 
@@ -149,6 +151,7 @@ struct Block {
     fc1: Linear,
     fc2: Linear,
     num_heads: usize,
+    compute: Compute,
 }
 
 impl Block {
@@ -167,6 +170,7 @@ impl Block {
             fc1: Linear::no_bias(dim, dim_ffn, &ffn.pp("fc1"))?,
             fc2: Linear::no_bias(dim_ffn, dim, &ffn.pp("fc2"))?,
             num_heads: config.num_heads,
+            compute: weights.compute(),
         })
     }
 
@@ -180,17 +184,15 @@ impl Block {
         let bias = table.t()?.contiguous()?.index_select(buckets, 1)?.reshape((self.num_heads, tokens, tokens))?;
         let y = self.norm1.forward(x)?;
         let heads = |linear: &Linear| split_heads(&linear.forward(&y)?, self.num_heads);
-        let q = heads(&self.q)?;
-        // As attention takes them without a copy.
-        let k = heads(&self.k)?.contiguous()?;
-        let v = heads(&self.v)?.contiguous()?;
+        let (q, k, v) = (heads(&self.q)?, heads(&self.k)?, heads(&self.v)?);
         drop(y);
         // T5 folds 1/√width into its weights: the scale is one.
-        let y = merge_heads(&attention_with_bias(&q, &k, &v, 1.0, Some(&bias))?)?;
+        let attention = Attention::new(1.0).bias(Bias::Scores(&bias)).compute(self.compute);
+        let y = merge_heads(&attention.apply(&q, &k, &v)?)?;
         drop((q, k, v, bias));
         let x = add_in_place(x, self.o.forward(&{ y })?)?;
         let y = self.norm2.forward(&x)?;
-        let gate = gelu_tanh_in_place(self.gate.forward(&y)?)?;
+        let gate = self.gate.forward_with(&y, Epilogue::GeluTanh)?;
         let inner = self.fc1.forward(&{ y })?;
         let y = ({ inner } * { gate })?;
         add_in_place(&x, self.fc2.forward(&y)?)

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device};
 use cap::Cap;
+use kernels::Compute;
 use testkit::peak;
 use umt5::{Config, Encoder, activation_bytes};
 use weights::{RandomWeights, Resident};
@@ -26,7 +27,7 @@ fn predictions_hold_and_are_not_wasteful() {
         // The first use reads the weights and makes the threads' scratch. The source makes all of the table anew.
         run();
         let table = (config.vocab * config.dim) as u64 * 2;
-        let (measured, predicted) = (peak(&ALLOCATOR, run), activation_bytes(config, prompts, tokens));
+        let (measured, predicted) = (peak(&ALLOCATOR, run), activation_bytes(config, prompts, tokens, Compute::F32));
         let ratio = predicted as f64 / measured as f64;
         println!("{prompts} x {tokens}: measured {measured}, predicted {predicted} ({ratio:.3}), table {table}");
         if !(1.0..=1.25).contains(&ratio) {

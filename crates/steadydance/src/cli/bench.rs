@@ -81,7 +81,9 @@ fn chosen(args: &BenchArgs) -> Result<Vec<Case>, Failure> {
     let wanted = |case: &Case| all || if args.cases.is_empty() { case.usual } else { named(case) };
     let chosen: Vec<Case> = cases().into_iter().filter(wanted).collect();
     match chosen.is_empty() {
-        true => Err(Failure::usage("no case has such a name; `steadydance bench --list` shows them, * stands for anything")),
+        true => {
+            Err(Failure::usage("no case has such a name; `steadydance bench --list` shows them, * stands for anything"))
+        }
         false => Ok(chosen),
     }
 }
