@@ -14,7 +14,7 @@ use crate::{Chunking, Config};
 const F32: u64 = 4;
 
 /// What products repack for themselves, and vectors.
-const SCRATCH: u64 = 1 << 20;
+const SCRATCH: u64 = 1 << 19;
 
 /// Sizes of a pass through the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub struct PassShape {
     pub latent: [usize; 3],
     /// CLIP tokens of the reference: 257, or those of both pictures for flf2v. Of no effect where there are none.
     pub image_tokens: usize,
+    /// Tokens of the text that are told apart, at most S: its words, and one for all padding.
+    pub text_tokens: usize,
     /// Prepared conditions that are held.
     pub conditions: usize,
     /// Conditions that go through the blocks together.
@@ -55,7 +57,8 @@ struct Sizes<'a> {
     /// Tokens of the clip, and with the appended frames.
     own: usize,
     all: usize,
-    /// Image tokens N.
+    /// Text tokens, and image tokens N.
+    text: usize,
     image: usize,
 }
 
@@ -70,7 +73,8 @@ impl<'a> Sizes<'a> {
         let frame = (h / PATCH) * (w / PATCH);
         let extra = if config.is_steadydancer() { 2 } else { 0 };
         let image = if config.has_image_context() { shape.image_tokens } else { 0 };
-        Self { config, shape, pixels: f * h * w, own: f * frame, all: (f + extra) * frame, image }
+        let text = shape.text_tokens.min(config.text_len);
+        Self { config, shape, pixels: f * h * w, own: f * frame, all: (f + extra) * frame, text, image }
     }
 
     /// `count` tokens of full width.
@@ -88,16 +92,16 @@ impl<'a> Sizes<'a> {
         let image_latents = rows(self.pixels, c.in_dim.saturating_sub(c.out_dim));
         let features = rows(self.pixels, c.in_dim_c.unwrap_or(0));
         let side = if self.is_vace() { self.own } else { 0 };
-        let kept = context_bytes(c, c.text_len + self.image).min(KEPT_CONTEXT_BYTES);
-        kept + self.tokens(c.text_len + self.image + (self.all - self.own) + side) + image_latents + features
+        let kept = context_bytes(c, self.text + self.image).min(KEPT_CONTEXT_BYTES);
+        kept + self.tokens(self.text + self.image + (self.all - self.own) + side) + image_latents + features
     }
 
     /// Preparing one, beside its result: text, image, or the pose modules.
     fn prepare(&self) -> u64 {
         let c = self.config;
-        let text = rows(c.text_len, c.text_dim)
-            + self.tokens(2 * c.text_len)
-            + workspace_bytes(c.text_len, [c.dim; 2], Compute::F32);
+        let text = rows(self.text, c.text_dim)
+            + self.tokens(c.text_len + 2 * self.text)
+            + workspace_bytes(self.text, [c.dim; 2], Compute::F32);
         let image = rows(self.image, 3 * c.clip_dim) + self.tokens(3 * self.image);
         let pose = rows(self.pixels, 8 * c.in_dim_c.unwrap_or(0));
         let side = if self.is_vace() { rows(self.pixels, c.vace.as_ref().map_or(0, |v| v.vace_in_dim)) } else { 0 };
@@ -146,10 +150,10 @@ impl<'a> Sizes<'a> {
 
         let kv = 2 * self.tokens(all);
         let attend = (2 * x + square).max(x + self.attention(run, all));
-        let context_tokens = c.text_len.max(self.image);
-        let context = 2 * self.tokens(c.text_len + self.image);
+        let context_tokens = self.text.max(self.image);
+        let context = 2 * self.tokens(self.text + self.image);
         let make_context = self.tokens(context_tokens) + workspace_bytes(context_tokens, [c.dim; 2], compute);
-        let text = x + self.attention(run, c.text_len);
+        let text = x + self.attention(run, self.text);
         let image = if self.image > 0 { 2 * x + self.attention(run, self.image) } else { 0 };
         let cross = (2 * x + square).max(text).max(image);
         let y = self.tokens(ffn_run);

@@ -286,6 +286,7 @@ fn dit_host_ways(blueprint: &Blueprint, clip: ClipShape, extent: &Extent) -> Vec
         let shape = dit::PassShape {
             latent: [clip.latent_frames(), clip.height / LATENT, clip.width / LATENT],
             image_tokens: blueprint.image_encoder.tokens(),
+            text_tokens: d.text_len,
             conditions: extent.branches.conditions,
             branches: extent.branches.together,
             chunking: chunking(how, tokens),
