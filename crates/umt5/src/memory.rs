@@ -10,7 +10,7 @@ use crate::Config;
 const F32: u64 = 4;
 
 /// What products repack for themselves, and vectors.
-const SCRATCH: u64 = 1 << 20;
+const SCRATCH: u64 = 1 << 19;
 
 /// Most bytes that [`Encoder::encode_all`](crate::Encoder::encode_all) takes on the host for `prompts` prompts of `tokens`
 /// tokens each: their states and buckets, and the working set of a layer with what the kernels widen or repack of 16-bit and
