@@ -77,23 +77,31 @@ fn median(pool: &ThreadPool, run: impl Fn() + Sync) -> f64 {
     times[(times.len() - 1) / 2]
 }
 
+/// ‖x − y‖ / ‖y‖
+fn distance(x: &Tensor, y: &Tensor) -> f32 {
+    let norm = |t: &Tensor| t.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt();
+    norm(&(x - y).unwrap()) / norm(y)
+}
+
 fn table(names: &[String]) {
     let pools = [pool(1), pool(2)];
     let peaks = COMPUTES.map(|c| peak::gflops(&pools[1], c));
     println!("peak GFLOP/s of two threads: f32 {:.0}, bf16 {:.0}, int8 {:.0}", peaks[0], peaks[1], peaks[2]);
-    println!("| shape | compute | ms | GFLOP/s | of peak | 2 threads / 1 | × materialised |");
-    println!("|---|---|---|---|---|---|---|");
+    println!("| shape | compute | ms | GFLOP/s | of peak | 2 threads / 1 | × materialised | off f32 |");
+    println!("|---|---|---|---|---|---|---|---|");
     for shape in Shape::all().iter().filter(|s| names.is_empty() || names.iter().any(|n| s.name.contains(n))) {
         let ([q, k, v], bias) = shape.inputs();
         let old = shape.how(bias.as_ref(), Compute::F32);
         let old = median(&pools[1], || drop(materialised::attend(&q, &k, &v, &old).unwrap()));
+        let exact = shape.how(bias.as_ref(), Compute::F32).apply(&q, &k, &v).unwrap();
         for (compute, peak) in COMPUTES.into_iter().zip(peaks) {
             let how = shape.how(bias.as_ref(), compute);
+            let off = distance(&how.apply(&q, &k, &v).unwrap(), &exact);
             let [one, two] = [0, 1].map(|p| median(&pools[p], || drop(how.apply(&q, &k, &v).unwrap())));
             let rate = shape.operations() / two / 1e9;
             let (name, share) = (shape.name, 100.0 * rate / peak);
             println!(
-                "| {name} | {compute:?} | {:.2} | {rate:.0} | {share:.0} % | {:.2} | {:.2} |",
+                "| {name} | {compute:?} | {:.2} | {rate:.0} | {share:.0} % | {:.2} | {:.2} | {off:.1e} |",
                 1e3 * two,
                 one / two,
                 old / two

@@ -86,8 +86,8 @@ fn working(layer: &Layer, area: u64) -> u64 {
             let shortcut = if layer.in_channels == layer.out_channels { 0 } else { output };
             (2 * input + output).max(input + 2 * output + shortcut)
         }
-        // Input, q, k and v as they come, k and v in the order that the product wants, and the product; or without the
-        // former the product in both orders and the result.
+        // Input, q, k and v as they come, and the product with what it takes to make; or the product in both orders and
+        // the result.
         Kind::Attention => {
             let pixels = area as usize;
             let shape = AttentionShape {
@@ -97,7 +97,7 @@ fn working(layer: &Layer, area: u64) -> u64 {
                 width: layer.in_channels,
                 compute: Compute::F32,
             };
-            (6 * input + shape.peak_bytes()).max(7 * input)
+            (4 * input + shape.peak_bytes()).max(7 * input)
         }
     }
 }
