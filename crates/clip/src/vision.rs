@@ -229,8 +229,9 @@ impl Block {
         let qkv = { qkv }.reshape((batch, tokens, 3, num_heads, dim / num_heads))?;
         let heads = |i: usize| qkv.narrow(2, i, 1)?.squeeze(2)?.transpose(1, 2);
         let scale = ((dim / num_heads) as f64).sqrt().recip();
+        let span = tracing::info_span!(target: "steadydance", "attention", tokens).entered();
         let y = Attention::new(scale).compute(self.compute).apply(&heads(0)?, &heads(1)?, &heads(2)?)?;
-        drop(qkv);
+        drop((qkv, span));
         let y = merge_heads(&{ y })?;
         let x = add_in_place(x, self.proj.forward(&{ y })?)?;
         let y = self.fc1.forward(&self.norm2.forward(&x)?)?;

@@ -96,6 +96,8 @@ impl KeysValues {
         let scale = (q.dim(3)? as f64).sqrt().recip();
         let attention = Attention::new(scale).bias(counts.map_or(Bias::None, Bias::Keys)).compute(compute);
         let heads = |t: &Tensor| t.transpose(1, 2);
+        let (queries, keys) = (q.dim(1)?, self.k.dim(1)?);
+        let _span = tracing::info_span!(target: "steadydance", "attention", queries, keys).entered();
         merge_heads(&attention.apply(&heads(q)?, &heads(&self.k)?, &heads(&self.v)?)?)
     }
 }
@@ -314,6 +316,7 @@ impl Block {
 
 /// `LN(x)·(1 + scale) + shift` in one pass, LN without parameters; `x` `[1, L, D]`, `scale` and `shift` `[1, 1, D]`.
 pub(crate) fn norm_modulate(x: &Tensor, scale: &Tensor, shift: &Tensor, eps: f64) -> Result<Tensor> {
+    let _span = tracing::info_span!(target: "steadydance", "norm").entered();
     let gain = (scale + 1.0)?.flatten_all()?;
     layer_norm(x, Some(&gain), Some(&shift.flatten_all()?), eps)
 }

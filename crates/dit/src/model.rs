@@ -320,6 +320,7 @@ impl Dit {
         let pass = |context, block| Pass { time: &e0, context, rope: &rope, chunking, block };
 
         for i in 0..self.config.num_layers {
+            let _span = tracing::info_span!(target: "steadydance", "block", i).entered();
             let mut hints: Vec<Option<Tensor>> = branches.iter().map(|_| None).collect();
             if let Some(index) = self.hint_index(i).filter(|_| branches.iter().any(|c| c.vace.is_some())) {
                 let group = self.blocks.group(&format!("vace_blocks.{index}"))?;

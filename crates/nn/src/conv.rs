@@ -26,7 +26,7 @@ impl Conv2d {
     /// # Errors
     /// Shapes that do not fit.
     pub fn forward(&self, x: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
-        conv3d(&self.filter, self.geometry, Input { x, history: &[], residual })
+        convolved(&self.filter, self.geometry, Input { x, history: &[], residual })
     }
 }
 
@@ -82,7 +82,7 @@ impl CausalConv3d {
     /// Shapes that do not fit.
     pub fn forward(&self, x: &Tensor, history: &mut FrameHistory, residual: Option<&Tensor>) -> Result<Tensor> {
         let geometry = Geometry::causal(self.filter.dims()[2]);
-        let y = conv3d(&self.filter, geometry, Input { x, history: &history.frames, residual })?;
+        let y = convolved(&self.filter, geometry, Input { x, history: &history.frames, residual })?;
         history.push(x, geometry.frames_before)?;
         Ok(y)
     }
@@ -101,7 +101,7 @@ impl CausalConv3d {
             return Ok(None);
         }
         let geometry = Geometry { frames_before: history.frames.len(), temporal_stride: 2, spatial: Spatial::Same };
-        let y = conv3d(&self.filter, geometry, Input { x, history: &history.frames, residual: None })?;
+        let y = convolved(&self.filter, geometry, Input { x, history: &history.frames, residual: None })?;
         history.push(x, have - 2 * y.dim(2)?)?;
         Ok(Some(y))
     }
@@ -128,8 +128,15 @@ impl ChannelRmsNorm {
     /// # Errors
     /// Shapes that do not fit.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let _span = tracing::info_span!(target: "steadydance", "channel norm").entered();
         channel_rms_norm(x, &self.gamma, self.silu)
     }
+}
+
+fn convolved(filter: &Filter, geometry: Geometry, input: Input) -> Result<Tensor> {
+    let of = (filter.dims(), input.x.dims());
+    let _span = tracing::info_span!(target: "steadydance", "conv3d", ?of).entered();
+    conv3d(filter, geometry, input)
 }
 
 #[cfg(test)]

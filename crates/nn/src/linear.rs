@@ -51,6 +51,9 @@ impl Linear {
     /// # Errors
     /// Shapes that do not fit.
     pub fn forward_with(&self, x: &Tensor, epilogue: Epilogue) -> Result<Tensor> {
+        let (out_features, in_features) = self.weight.dims2()?;
+        let rows = x.elem_count() / in_features.max(1);
+        let _span = tracing::info_span!(target: "steadydance", "linear", rows, in_features, out_features).entered();
         linear_with(x, &self.weight, self.bias.as_ref(), epilogue)
     }
 }

@@ -39,6 +39,7 @@ impl LayerNorm {
     /// # Errors
     /// Shapes that do not fit.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let _span = tracing::info_span!(target: "steadydance", "norm").entered();
         kernels::norm::layer_norm(x, self.weight.as_ref(), self.bias.as_ref(), self.eps)
     }
 }
@@ -69,6 +70,7 @@ impl RmsNorm {
     /// # Errors
     /// Shapes that do not fit.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let _span = tracing::info_span!(target: "steadydance", "norm").entered();
         kernels::norm::rms_norm(x, &self.weight, self.eps)
     }
 
@@ -77,6 +79,7 @@ impl RmsNorm {
     /// # Errors
     /// As there.
     pub fn forward_in_place(&self, x: Tensor) -> Result<Tensor> {
+        let _span = tracing::info_span!(target: "steadydance", "norm").entered();
         kernels::norm::rms_norm_in_place(x, &self.weight, self.eps)
     }
 }

@@ -78,6 +78,7 @@ impl RopeTables {
     /// Shapes that do not fit.
     pub fn apply_after_norm(&self, norm: &RmsNorm, x: Tensor) -> Result<Tensor> {
         let (weight, eps) = norm.parts();
+        let _span = tracing::info_span!(target: "steadydance", "norm and rope").entered();
         kernels::norm::rms_norm_rope_in_place(x, weight, eps, &self.cos, &self.sin)
     }
 

@@ -194,6 +194,7 @@ impl Inner {
     }
 
     fn get(self: &Arc<Self>, unit: usize) -> Result<Arc<Slab>> {
+        let _span = tracing::info_span!(target: "steadydance", "wait for weights").entered();
         self.note(unit, Happening::Asked);
         self.traffic.groups.fetch_add(1, Ordering::Relaxed);
         let mut state = self.locked();
@@ -335,6 +336,8 @@ impl Inner {
     /// Reads a unit, and starts its copy where one is needed. `None` when it is not wanted any more.
     fn bring(self: &Arc<Self>, unit: usize) -> Option<Slot> {
         self.note(unit, Happening::ReadBegins);
+        let name = self.units[unit].0.name.as_str();
+        let _span = tracing::info_span!(target: "steadydance", "read weights", name).entered();
         match self.try_to_bring(unit) {
             Ok(slot) => {
                 self.note(unit, Happening::ReadEnds);

@@ -28,6 +28,7 @@ mod progress;
 mod request;
 mod resolve;
 mod stored;
+pub mod trace;
 pub mod work;
 
 pub use activations::{Activations, Branches};

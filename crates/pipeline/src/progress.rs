@@ -21,6 +21,8 @@ pub(crate) struct Progress<'a> {
     /// What was done when memory ran out.
     pub replans: Vec<String>,
     meter: Option<Meter>,
+    /// Of the phase that is running.
+    span: Option<tracing::span::EnteredSpan>,
 }
 
 impl<'a> Progress<'a> {
@@ -35,6 +37,7 @@ impl<'a> Progress<'a> {
             peaks: Vec::new(),
             replans: Vec::new(),
             meter: Meter::start(),
+            span: None,
         }
     }
 
@@ -54,6 +57,9 @@ impl<'a> Progress<'a> {
 
     pub fn begin(&mut self, phase: Phase, total: usize) -> Result<(), PipelineError> {
         (self.phase, self.done, self.total, self.started) = (phase, 0, total, Instant::now());
+        // What was left open by an attempt that failed ends before the next begins.
+        self.span = None;
+        self.span = Some(phase_span(phase));
         self.meter.as_ref().map(Meter::take_peak);
         self.observer.event(&Event::PhaseStarted { phase, total });
         self.check()
@@ -73,6 +79,7 @@ impl<'a> Progress<'a> {
 
     pub fn end(&mut self) -> Result<(), PipelineError> {
         let seconds = self.started.elapsed().as_secs_f64();
+        self.span = None;
         self.seconds.push((self.phase, seconds));
         self.peaks.extend(self.meter.as_ref().map(|meter| (self.phase, meter.take_peak())));
         self.observer.event(&Event::PhaseFinished { phase: self.phase, seconds });
@@ -95,4 +102,24 @@ impl<'a> Progress<'a> {
         }
         PipelineError::from_compute(place(), source)
     }
+}
+
+/// A span by the phase's name, so that tables tell phases apart.
+fn phase_span(phase: Phase) -> tracing::span::EnteredSpan {
+    macro_rules! span {
+        ($name:literal) => {
+            tracing::info_span!(target: "steadydance", $name)
+        };
+    }
+    let span = match phase {
+        Phase::Pose => span!("pose"),
+        Phase::Preview => span!("preview"),
+        Phase::TextEncode => span!("text-encode"),
+        Phase::ImageEncode => span!("image-encode"),
+        Phase::VaeEncode => span!("vae-encode"),
+        Phase::Denoise => span!("denoise"),
+        Phase::Decode => span!("decode"),
+        _ => span!("another phase"),
+    };
+    span.entered()
 }

@@ -121,6 +121,7 @@ pub use offload::{
 };
 pub use pipeline::doctor;
 pub use pipeline::eval;
+pub use pipeline::trace;
 pub use pipeline::{
     Activations, AnimatePlan, AnimateRequest, Audio, Branches, CancelToken, ComponentInfo, Conversion, DTypeShare,
     EmbeddedPoses, Engine, EngineOptions, ErrorKind, Event, FinderOptions, HeldDType, Inspection, Lora, LoraFit,

@@ -187,8 +187,10 @@ impl Block {
         let (q, k, v) = (heads(&self.q)?, heads(&self.k)?, heads(&self.v)?);
         drop(y);
         // T5 folds 1/√width into its weights: the scale is one.
+        let span = tracing::info_span!(target: "steadydance", "attention", tokens).entered();
         let attention = Attention::new(1.0).bias(Bias::Scores(&bias)).compute(self.compute);
         let y = merge_heads(&attention.apply(&q, &k, &v)?)?;
+        drop(span);
         drop((q, k, v, bias));
         let x = add_in_place(x, self.o.forward(&{ y })?)?;
         let y = self.norm2.forward(&x)?;

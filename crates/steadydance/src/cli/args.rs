@@ -288,6 +288,9 @@ pub struct RunArgs {
     /// Write predicted and measured memory of every phase into this JSON file
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub mem_report: Option<PathBuf>,
+    /// Write where the time goes into this file, as a Chrome trace; -v shows a table at the end
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub trace: Option<PathBuf>,
     /// Save the steps done beside the output this often, to go on after an interruption; 0 saves every step, off none
     #[arg(long, value_name = "SECONDS|off", help_heading = "Output", value_parser = interval, default_value = "30")]
     pub snapshot_interval: Interval,

@@ -1,5 +1,6 @@
 //! `steadydance run`.
 
+use steadydance::trace::Recorder;
 use steadydance::{AnimateRequest, Engine};
 
 use super::args::RunArgs;
@@ -28,6 +29,7 @@ pub fn run(args: &RunArgs, terminal: Terminal) -> Result<(), Failure> {
 
 fn animate(args: &RunArgs, terminal: Terminal) -> Result<(), Failure> {
     let stop = Stop::install(args.json, terminal)?;
+    let recorder = if args.trace.is_some() || terminal.verbosity >= 1 { Recorder::install() } else { None };
     // What costs nothing is checked first: numbers, names, the output's place.
     let job = Job::new(args, terminal)?;
     let request = job.request(args)?;
@@ -43,11 +45,18 @@ fn animate(args: &RunArgs, terminal: Terminal) -> Result<(), Failure> {
     let mut observer = Progress::new(stop.token().clone(), args.json, terminal);
     let report = stop.guard(|| engine.animate(&request, &mut observer).map_err(|e| request::explain(e, &request)));
     observer.finish();
+    if let (Some(path), Some(recorder)) = (&args.trace, &recorder) {
+        // Also of a run that failed: there it may say why.
+        recorder.write(path)?;
+    }
     let report = report?;
     if let Some(path) = &args.mem_report {
         report.write_memory(path)?;
     }
     summary::print(&report, engine.model(), terminal);
+    if let Some(recorder) = recorder.filter(|_| terminal.verbosity >= 1) {
+        recorder.table().lines().for_each(|line| terminal.detail(line));
+    }
     if args.json {
         write_event(&Told::Done(&report));
         return Ok(());
