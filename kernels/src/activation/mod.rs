@@ -14,7 +14,7 @@ use crate::vector::Vector;
 /// # Errors
 /// `x` is a scalar, or the device fails.
 pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
-    if matches!(x.device(), Device::Cpu) { map_rows(x, &GeluTanh) } else { reference::gelu_tanh(x) }
+    if matches!(x.device(), Device::Cpu) { map_rows(x, &Each(GeluTanh)) } else { reference::gelu_tanh(x) }
 }
 
 /// As [`gelu_tanh`], with the result in the memory of `x` where the device can: nobody else may hold `x`.
@@ -22,7 +22,7 @@ pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// As there.
 pub fn gelu_tanh_in_place(x: Tensor) -> Result<Tensor> {
-    if matches!(x.device(), Device::Cpu) { map_rows_in_place(x, &GeluTanh) } else { reference::gelu_tanh(&x) }
+    if matches!(x.device(), Device::Cpu) { map_rows_in_place(x, &Each(GeluTanh)) } else { reference::gelu_tanh(&x) }
 }
 
 /// `x/(1 + e⁻ˣ)`, f32 → the shape of `x`.
@@ -30,7 +30,7 @@ pub fn gelu_tanh_in_place(x: Tensor) -> Result<Tensor> {
 /// # Errors
 /// `x` is a scalar, or the device fails.
 pub fn silu(x: &Tensor) -> Result<Tensor> {
-    if matches!(x.device(), Device::Cpu) { map_rows(x, &Silu) } else { reference::silu(x) }
+    if matches!(x.device(), Device::Cpu) { map_rows(x, &Each(Silu)) } else { reference::silu(x) }
 }
 
 /// [`gelu_tanh`] of the numbers of a vector.
@@ -50,37 +50,45 @@ pub(crate) unsafe fn gelu_tanh_of<V: Vector>(x: V) -> V {
 
 struct GeluTanh;
 
-impl VectorRowKernel for GeluTanh {
+impl Function for GeluTanh {
     #[inline(always)]
-    unsafe fn row<V: Vector>(&self, _: usize, input: &[f32], out: &mut [f32]) {
+    unsafe fn of<V: Vector>(x: V) -> V {
         // SAFETY: the caller's.
-        unsafe { each::<V>(input, out, |x| gelu_tanh_of(x)) };
+        unsafe { gelu_tanh_of(x) }
     }
 }
 
 struct Silu;
 
-impl VectorRowKernel for Silu {
+impl Function for Silu {
     #[inline(always)]
-    unsafe fn row<V: Vector>(&self, _: usize, input: &[f32], out: &mut [f32]) {
+    unsafe fn of<V: Vector>(x: V) -> V {
         // SAFETY: the caller's.
-        unsafe { each::<V>(input, out, |x| x.silu()) };
+        unsafe { x.silu() }
     }
 }
 
-/// `out = f(input)` vector by vector; both have one length.
-///
-/// # Safety
-/// The machine has the instructions of `V`.
-#[inline(always)]
-unsafe fn each<V: Vector>(input: &[f32], out: &mut [f32], f: impl Fn(V) -> V) {
-    for (x, o) in input.chunks(V::LANES).zip(out.chunks_mut(V::LANES)) {
-        // SAFETY: as many floats as there are.
-        unsafe {
-            if x.len() == V::LANES {
-                f(V::load(x.as_ptr())).store(o.as_mut_ptr());
-            } else {
-                f(V::load_part(x.as_ptr(), x.len())).store_part(o.as_mut_ptr(), x.len());
+/// The function of every element of a row.
+struct Each<F>(F);
+
+/// A function of single elements. A closure would not be compiled for the instruction set.
+trait Function: Sync {
+    /// # Safety
+    /// The machine has the instructions of `V`.
+    unsafe fn of<V: Vector>(x: V) -> V;
+}
+
+impl<F: Function> VectorRowKernel for Each<F> {
+    #[inline(always)]
+    unsafe fn row<V: Vector>(&self, _: usize, input: &[f32], out: &mut [f32]) {
+        for (x, o) in input.chunks(V::LANES).zip(out.chunks_mut(V::LANES)) {
+            // SAFETY: as many floats as there are.
+            unsafe {
+                if x.len() == V::LANES {
+                    F::of(V::load(x.as_ptr())).store(o.as_mut_ptr());
+                } else {
+                    F::of(V::load_part(x.as_ptr(), x.len())).store_part(o.as_mut_ptr(), x.len());
+                }
             }
         }
     }

@@ -1,6 +1,6 @@
 use candle_core::{Device, Tensor};
 
-use super::{GeluTanh, Silu, gelu_tanh, gelu_tanh_in_place, reference, silu};
+use super::{Each, GeluTanh, Silu, gelu_tanh, gelu_tanh_in_place, reference, silu};
 use crate::level::Level;
 use crate::rows::map_rows_at;
 use crate::testing::{assert_close, assert_same, fresh, randn};
@@ -13,8 +13,8 @@ fn agree_with_the_references_over_shapes_and_levels() {
         assert_same(&gelu_tanh_in_place(fresh(&x)).unwrap(), &gelu_tanh(&x).unwrap());
         assert_close(&silu(&x).unwrap(), &reference::silu(&x).unwrap(), 1e-6);
         for level in Level::available() {
-            assert_close(&map_rows_at(&x, &GeluTanh, level).unwrap(), &reference::gelu_tanh(&x).unwrap(), 1e-6);
-            assert_close(&map_rows_at(&x, &Silu, level).unwrap(), &reference::silu(&x).unwrap(), 1e-6);
+            assert_close(&map_rows_at(&x, &Each(GeluTanh), level).unwrap(), &reference::gelu_tanh(&x).unwrap(), 1e-6);
+            assert_close(&map_rows_at(&x, &Each(Silu), level).unwrap(), &reference::silu(&x).unwrap(), 1e-6);
         }
     }
 }

@@ -8,7 +8,8 @@ use candle_core::{Device, Result, Tensor};
 
 use crate::exp::exp;
 use crate::rope::Angles;
-use crate::rows::{RowKernel, map_rows, map_rows_in_place, max_of, sum_of, with_f32};
+use crate::rows::{RowKernel, VectorRowKernel, map_rows, map_rows_in_place, max_of, sum_of, with_f32};
+use crate::vector::Vector;
 
 /// `(x − mean)/√(var + eps)·weight + bias` over the last dimension `D`, biased variance. `x` `[.., D]` f32, `weight`
 /// and `bias` `[D]` f32 or absent → the shape of `x`.
@@ -100,18 +101,31 @@ struct RmsNormRope<'a> {
     rope: Angles<'a>,
 }
 
-impl RowKernel for RmsNormRope<'_> {
+impl VectorRowKernel for RmsNormRope<'_> {
     #[inline(always)]
-    fn row(&self, index: usize, input: &[f32], out: &mut [f32]) {
+    unsafe fn row<V: Vector>(&self, index: usize, input: &[f32], out: &mut [f32]) {
         let scale = self.norm.scale(input);
+        let weight = &self.norm.weight[..];
         let (cos, sin) = self.rope.of(index);
-        let width = 2 * cos.len();
-        for ((o, x), w) in out.iter_mut().zip(input).zip(&self.norm.weight) {
-            *o = x * scale * w;
+        let (width, lanes) = (2 * cos.len(), V::LANES);
+        assert!(weight.len() == input.len() && out.len() == input.len());
+        let whole = width / lanes * lanes;
+        for first in (0..whole).step_by(lanes) {
+            // SAFETY: the instructions are the caller's; whole vectors of a head, and as many angles.
+            unsafe {
+                let (c, s) = (V::load_twice(cos[first / 2..].as_ptr()), V::load_twice(sin[first / 2..].as_ptr()));
+                for at in (first..input.len()).step_by(width) {
+                    let x = V::load(input.as_ptr().add(at)).mul(V::splat(scale)).mul(V::load(weight.as_ptr().add(at)));
+                    x.mul(c).sub_add(x.swap_pairs().mul(s)).store(out.as_mut_ptr().add(at));
+                }
+            }
         }
-        for head in out.chunks_exact_mut(width) {
-            for (x, (c, s)) in head.chunks_exact_mut(2).zip(cos.iter().zip(sin)) {
-                (x[0], x[1]) = (x[0] * c - x[1] * s, x[0] * s + x[1] * c);
+        for head in (0..input.len()).step_by(width) {
+            for pair in whole / 2..cos.len() {
+                let at = head + 2 * pair;
+                let (re, im) = (input[at] * scale * weight[at], input[at + 1] * scale * weight[at + 1]);
+                out[at] = re * cos[pair] - im * sin[pair];
+                out[at + 1] = im * cos[pair] + re * sin[pair];
             }
         }
     }

@@ -1,5 +1,7 @@
-use super::{layer_norm, reference, rms_norm, rms_norm_in_place, rms_norm_rope_in_place};
-use crate::rope::rope;
+use super::{RmsNorm, RmsNormRope, layer_norm, reference, rms_norm, rms_norm_in_place, rms_norm_rope_in_place};
+use crate::level::Level;
+use crate::rope::{Angles, rope};
+use crate::rows::{map_rows_at, with_f32};
 use crate::testing::{assert_close, assert_same, fresh, randn};
 
 #[test]
@@ -31,13 +33,24 @@ fn a_wrong_gain_is_an_error() {
 
 #[test]
 fn norm_and_rope_in_one_pass_are_those_in_two() {
-    for (seed, (b, l, h, d)) in [(1, 1, 1, 2), (2, 3, 2, 6), (1, 37, 3, 48), (2, 5, 12, 128)].into_iter().enumerate() {
+    for (seed, (b, l, h, d)) in
+        [(1, 1, 1, 2), (2, 3, 2, 6), (1, 37, 3, 48), (1, 4, 3, 22), (2, 5, 12, 128)].into_iter().enumerate()
+    {
         let s = 10 * seed as u64;
         let (x, w) = ((randn(&[b, l, h * d], s) * 3.0).unwrap(), randn(&[h * d], s + 1));
         let (cos, sin) = (randn(&[l, d / 2], s + 2), randn(&[l, d / 2], s + 3));
         let normed = rms_norm(&x, &w, 1e-6).unwrap().reshape((b, l, h, d)).unwrap();
         let got = rms_norm_rope_in_place(fresh(&x), &w, 1e-6, &cos, &sin).unwrap();
         assert_same(&got, &rope(&normed, &cos, &sin).unwrap());
+        for level in Level::available() {
+            let norm = RmsNorm::new(&x, &w, 1e-6).unwrap();
+            let same = with_f32(&cos, |cos| {
+                with_f32(&sin, |sin| {
+                    map_rows_at(&x, &RmsNormRope { norm, rope: Angles { cos, sin, tokens: l } }, level)
+                })
+            });
+            assert_same(&same.unwrap().reshape((b, l, h, d)).unwrap(), &got);
+        }
         let want = reference::rms_norm(&x, &w, 1e-6).unwrap().reshape((b, l, h, d)).unwrap();
         assert_close(&got, &crate::rope::reference::rope(&want, &cos, &sin).unwrap(), 3e-6);
         // Not in the memory of others where it is not contiguous.

@@ -54,6 +54,12 @@ pub(crate) trait Vector: Copy {
     unsafe fn max(self, b: Self) -> Self;
     /// Zero in the lanes where `x` is below `low`, and otherwise this.
     unsafe fn zero_below(self, x: Self, low: f32) -> Self;
+    /// Half as many floats as there are lanes, each in two lanes side by side.
+    unsafe fn load_twice(from: *const f32) -> Self;
+    /// Lanes 2j and 2j + 1 change places.
+    unsafe fn swap_pairs(self) -> Self;
+    /// self − b in even lanes, self + b in odd ones.
+    unsafe fn sub_add(self, b: Self) -> Self;
     /// Lanes below `low` become it, those above `high` that; NaN stays.
     unsafe fn clamp(self, low: f32, high: f32) -> Self;
     /// self·2ⁿ for whole n of −126 to 127.
@@ -266,6 +272,21 @@ impl Vector for Lanes {
     #[inline(always)]
     unsafe fn zero_below(self, x: Self, low: f32) -> Self {
         self.each(x, |a, x| if x < low { 0.0 } else { a })
+    }
+    #[inline(always)]
+    unsafe fn load_twice(from: *const f32) -> Self {
+        // SAFETY: two floats are there.
+        let [a, b] = unsafe { from.cast::<[f32; 2]>().read_unaligned() };
+        Self([a, a, b, b])
+    }
+    #[inline(always)]
+    unsafe fn swap_pairs(self) -> Self {
+        let [a, b, c, d] = self.0;
+        Self([b, a, d, c])
+    }
+    #[inline(always)]
+    unsafe fn sub_add(self, b: Self) -> Self {
+        Self(std::array::from_fn(|i| if i % 2 == 0 { self.0[i] - b.0[i] } else { self.0[i] + b.0[i] }))
     }
     #[inline(always)]
     unsafe fn clamp(self, low: f32, high: f32) -> Self {

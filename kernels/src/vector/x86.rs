@@ -84,6 +84,22 @@ impl Vector for __m512 {
         }
     }
     #[inline(always)]
+    unsafe fn load_twice(from: *const f32) -> Self {
+        unsafe {
+            let lanes = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+            _mm512_permutexvar_ps(lanes, _mm512_castps256_ps512(_mm256_loadu_ps(from)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn swap_pairs(self) -> Self {
+        unsafe { _mm512_permute_ps::<0b10_11_00_01>(self) }
+    }
+    #[inline(always)]
+    unsafe fn sub_add(self, b: Self) -> Self {
+        // A product with one is exact.
+        unsafe { _mm512_fmaddsub_ps(self, _mm512_set1_ps(1.0), b) }
+    }
+    #[inline(always)]
     unsafe fn clamp(self, low: f32, high: f32) -> Self {
         // Where one operand is NaN, the instructions give the second.
         unsafe { _mm512_min_ps(_mm512_set1_ps(high), _mm512_max_ps(_mm512_set1_ps(low), self)) }
@@ -208,6 +224,21 @@ impl Vector for __m256 {
     #[inline(always)]
     unsafe fn zero_below(self, x: Self, low: f32) -> Self {
         unsafe { _mm256_and_ps(_mm256_cmp_ps::<_CMP_NLT_UQ>(x, _mm256_set1_ps(low)), self) }
+    }
+    #[inline(always)]
+    unsafe fn load_twice(from: *const f32) -> Self {
+        unsafe {
+            let lanes = _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3);
+            _mm256_permutevar8x32_ps(_mm256_castps128_ps256(_mm_loadu_ps(from)), lanes)
+        }
+    }
+    #[inline(always)]
+    unsafe fn swap_pairs(self) -> Self {
+        unsafe { _mm256_permute_ps::<0b10_11_00_01>(self) }
+    }
+    #[inline(always)]
+    unsafe fn sub_add(self, b: Self) -> Self {
+        unsafe { _mm256_addsub_ps(self, b) }
     }
     #[inline(always)]
     unsafe fn clamp(self, low: f32, high: f32) -> Self {
