@@ -1,5 +1,6 @@
 //! The program from the outside: the real binary, its exit codes, and what it says where.
 
+mod bench;
 mod cancel;
 mod config;
 mod convert;
