@@ -157,6 +157,20 @@ impl Panels {
     }
 }
 
+impl Panels {
+    /// Asks for one of so many shares of a panel's words, if there is such a panel.
+    #[inline(always)]
+    pub(super) unsafe fn fetch(&self, p: usize, from: usize, count: usize, (share, shares): (usize, usize)) {
+        if p < self.panels() {
+            let (start, lines) = (self.panel(p, from, count), count * self.width(p) / CHUNK);
+            for line in lines * share / shares..lines * (share + 1) / shares {
+                // SAFETY: it reads nothing.
+                unsafe { _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(line * CHUNK).cast()) };
+            }
+        }
+    }
+}
+
 /// One panel.
 struct Pack<'a> {
     inputs: Inputs<'a>,
