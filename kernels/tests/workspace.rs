@@ -35,11 +35,27 @@ static COUNTING: Counting = Counting;
 #[test]
 fn no_product_takes_more_than_it_says() {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
-    let shapes = [(1, 512, 300), (4, 5120, 512), (77, 1536, 256), (512, 1024, 300), (1300, 256, 400), (2100, 4096, 64)];
+    let shapes: [(usize, usize, usize); 8] = [
+        (1, 512, 300),
+        (600, 13824, 40),
+        (90, 4096, 40),
+        (4, 5120, 512),
+        (77, 1536, 256),
+        (512, 1024, 300),
+        (1300, 256, 400),
+        (2100, 4096, 64),
+    ];
     for (rows, inner, out) in shapes {
-        for (encoding, rotation) in
-            [(Encoding::BF16, None), (Encoding::Q8_0, None), (Encoding::I8, None), (Encoding::I8, Some(256))]
-        {
+        for (encoding, rotation) in [
+            (Encoding::BF16, None),
+            (Encoding::Q8_0, None),
+            (Encoding::I8, None),
+            (Encoding::I8, Some(256)),
+            (Encoding::I8, Some(4096)),
+        ] {
+            if rotation.is_some_and(|group| !inner.is_multiple_of(group)) {
+                continue;
+            }
             let bytes = vec![0; encoding.row_bytes(inner).unwrap() * out];
             let scales = if encoding == Encoding::I8 { Scales::Rows(vec![1.0; out]) } else { Scales::None };
             let matrix = QuantMatrix::new(encoding, [out, inner], bytes.into(), scales, rotation).unwrap();

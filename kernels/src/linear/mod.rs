@@ -135,7 +135,7 @@ fn available(compute: Compute, weight: View) -> Compute {
 /// repacked inputs, and what each thread packs rows into. `shape` is the weight's `[out, in]`; differences take as much again.
 pub fn workspace_bytes(rows: usize, [_, in_features]: [usize; 2], compute: Compute) -> u64 {
     let threads = rayon::current_num_threads();
-    let wide = 4 * (tiles::packed_floats(rows, in_features) + threads * tiles::scratch_floats(rows));
+    let wide = 4 * (tiles::packed_floats(rows, in_features) + threads * tiles::scratch_floats(rows, in_features));
     let bytes = match compute {
         Compute::F32 => wide,
         // Where instructions lack, f32 is what is computed in.

@@ -10,7 +10,7 @@ use super::Job;
 use super::epilogue::{Finishing, Place};
 use crate::gemm::{Buffer, CHUNK, Product, Rows, panel_columns, panel_width};
 use crate::level::Level;
-use crate::quant::{Rotation, View};
+use crate::quant::{Rotation, View, largest_group};
 use crate::vector::{Task, Vector, run_at};
 
 /// Rows of inputs with which decoding takes longer than multiplying: they are multiplied as they are.
@@ -58,12 +58,14 @@ fn step(count: usize, in_features: usize, width: usize) -> usize {
     count.div_ceil(count.div_ceil(step)).next_multiple_of(width)
 }
 
-/// Numbers that a thread holds for `count` rows of inputs: decoded rows, a span before that, sums, and a little for the allocator.
-pub(super) fn scratch_floats(count: usize) -> usize {
+/// Numbers that a thread holds for `count` rows of inputs: groups of columns of a panel, whatever the rotation; then decoded rows,
+/// a span before that, and sums; and a little for the allocator.
+pub(super) fn scratch_floats(count: usize, in_features: usize) -> usize {
     const MARGIN: usize = 4 << 10;
     let level = Level::detect();
     let sums = count.min(MOST_ROWS).next_multiple_of(panel_width(level));
-    tile_rows(level) * (SPAN + sums) + SPAN + MARGIN
+    let groups = panel_width(level) * largest_group(in_features).max(CHUNK);
+    groups.max(tile_rows(level) * (SPAN + sums) + SPAN) + MARGIN
 }
 
 /// Floats of repacked inputs.

@@ -13,7 +13,7 @@ use bytes::Bytes;
 
 pub use encode::{Scaling, Target, encode};
 pub use encoding::Encoding;
-pub(crate) use rotate::Rotation;
+pub(crate) use rotate::{Rotation, largest_group};
 
 /// What decoded numbers are multiplied with.
 #[derive(Debug, Clone, PartialEq)]

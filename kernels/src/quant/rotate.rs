@@ -7,6 +7,11 @@ pub(super) fn can_rotate(group: usize, columns: usize) -> bool {
     group.is_power_of_two() && group.trailing_zeros().is_multiple_of(2) && columns.is_multiple_of(group)
 }
 
+/// The largest group in which rows of so many columns can be rotated.
+pub(crate) fn largest_group(columns: usize) -> usize {
+    (1 << (columns.trailing_zeros() & !1).min(62)).min(columns)
+}
+
 /// `H·x/√n` in place for each group of `n` numbers, a power of four; its own inverse but for rounding. What it computes is in
 /// [`reference::rotate`](super::decode::reference::rotate), in the same order; slices of a stage's distance are what the
 /// compiler makes vectors of.
@@ -55,5 +60,20 @@ impl Task for Rotation<'_> {
     unsafe fn run<V: Vector>(self) {
         // SAFETY: the caller's.
         unsafe { rotate::<V>(self.x, self.group) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{can_rotate, largest_group};
+
+    #[test]
+    fn no_group_is_larger_than_the_largest() {
+        for columns in 1..5000 {
+            let largest = largest_group(columns);
+            assert!(can_rotate(largest, columns), "{largest} of {columns}");
+            assert!((largest + 1..=columns).all(|group| !can_rotate(group, columns)), "{columns}");
+        }
+        assert_eq!(largest_group(0), 0);
     }
 }

@@ -10,7 +10,7 @@ use super::words;
 use crate::gemm::{Buffer, CHUNK};
 use crate::level::Level;
 use crate::linear::rounding::int8_scale;
-use crate::quant::Rotation;
+use crate::quant::{Rotation, largest_group};
 use crate::vector::run_at;
 
 /// Inputs `[rows, columns]`, rotated before if the matrix is.
@@ -50,6 +50,12 @@ impl Inputs<'_> {
     #[inline(always)]
     fn step<N: Narrow>(&self) -> usize {
         self.rotation.map_or(self.columns, |group| group.max(CHUNK * N::NUMBERS)).max(1)
+    }
+
+    /// Most floats that packing rows of `columns` numbers takes, whatever the rotation: a step of as many rows as lie in a vector,
+    /// one of which is copied twice.
+    pub(super) fn rotated<N: Narrow>(columns: usize) -> usize {
+        (CHUNK + 2) * largest_group(columns).max(CHUNK * N::NUMBERS)
     }
 
     /// Columns of a row from `from` on, a step of them.
@@ -115,7 +121,7 @@ impl Panels {
     /// Memory for `rows` of `columns` numbers.
     pub(super) fn new<N: Narrow>(rows: usize, columns: usize) -> Self {
         let count = words::<N>(columns);
-        let vectors = rows.next_multiple_of(CHUNK) / CHUNK * count;
+        let vectors = rows.div_ceil(CHUNK) * count;
         let mut words = Vec::with_capacity(vectors);
         // SAFETY: there is room for them, and they need not hold anything.
         unsafe { words.set_len(vectors) };
@@ -154,6 +160,20 @@ impl Panels {
         let vectors = self.width(p) / CHUNK;
         let panel = &self.words[p * (WIDTH / CHUNK) * self.count..][from * vectors..][..count * vectors];
         panel.as_ptr().cast()
+    }
+}
+
+impl Panels {
+    /// Asks for one of so many shares of a panel's words, if there is such a panel.
+    #[inline(always)]
+    pub(super) unsafe fn fetch(&self, p: usize, from: usize, count: usize, (share, shares): (usize, usize)) {
+        if p < self.panels() {
+            let (start, lines) = (self.panel(p, from, count), count * self.width(p) / CHUNK);
+            for line in lines * share / shares..lines * (share + 1) / shares {
+                // SAFETY: it reads nothing.
+                unsafe { _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(line * CHUNK).cast()) };
+            }
+        }
     }
 }
 

@@ -293,11 +293,13 @@ impl Block {
                 let whole = turn % (CHUNK / TURN) == 0;
                 rows = rows.wrapping_add(if whole { TURN + (ROWS - 1) * CHUNK } else { TURN });
             }
+            // Without a branch, which would send all sums through memory.
+            let before = if self.fresh { 0 } else { u16::MAX };
             for r in 0..ROWS {
                 for v in 0..VECTORS {
-                    let to: *mut __m512i = place(r, v).cast();
-                    let before = if self.fresh { _mm512_setzero_si512() } else { _mm512_loadu_si512(to) };
-                    _mm512_storeu_si512(to, N::add(before, sums[r][v]));
+                    let to: *mut i32 = place(r, v).cast();
+                    let sum = N::add(_mm512_maskz_loadu_epi32(before, to), sums[r][v]);
+                    _mm512_storeu_si512(to.cast(), sum);
                 }
             }
         }

@@ -29,6 +29,7 @@ const FEW: usize = 4;
 const MOST_ROWS: usize = 1024;
 /// Most bytes of repacked inputs, which all threads go through for every tile: what a shared cache may hold.
 const PACKED_BYTES: usize = 16 << 20;
+
 /// `x` times the transposed matrix, both rounded to bf16; needs the instructions.
 pub(super) fn bf16(job: Job) -> Vec<f32> {
     product::<Bf16>(job)
@@ -39,14 +40,18 @@ pub(super) fn int8(job: Job) -> Vec<f32> {
     product::<Int8>(job)
 }
 
-/// Most bytes of memory that [`bf16`] takes with `threads`, which is more than [`int8`] takes.
+/// Most bytes of memory that [`bf16`] and [`int8`] take with `threads`.
 pub(super) fn workspace_bytes(rows: usize, columns: usize, threads: usize) -> usize {
-    // A little for the allocator, and for what has the size of a row of the matrix.
+    bytes::<Bf16>(rows, columns, threads).max(bytes::<Int8>(rows, columns, threads))
+}
+
+fn bytes<N: Narrow>(rows: usize, columns: usize, threads: usize) -> usize {
+    // A little for the allocator, and for scales.
     const MARGIN: usize = 64 << 10;
-    let words = words::<Bf16>(columns);
-    let rotated = columns.min(8 << 10) * (CHUNK + 2);
-    let rows = if rows <= FEW { rows } else { step::<Bf16>(rows, columns).next_multiple_of(CHUNK) };
-    4 * (rows * (words + 1) + threads * (rotated + Scratch::words(rows))) + threads * MARGIN
+    let packed = if rows <= FEW { rows } else { step::<N>(rows, columns).min(rows).next_multiple_of(CHUNK) };
+    let sums = if rows <= FEW { 0 } else { packed };
+    4 * (packed * words::<N>(columns) + threads * (Inputs::rotated::<N>(columns) + Scratch::words(sums)))
+        + threads * MARGIN
 }
 
 /// Words of a row: whole chunks.

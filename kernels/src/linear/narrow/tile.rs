@@ -10,10 +10,14 @@ use crate::gemm::{Buffer, CHUNK, Rows};
 use crate::linear::epilogue::Place;
 use crate::quant::View;
 
-/// Words of a row that are packed at a time. A multiple of all blocks' words.
-pub(super) const SPAN: usize = 256;
+/// Words of a row that are packed at a time, a multiple of all blocks' words: a panel of as many and a group of rows stay in
+/// the first cache.
+pub(super) const SPAN: usize = 128;
 /// Most rows of a tile: groups of as many as the kernel holds sums of.
 pub(super) const TILE_ROWS: usize = 112;
+
+/// Bytes of a cache line.
+pub(super) const LINE: usize = 64;
 
 /// What a thread works in.
 pub(super) struct Scratch {
@@ -74,34 +78,37 @@ impl NarrowTask for Tile<'_> {
         let sums = sums.spare_capacity_mut()[..count].as_mut_ptr().cast::<u32>();
         let mut corrections = [0i32; TILE_ROWS];
         let columns = weight.weight.columns;
+        let numbers = |from: usize| {
+            let from = from * N::NUMBERS;
+            (from, columns.saturating_sub(from).min(SPAN * N::NUMBERS))
+        };
         // SAFETY: the instructions are the caller's; places in panels, packed rows and sums are inside of them.
         unsafe {
             for from in (0..panels.count).step_by(SPAN) {
                 let words = SPAN.min(panels.count - from);
-                let numbers = |from: usize| {
-                    let from = from * N::NUMBERS;
-                    (from, columns.saturating_sub(from).min(SPAN * N::NUMBERS))
-                };
                 let layout = Rows::new::<__m512>(rows, words);
-                let to = packed.first(layout.floats()).as_mut_ptr();
-                for (row, correction) in corrections.iter_mut().enumerate().take(rows) {
-                    let (place, step) = layout.place(row);
-                    let (from, count) = numbers(from);
-                    let part = Part { row: first + row, from, count, span };
-                    let to = to.add(place).cast();
-                    *correction += N::weights(weight.weight, part, Packed { to, step });
+                let to = packed.first(layout.floats()).as_mut_ptr().cast::<u32>();
+                let (column, count) = numbers(from);
+                for group in 0..layout.groups() {
+                    let (start, size) = layout.group(group);
+                    for i in 0..size {
+                        let part = Part { row: first + start + i, from: column, count, span };
+                        let to = to.add((start * layout.chunks + i) * CHUNK);
+                        let packed = Packed { to, step: size * CHUNK };
+                        corrections[start + i] += N::weights(weight.weight, part, packed);
+                    }
                 }
-                let ahead =
-                    if from + SPAN < panels.count { (numbers(from + SPAN), (first, rows)) } else { (numbers(0), next) };
-                let mut ahead = Ahead::new(weight.weight, ahead.0, ahead.1);
-                let share = ahead.lines().div_ceil(panels.panels() * layout.groups());
+                let more = from + SPAN < panels.count;
+                let (place, tile) = if more { (numbers(from + SPAN), (first, rows)) } else { (numbers(0), next) };
+                let mut ahead = Ahead::new(weight.weight, place, tile);
+                let share = tile.1.div_ceil(panels.panels() * layout.groups());
                 for p in 0..panels.panels() {
                     let panel = panels.panel(p, from, words);
                     for group in 0..layout.groups() {
                         let block = Block {
                             rows: layout,
                             group,
-                            packed: to.cast(),
+                            packed: to,
                             panel,
                             width: panels.width(p),
                             sums: sums.add(p * rows * WIDTH),
@@ -109,6 +116,7 @@ impl NarrowTask for Tile<'_> {
                         };
                         block.run::<N>();
                         ahead.fetch(share);
+                        panels.fetch(p + 1, from, words, (group, layout.groups()));
                     }
                 }
             }
@@ -137,46 +145,35 @@ impl NarrowTask for Tile<'_> {
     }
 }
 
-/// Asks for the bytes that are packed next, a few lines at a time: they come from memory while there is something to
-/// multiply.
+/// Asks for the bytes that are packed next, a few rows at a time: they come from memory while there is something to multiply.
 struct Ahead {
-    /// Of the first row.
-    start: *const u8,
+    /// Of the first row that has not been asked for.
+    next: *const u8,
     row_bytes: usize,
-    rows: usize,
     /// Lines of a row.
     lines: usize,
-    row: usize,
-    line: usize,
+    rows: usize,
 }
 
 impl Ahead {
     #[inline(always)]
     fn new(weight: View, (from, count): (usize, usize), (first, rows): (usize, usize)) -> Self {
         let bytes = |numbers: usize| numbers / weight.encoding.block() * weight.encoding.block_bytes();
-        let row_bytes = bytes(weight.columns);
-        let start = weight.bytes.as_ptr().wrapping_add(first * row_bytes + bytes(from));
+        let row_bytes = weight.row_bytes();
+        let next = weight.bytes.as_ptr().wrapping_add(first * row_bytes + bytes(from));
         // A row that does not begin where a line does takes one more.
-        Self { start, row_bytes, rows, lines: bytes(count).div_ceil(64) + 1, row: 0, line: 0 }
-    }
-
-    fn lines(&self) -> usize {
-        self.rows * self.lines
+        Self { next, row_bytes, lines: bytes(count).div_ceil(LINE) + 1, rows }
     }
 
     #[inline(always)]
-    unsafe fn fetch(&mut self, lines: usize) {
-        for _ in 0..lines {
-            if self.row == self.rows {
-                return;
+    unsafe fn fetch(&mut self, rows: usize) {
+        for _ in 0..rows.min(self.rows) {
+            for line in 0..self.lines {
+                // SAFETY: it reads nothing, and no address is wrong.
+                unsafe { _mm_prefetch::<_MM_HINT_T1>(self.next.wrapping_add(line * LINE).cast()) };
             }
-            let at = self.start.wrapping_add(self.row * self.row_bytes + self.line * 64);
-            // SAFETY: it reads nothing, and no address is wrong.
-            unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) };
-            self.line += 1;
-            if self.line == self.lines {
-                (self.row, self.line) = (self.row + 1, 0);
-            }
+            self.next = self.next.wrapping_add(self.row_bytes);
+            self.rows -= 1;
         }
     }
 }

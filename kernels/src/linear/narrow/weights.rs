@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::kernel::{Part, Sink, pair, rounded};
+use super::tile::LINE;
 use crate::gemm::CHUNK;
 use crate::level::Level;
 use crate::quant::{Encoding, Scales, View};
@@ -21,16 +22,28 @@ fn mask(count: usize) -> u64 {
     if count >= 64 { u64::MAX } else { (1 << count) - 1 }
 }
 
+/// What lies in memory, zeros after it.
+#[inline(always)]
+unsafe fn lines(stored: &[u8], to: &mut impl Sink) {
+    let (whole, rest) = stored.as_chunks::<LINE>();
+    for (i, line) in whole.iter().enumerate() {
+        // SAFETY: the instructions are the caller's, and no more is read than there is.
+        unsafe { to.take(i, _mm512_loadu_si512(line.as_ptr().cast())) };
+    }
+    if !rest.is_empty() {
+        // SAFETY: as above.
+        unsafe { to.take(whole.len(), _mm512_maskz_loadu_epi8(mask(rest.len()), rest.as_ptr().cast())) };
+    }
+}
+
 /// Bytes as they are, 64 at a time.
 ///
 /// # Safety
 /// As [`Narrow::weights`](super::kernel::Narrow::weights); the encoding has one byte a number.
 #[inline(always)]
 pub(super) unsafe fn bytes(weight: View, part: Part, to: &mut impl Sink) {
-    for (i, bytes) in stored(weight, &part).chunks(64).enumerate() {
-        // SAFETY: the instructions are the caller's, and no more is read than there is.
-        unsafe { to.take(i, _mm512_maskz_loadu_epi8(mask(bytes.len()), bytes.as_ptr().cast())) };
-    }
+    // SAFETY: the instructions are the caller's.
+    unsafe { lines(stored(weight, &part), to) };
 }
 
 /// Numbers rounded to bf16, 32 at a time. Those that are bf16 stay as they are, and what has 8 bits or less without a scale
@@ -47,9 +60,7 @@ pub(super) unsafe fn to_bf16(weight: View, part: Part, to: &mut impl Sink) {
     // SAFETY, for all blocks below: the instructions are the caller's, and no more is read than there is.
     match weight.encoding {
         Encoding::BF16 if plain => {
-            for (i, bytes) in stored.chunks(2 * NUMBERS).enumerate() {
-                unsafe { to.take(i, _mm512_maskz_loadu_epi8(mask(bytes.len()), bytes.as_ptr().cast())) };
-            }
+            unsafe { lines(stored, to) };
         }
         Encoding::F32 if plain => {
             for (i, bytes) in stored.chunks(4 * NUMBERS).enumerate() {
