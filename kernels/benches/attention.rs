@@ -10,7 +10,6 @@ use kernels::Compute;
 use kernels::attention::{Attention, Bias, materialised};
 use rayon::ThreadPool;
 
-
 const SHAPES: &str = include_str!("attention_shapes.csv");
 
 struct Shape<'a> {

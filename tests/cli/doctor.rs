@@ -16,7 +16,7 @@ fn it_tells_the_machine_in_lines_and_as_json() {
     assert_eq!(found["version"], env!("CARGO_PKG_VERSION"));
     assert!(found["cpu"]["threads"].as_u64().unwrap() >= 1);
     let level = found["cpu"]["instruction_set"].as_str().unwrap();
-    assert!(["AVX-512", "AVX2", "portable"].contains(&level), "{level}");
+    assert!(["AVX-512 BF16", "AVX-512 VNNI", "AVX-512", "AVX2", "portable"].contains(&level), "{level}");
     let bytes = |key: &str| found["memory"][key].as_u64().unwrap();
     assert!(bytes("available_bytes") > 0 && bytes("available_bytes") <= bytes("total_bytes"));
     let models = found["models"].as_array().unwrap();

@@ -192,9 +192,9 @@ impl<'a> Keeper<'a> {
             tensors.extend(state.tensors.into_iter().map(|t| (format!("{MEMORY}{}", t.name), t.tensor)));
         }
         let write = |path: &Path| weights::save_safetensors(path, &tensors, &metadata).map_err(|e| e.to_string());
-        if let Some(file) = self.file.as_ref().filter(|_| self.ours) {
-            write(file)?;
-        } else {
+        // Its place may have gone meanwhile: then it is written as if for the first time.
+        let rewritten = self.file.as_ref().filter(|_| self.ours).is_some_and(|file| write(file).is_ok());
+        if !rewritten {
             // The process id keeps runs apart that fail at the same time.
             let elsewhere = std::env::temp_dir().join(format!("{}-{}", std::process::id(), self.name()));
             // Latents of another run are not replaced.

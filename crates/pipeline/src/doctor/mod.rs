@@ -69,7 +69,7 @@ pub struct Diagnosis {
 pub struct Cpu {
     /// As it calls itself; empty where the system does not tell.
     pub name: String,
-    /// The instruction set that kernels use: `AVX-512`, `AVX2` or `portable`.
+    /// The instruction set that kernels use, as `kernels::instruction_set` names it.
     pub instruction_set: &'static str,
     /// Cores that this process may use at once, a container's limit honoured.
     pub threads: usize,

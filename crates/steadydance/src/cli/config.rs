@@ -302,6 +302,7 @@ mod tests {
             tokenizer: Some("t".into()),
             lora: Some(vec!["l:2".parse().unwrap()]),
             dtype: Some(steadydance::HeldDType::F16),
+            compute: Some(super::super::values::ComputeChoice::Bf16),
             memory: MemoryValues {
                 dit_dtype: "fp8".parse().ok(),
                 text_dtype: "bf16".parse().ok(),
