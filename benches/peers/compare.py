@@ -91,7 +91,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", default="compare.json")
-    a = parser.parse_args()
+    a = parser.parse_intermixed_args()
     torch.set_num_threads(a.threads)
     torch.set_grad_enabled(False)
     rows = []
