@@ -90,6 +90,23 @@ fn flags_for_a_gpu_are_told_to_do_nothing_on_a_cpu() {
 }
 
 #[test]
+fn large_models_multiply_in_bf16_on_a_cpu_and_say_so() {
+    let sandbox = Sandbox::new();
+    let plan = |model: &str, more: &[&str]| {
+        let line = ["plan", "--model", model, "--size", "64x64", "--num-frames", "5", "--ram-budget", "500", "--json"];
+        let plan = sandbox.run(&[&line[..], more].concat()).json();
+        (plan["compute"].as_str().unwrap().to_owned(), plan["notes"].to_string().contains("--compute f32"))
+    };
+    let of = |compute: &str, told| (compute.to_owned(), told);
+    assert_eq!(plan("steadydancer-14b", &[]), of("bf16", true));
+    assert_eq!(plan("steadydancer-14b", &["--compute", "int8"]), of("int8", true));
+    assert_eq!(plan("steadydancer-14b", &["--compute", "f32"]), of("f32", false));
+    // A card computes by itself.
+    assert_eq!(plan("steadydancer-14b", &["--card", "4090"]), of("bf16", false));
+    assert!(sandbox.run(&["plan", "--compute", "f64"]).stderr.contains("--compute"));
+}
+
+#[test]
 fn quality_profiles_change_the_picture_and_say_so() {
     let sandbox = Sandbox::new();
     let low = |more: &[&str]| {

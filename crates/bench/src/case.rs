@@ -3,7 +3,6 @@
 use std::fmt;
 
 use kernels::Compute;
-use serde::Serialize;
 use weights::convert::Form;
 
 /// One thing that is measured, by its name.
@@ -18,8 +17,7 @@ pub struct Case {
 }
 
 /// A transformer that is measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Model {
     /// Wan 2.1 text to video, 1.3 billion parameters.
     Wan1_3b,

@@ -1,10 +1,13 @@
 //! Runs of tokens, and several branches in one pass, give the bits of everything together and of each by itself.
 
+mod inputs;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use candle_core::{DType, Device, Result, Tensor};
-use dit::{Chunking, Conditioning, Config, Dit, Inputs, PoseInputs, VaceConfig, VaceInputs, no_tap};
+use dit::{Chunking, Conditioning, Config, Dit, VaceConfig, no_tap};
+use inputs::{inputs, waves};
 use kernels::quant::{Encoding, encode};
 use weights::{Matrix, RandomWeights, Resident, TensorSource, WeightSource, Weights};
 
@@ -47,34 +50,10 @@ fn network(config: &Config, kind: Kind) -> Dit {
     Dit::new(config, Arc::new(Resident::new(Arc::new(held), Device::Cpu, None))).unwrap()
 }
 
-fn waves(shape: &[usize], phase: f32) -> Tensor {
-    let count: usize = shape.iter().product();
-    let values: Vec<f32> =
-        (0..count).map(|i| (i as f32 * 0.37 + phase).sin() + 0.3 * (i as f32 * 0.011 * phase).cos()).collect();
-    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
-}
-
 const LATENT: [usize; 4] = [16, 3, 20, 24];
 
-/// Everything that `config` can be conditioned with; `phase` makes branches differ.
-fn inputs(config: &Config, phase: f32) -> Inputs {
-    let [_, f, h, w] = LATENT;
-    Inputs {
-        text_embeds: Some(waves(&[11, config.text_dim], phase)),
-        ref_image_embeds: config.has_image_context().then(|| waves(&[1, 257, config.clip_dim], phase + 1.0)),
-        image_latents: config.has_image_context().then(|| waves(&[20, f, h, w], phase + 2.0)),
-        pose: config.is_steadydancer().then(|| PoseInputs {
-            pose_latents: waves(&[16, f, h, w], phase + 3.0),
-            ref_latents: waves(&[36, 1, h, w], phase + 4.0),
-            pose_ref_latents: waves(&[16, 1, h, w], phase + 5.0),
-            pose_image_embeds: waves(&[1, 257, config.clip_dim], phase + 6.0),
-        }),
-        vace: config.vace.is_some().then(|| VaceInputs { context: waves(&[96, f, h, w], phase + 7.0), scale: 0.8 }),
-    }
-}
-
 fn prepared(net: &Dit, phase: f32) -> Conditioning {
-    net.prepare(&inputs(net.config(), phase), &mut no_tap).unwrap()
+    net.prepare(&inputs(net.config(), [LATENT[1], LATENT[2], LATENT[3]], 11, phase), &mut no_tap).unwrap()
 }
 
 /// A WAN with VACE's side branch, small.
@@ -186,7 +165,7 @@ fn branches_share_each_groups_weights_and_are_what_they_are_alone() {
 fn branches_of_different_lengths_are_refused() {
     let net = network(&Config::tiny(), Kind::Float(DType::F32));
     let (cond, noise) = (prepared(&net, 0.5), waves(&LATENT, 9.0));
-    let mut other = inputs(net.config(), 0.7);
+    let mut other = inputs(net.config(), [LATENT[1], LATENT[2], LATENT[3]], 11, 0.7);
     if let Some(pose) = &mut other.pose {
         let [_, _, h, w] = LATENT;
         pose.ref_latents = waves(&[36, 2, h, w], 0.1);

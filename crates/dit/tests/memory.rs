@@ -1,11 +1,14 @@
 //! Predicted activation memory against what is really allocated. Alone in its binary, because it counts all of it.
 
+mod inputs;
+
 use std::alloc::System;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor};
 use cap::Cap;
-use dit::{Chunking, Config, Dit, Inputs, PassShape, PoseInputs, VaceConfig, VaceInputs, activation_bytes, no_tap};
+use dit::{Chunking, Config, Dit, Inputs, PassShape, VaceConfig, activation_bytes, no_tap};
+use inputs::{inputs, waves};
 use kernels::Compute;
 use kernels::quant::{Encoding, encode};
 use testkit::peak;
@@ -31,27 +34,6 @@ impl TensorSource for Quantised {
 
 /// Of a prompt.
 const WORDS: usize = 20;
-
-fn numbers(shape: &[usize], seed: u32) -> Tensor {
-    let count: usize = shape.iter().product();
-    let values: Vec<f32> = (0..count).map(|i| (i as f32 * 0.37 + seed as f32).sin()).collect();
-    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
-}
-
-fn inputs(config: &Config, [f, h, w]: [usize; 3], seed: u32) -> Inputs {
-    Inputs {
-        text_embeds: Some(numbers(&[WORDS, config.text_dim], seed)),
-        ref_image_embeds: config.has_image_context().then(|| numbers(&[1, 257, config.clip_dim], seed + 1)),
-        image_latents: config.has_image_context().then(|| numbers(&[20, f, h, w], seed + 2)),
-        pose: config.is_steadydancer().then(|| PoseInputs {
-            pose_latents: numbers(&[16, f, h, w], seed + 3),
-            ref_latents: numbers(&[36, 1, h, w], seed + 4),
-            pose_ref_latents: numbers(&[16, 1, h, w], seed + 5),
-            pose_image_embeds: numbers(&[1, 257, config.clip_dim], seed + 6),
-        }),
-        vace: config.vace.is_some().then(|| VaceInputs { context: numbers(&[96, f, h, w], seed + 7), scale: 1.0 }),
-    }
-}
 
 #[test]
 fn predictions_hold_and_are_not_wasteful() {
@@ -85,9 +67,9 @@ fn predictions_hold_and_are_not_wasteful() {
             _ => (Resident::new(Arc::new(random), Device::Cpu, Some(DType::BF16)), Compute::F32),
         };
         let net = Dit::new(config, Arc::new(Computing::new(Arc::new(source), compute))).unwrap();
-        let conditions: Vec<Inputs> = (0..branches).map(|i| inputs(config, latent, 10 * i as u32)).collect();
+        let conditions: Vec<Inputs> = (0..branches).map(|i| inputs(config, latent, WORDS, 10.0 * i as f32)).collect();
         let [f, h, w] = latent;
-        let noise = numbers(&[16, f, h, w], 99);
+        let noise = waves(&[16, f, h, w], 99.0);
         let run = |chunking| {
             let prepared: Vec<_> = conditions.iter().map(|c| net.prepare(c, &mut no_tap).unwrap()).collect();
             let all: Vec<_> = prepared.iter().collect();

@@ -355,6 +355,9 @@ impl Clip<'_> {
             let (of, all) = (file.display(), plan.schedule.num_steps());
             progress.note(format!("steps 1 to {done} of {all} are those of an earlier run, kept in {of}"));
         }
+        if let Some(why) = keeper.passed_over() {
+            progress.note(format!("{why}; it is left alone and all steps are made"));
+        }
         let first = Rung::of(&plan.stages, plan.activations, Phase::Denoise);
         let result = self.pressure.run(Phase::Denoise, first, progress, |rung, progress| {
             let running = Running { phase: Phase::Denoise, rung, memory: self.pressure.memory };

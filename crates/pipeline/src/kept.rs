@@ -43,6 +43,8 @@ pub(crate) struct Keeper<'a> {
     saved: Instant,
     /// Whether steps of an earlier run are in it.
     resumed: bool,
+    /// A file that lies where this run's would, and why it is not gone on from.
+    passed_over: Option<String>,
 }
 
 impl<'a> Keeper<'a> {
@@ -58,6 +60,7 @@ impl<'a> Keeper<'a> {
             began: now,
             saved: now,
             resumed: false,
+            passed_over: None,
         }
     }
 
@@ -98,7 +101,9 @@ impl<'a> Keeper<'a> {
             // What lies there of its own may be of anything: it is taken if it fits, and left alone if not.
             None => {
                 let beside = self.beside().filter(|file| file.is_file());
-                (beside.and_then(|file| Some((file.clone(), resume(&file).ok().flatten()?))), true)
+                let result = beside.map(|file| resume(&file).map(|found| Some((file, found?)))).transpose();
+                self.passed_over = result.as_ref().err().map(ToString::to_string);
+                (result.ok().flatten().flatten(), true)
             }
         };
         Ok(match found {
@@ -113,6 +118,11 @@ impl<'a> Keeper<'a> {
     /// The file that steps of an earlier run came from.
     pub fn resumed(&self) -> Option<&Path> {
         self.file.as_deref().filter(|_| self.resumed)
+    }
+
+    /// Why the file that lies where this run's would is left alone, if there is one and it does not fit.
+    pub fn passed_over(&self) -> Option<&str> {
+        self.passed_over.as_deref()
     }
 
     /// After a whole step: writes where the loop stands, if that was long ago.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use kernels::Compute;
 use media::output::PendingFolder;
-use offload::{Machine, MemoryFlags, Phase, PhaseJob, StagePlan};
+use offload::{Machine, MemoryFlags, Phase, PhaseJob, Place, StagePlan};
 use scheduler::{Branch, GuidancePlan, Polarity};
 use vae::Tile;
 
@@ -135,6 +135,12 @@ pub(crate) fn make_plan(
     }
     let (stages, activations) = stages(request, model, clip, poses.phase, &guidance)?;
     notes.extend(stages.notes.iter().cloned());
+    if model.compute != Compute::F32 && stages.phase(Phase::Denoise).is_some_and(|p| p.on == Place::Cpu) {
+        let name = model.compute.name();
+        notes.push(format!(
+            "the transformer multiplies in {name} where the CPU can; --compute f32 is more exact and slower"
+        ));
+    }
     Ok(AnimatePlan {
         model: model.label.clone(),
         width: clip.width,

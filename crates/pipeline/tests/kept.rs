@@ -203,6 +203,7 @@ fn steps_of_other_inputs_are_neither_taken_nor_lost() {
     let mut seen = Stop::default();
     engine.animate(&other().output(&output), &mut seen).unwrap();
     assert_eq!((seen.steps.len(), std::fs::read(&file).unwrap() == kept), (STEPS, true));
+    assert!(seen.notes.iter().any(|n| n.contains("left alone and all steps are made")), "{:?}", seen.notes);
     // By name it is an error, before a step is made.
     let named = AnimateRequest { latents: Some(file.clone()), ..other().output(place.path().join("named.mp4")) };
     let mut seen = Stop::default();
