@@ -4,6 +4,7 @@ mod bench;
 mod cancel;
 mod config;
 mod convert;
+mod directions;
 mod doctor;
 mod eval;
 mod hostile;

@@ -1,7 +1,7 @@
-"""Clips to latents, once: python -m recipe.encode CLIPS OUT VAE.pt [--limit 1500] [--encoders FILE]
+"""Clips to latents, once: python -m recipe.encode CLIPS OUT VAE.pt [--limit 1500] [--plain-share 0.25] [--encoders FILE]
 
-For each clip an `.npz` of float16: `truth`, `pose` [16, F, h, w] normalised; `y` of the reference and of the reference without its
-colours; CLIP rows of both and of the first pose; the figure's share of each latent pixel. Existing ones are kept.
+For each clip an `.npz` of float16: `truth`, `pose` [16, F, h, w] normalised; `y` of the reference and, for a share of the clips, of the reference
+without its colours; CLIP rows of these and of the first pose; the figure's share of each latent pixel. Existing ones are kept.
 """
 
 import argparse
@@ -40,12 +40,14 @@ def seen_pose(clip, rng):
 
 
 @torch.no_grad()
-def encode_clip(clip, vae, encoders, rng):
+def encode_clip(clip, vae, encoders, rng, plain_share):
     truth = clip["truth"]
     size = truth.shape[2], truth.shape[1]
     drawn = pose_frames(seen_pose(clip, rng), size)
     reference = truth[0]
-    plain = without_colour(reference)
+    references = {"": reference}
+    if rng.random() < plain_share:
+        references["_plain"] = without_colour(reference)
 
     def latents(frames):
         with torch.autocast("cpu", torch.bfloat16):
@@ -53,11 +55,12 @@ def encode_clip(clip, vae, encoders, rng):
         return vae.normalise(mean.float())[0].half().numpy()
 
     out = {"truth": latents(truth), "pose": latents(drawn)}
-    for name, picture in (("y", reference), ("y_plain", plain)):
+    for suffix, picture in references.items():
         video = np.full(truth.shape, 127.5, np.float32)
         video[0] = picture
-        out[name] = latents(video)
-    for name, picture in (("image", reference), ("image_plain", plain), ("pose_image", drawn[0])):
+        out["y" + suffix] = latents(video)
+    pictures = {"image" + suffix: picture for suffix, picture in references.items()} | {"pose_image": drawn[0]}
+    for name, picture in pictures.items():
         out[name] = encoders.image(picture[None])[0].half().numpy()
     mask = torch.from_numpy(clip["mask"]).float() / 255
     frames = [mask[:1], *(mask[t : t + 4] for t in range(1, len(mask), 4))]
@@ -74,6 +77,7 @@ def main():
     parser.add_argument("vae", type=Path)
     parser.add_argument("--encoders", type=Path, required=True)
     parser.add_argument("--limit", type=int, default=10**9)
+    parser.add_argument("--plain-share", type=float, default=1.0)
     parser.add_argument("--threads", type=int, default=2)
     a = parser.parse_args()
     torch.set_num_threads(a.threads)
@@ -86,7 +90,7 @@ def main():
             continue
         with np.load(path) as data:
             clip = dict(data)
-        out = encode_clip(clip, vae, encoders, np.random.default_rng([int(clip["seed"]), 0xE2C]))
+        out = encode_clip(clip, vae, encoders, np.random.default_rng([int(clip["seed"]), 0xE2C]), a.plain_share)
         part = target.with_suffix(".part")
         with open(part, "wb") as file:
             np.savez(file, **out)
