@@ -9,7 +9,6 @@ use candle_core::{Result, Tensor};
 use kernels::Compute;
 use kernels::attention::{Attention, Bias};
 use kernels::linear::Epilogue;
-use kernels::residual::add_in_place;
 use nn::{Linear, RmsNorm, merge_heads, split_heads};
 use serde::{Deserialize, Serialize};
 use weights::{Manifest, WeightSource, Weights};
@@ -174,30 +173,29 @@ impl Block {
         })
     }
 
-    /// `x` `[1, N, C]` and `buckets` `[N·N]` → `[1, N, C]`.
+    /// `x` `[1, N, C]` and `buckets` `[2·N − 1]` → `[1, N, C]`.
     fn forward(&self, x: &Tensor, buckets: &Tensor, shared: Option<&Tensor>) -> Result<Tensor> {
         let tokens = x.dim(1)?;
         let Some(table) = self.positions.as_ref().or(shared) else {
             candle_core::bail!("UMT5: no position table");
         };
-        // [num_buckets, H] → [H, N·N] → [H, N, N]
-        let bias = table.t()?.contiguous()?.index_select(buckets, 1)?.reshape((self.num_heads, tokens, tokens))?;
+        // [num_buckets, H] → [H, 2·N − 1]
+        let bias = table.t()?.contiguous()?.index_select(buckets, 1)?;
         let y = self.norm1.forward(x)?;
         let heads = |linear: &Linear| split_heads(&linear.forward(&y)?, self.num_heads);
         let (q, k, v) = (heads(&self.q)?, heads(&self.k)?, heads(&self.v)?);
         drop(y);
         // T5 folds 1/√width into its weights: the scale is one.
         let span = tracing::info_span!(target: "steadydance", "attention", tokens).entered();
-        let attention = Attention::new(1.0).bias(Bias::Scores(&bias)).compute(self.compute);
+        let attention = Attention::new(1.0).bias(Bias::Offsets(&bias)).compute(self.compute);
         let y = merge_heads(&attention.apply(&q, &k, &v)?)?;
         drop(span);
-        drop((q, k, v, bias));
-        let x = add_in_place(x, self.o.forward(&{ y })?)?;
+        drop((q, k, v));
+        let x = self.o.forward_with(&{ y }, Epilogue::Residual(x))?;
         let y = self.norm2.forward(&x)?;
         let gate = self.gate.forward_with(&y, Epilogue::GeluTanh)?;
-        let inner = self.fc1.forward(&{ y })?;
-        let y = ({ inner } * { gate })?;
-        add_in_place(&x, self.fc2.forward(&y)?)
+        let inner = self.fc1.forward_with(&{ y }, Epilogue::Times(&{ gate }))?;
+        self.fc2.forward_with(&inner, Epilogue::Residual(&x))
     }
 }
 
@@ -262,7 +260,7 @@ impl Encoder {
         states.iter().map(|x| norm.forward(x)).collect()
     }
 
-    /// Embedding rows `[1, N, C]` f32 and buckets `[N·N]` of each prompt, and the shared position table if there is
+    /// Embedding rows `[1, N, C]` f32 and buckets `[2·N − 1]` of each prompt, and the shared position table if there is
     /// one. Of the table, 2 GB, only the rows of the prompts are asked for.
     fn embed(&self, prompts: &[&[u32]]) -> Result<(Vec<Tensor>, Vec<Tensor>, Option<Tensor>)> {
         let weights = self.source.group("")?;

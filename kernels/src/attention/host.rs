@@ -86,15 +86,33 @@ fn floats(storage: &Storage) -> Result<&[f32]> {
     }
 }
 
-/// A bias as rows for each head: `[H, Lq, Lk]` whose last dimension is contiguous.
-fn bias_rows(bias: &Bias, [heads, queries, keys]: [usize; 3]) -> Result<Option<Tensor>> {
-    let rows = match bias {
-        Bias::None => return Ok(None),
-        Bias::Scores(scores) => scores.broadcast_as((heads, queries, keys))?,
-        Bias::Keys(bias) => bias.reshape((1, 1, keys))?.broadcast_as((heads, queries, keys))?,
-    };
-    let last = rows.stride()[2];
-    Ok(Some(if last == 1 || keys == 1 { rows } else { rows.contiguous()? }))
+/// Where the rows of a bias lie in its tensor, whose last dimension is contiguous.
+struct BiasLayout {
+    tensor: Tensor,
+    /// Where the first query's row of the first head begins, and floats from head to head and from query to query.
+    start: usize,
+    head: usize,
+    query: isize,
+}
+
+impl BiasLayout {
+    fn new(bias: &Bias, [heads, queries, keys]: [usize; 3]) -> Result<Option<Self>> {
+        if let Bias::Offsets(values) = bias {
+            // A query's row is a window that begins one earlier than that of the query before.
+            let tensor = values.contiguous()?;
+            let (start, head) = (tensor.layout().start_offset() + queries - 1, queries + keys - 1);
+            return Ok(Some(Self { tensor, start, head, query: -1 }));
+        }
+        let rows = match bias {
+            Bias::None | Bias::Offsets(_) => return Ok(None),
+            Bias::Scores(scores) => scores.broadcast_as((heads, queries, keys))?,
+            Bias::Keys(bias) => bias.reshape((1, 1, keys))?.broadcast_as((heads, queries, keys))?,
+        };
+        let tensor = if rows.stride()[2] == 1 || keys == 1 { rows } else { rows.contiguous()? };
+        let (start, stride) = (tensor.layout().start_offset(), tensor.stride());
+        let (head, query) = (stride[0], stride[1] as isize);
+        Ok(Some(Self { tensor, start, head, query }))
+    }
 }
 
 /// Whether [`attend`] takes these.
@@ -108,12 +126,12 @@ pub(super) fn attend(kind: Kind, q: &Tensor, k: &Tensor, v: &Tensor, how: &Atten
     let (keys, channels) = (k.dim(2)?, v.dim(3)?);
     let mut out = vec![0f32; batch * queries * heads * channels];
     if !out.is_empty() {
-        let bias = bias_rows(&how.bias, [heads, queries, keys])?;
-        let bias = bias.as_ref().map(Tensor::storage_and_layout);
+        let layout = BiasLayout::new(&how.bias, [heads, queries, keys])?;
+        let bias = layout.as_ref().map(|l| (l, l.tensor.storage_and_layout().0));
         let rows = |head: usize| -> Result<Option<BiasRows>> {
-            let Some((storage, layout)) = &bias else { return Ok(None) };
-            let start = layout.start_offset() + head * layout.stride()[0];
-            Ok(Some(BiasRows { values: floats(storage)?, start, pitch: layout.stride()[1] }))
+            let Some((layout, storage)) = &bias else { return Ok(None) };
+            let start = layout.start + head * layout.head;
+            Ok(Some(BiasRows { values: floats(storage)?, start, pitch: layout.query }))
         };
         let bias = (0..heads).map(rows).collect::<Result<Option<Vec<_>>>>()?;
         let ((q, q_layout), (k, k_layout), (v, v_layout)) =

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use super::{Attention, Bias, softmax};
+use super::{Attention, softmax};
 use crate::norm::softmax_rows_in_place;
 use crate::pieces;
 
@@ -25,11 +25,9 @@ pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, how: &Attention) -> Result<Ten
     for rows in pieces(queries, MAX_SCORES / (batch * heads * keys).max(1)) {
         // In candle, what is computed from a view is contiguous.
         let mut scores = (q.narrow(2, rows.start, rows.len())? * how.scale)?.matmul(&kt)?;
-        scores = match how.bias {
-            Bias::None => scores,
-            Bias::Scores(bias) => scores.broadcast_add(&bias.narrow(1, rows.start, rows.len())?)?,
-            Bias::Keys(bias) => scores.broadcast_add(bias)?,
-        };
+        if let Some(bias) = how.bias.scores(rows.clone(), [queries, keys])? {
+            scores = scores.broadcast_add(&bias)?;
+        }
         let piece = softmax_in_place(scores)?.matmul(&v)?;
         if rows.len() == queries {
             return Ok(piece);

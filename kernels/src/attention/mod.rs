@@ -30,6 +30,35 @@ pub enum Bias<'a> {
     Scores(&'a Tensor),
     /// A number for every key: `[Lk]` f32. ln n makes one key count as n alike; −∞ masks it.
     Keys(&'a Tensor),
+    /// A number for every head and distance: `[H, Lq + Lk − 1]` f32, of which query `i` and key `j` get number `j − i + Lq − 1`.
+    /// Relative position biases are so.
+    Offsets(&'a Tensor),
+}
+
+impl Bias<'_> {
+    /// Whether it fits so many heads, queries and keys; its shape if it does not.
+    fn misfit(&self, [heads, queries, keys]: [usize; 3]) -> Option<&[usize]> {
+        let (bias, fits) = match self {
+            Self::None => return None,
+            Self::Scores(bias) => (bias, bias.dims() == [heads, queries, keys]),
+            Self::Keys(bias) => (bias, bias.dims() == [keys]),
+            Self::Offsets(bias) => (bias, bias.dims() == [heads, (queries + keys).saturating_sub(1)]),
+        };
+        (!fits).then(|| bias.dims())
+    }
+
+    /// As numbers for each score of the queries `rows`, or what broadcasts to them; slow, for where no kernel takes it as it is.
+    fn scores(&self, rows: std::ops::Range<usize>, [queries, keys]: [usize; 2]) -> Result<Option<Tensor>> {
+        match self {
+            Self::None => Ok(None),
+            Self::Scores(bias) => bias.narrow(1, rows.start, rows.len()).map(Some),
+            Self::Keys(bias) => Ok(Some((*bias).clone())),
+            Self::Offsets(bias) => {
+                let window = |i: usize| bias.narrow(1, queries - 1 - i, keys);
+                Tensor::stack(&rows.map(window).collect::<Result<Vec<_>>>()?, 1).map(Some)
+            }
+        }
+    }
 }
 
 /// How attention is computed.
@@ -77,15 +106,8 @@ impl<'a> Attention<'a> {
         if k.dims() != [batch, heads, keys, width] || v.dims() != [batch, heads, keys, channels] {
             candle_core::bail!("attention: q {:?}, k {:?}, v {:?} do not fit", q.dims(), k.dims(), v.dims());
         }
-        let (bias, fits) = match self.bias {
-            Bias::None => (None, true),
-            Bias::Scores(bias) => (Some(bias), bias.dims() == [heads, queries, keys]),
-            Bias::Keys(bias) => (Some(bias), bias.dims() == [keys]),
-        };
-        if let Some(bias) = bias
-            && !fits
-        {
-            candle_core::bail!("attention: bias {:?} for {heads} heads, {queries} × {keys}", bias.dims());
+        if let Some(bias) = self.bias.misfit([heads, queries, keys]) {
+            candle_core::bail!("attention: bias {bias:?} for {heads} heads, {queries} × {keys}");
         }
         if host::takes([q, k, v]) {
             host::attend(host::kind_of(self.compute), q, k, v, self)

@@ -53,7 +53,15 @@ fn agrees_with_the_reference_over_shapes() {
         let scale = (d as f64).sqrt().recip();
         let (scores, keys) = (randn(&[h, lq, lk], s + 3), randn(&[lk], s + 4));
         let of_keys = keys.broadcast_as((h, lq, lk)).unwrap();
-        let biases = [(Bias::None, None), (Bias::Scores(&scores), Some(&scores)), (Bias::Keys(&keys), Some(&of_keys))];
+        let offsets = randn(&[h, lq + lk - 1], s + 5);
+        let windows: Vec<_> = (0..lq).map(|i| offsets.narrow(1, lq - 1 - i, lk).unwrap()).collect();
+        let of_offsets = Tensor::stack(&windows, 1).unwrap();
+        let biases = [
+            (Bias::None, None),
+            (Bias::Scores(&scores), Some(&scores)),
+            (Bias::Keys(&keys), Some(&of_keys)),
+            (Bias::Offsets(&offsets), Some(&of_offsets)),
+        ];
         for (bias, same) in biases {
             let want = reference::attention_with_bias(&q, &k, &v, scale, same).unwrap();
             let how = Attention::new(scale).bias(bias);
@@ -241,7 +249,9 @@ fn wrong_shapes_are_errors() {
     assert!(attention(&q, &v, &v, 1.0).is_err() && attention(&q, &k, &q, 1.0).is_err());
     assert!(attention(&part([1, 1, 3, 4], 1), &k, &v, 1.0).is_err());
     let [scores, keys] = [randn(&[2, 3, 4], 4), randn(&[4], 4)];
-    for bias in [Bias::Scores(&scores), Bias::Keys(&keys), Bias::Keys(&scores)] {
+    for bias in
+        [Bias::Scores(&scores), Bias::Keys(&keys), Bias::Keys(&scores), Bias::Offsets(&scores), Bias::Offsets(&keys)]
+    {
         assert!(Attention::new(1.0).bias(bias).apply(&q, &k, &v).is_err());
     }
 }

@@ -72,13 +72,15 @@ pub(super) fn words(floats: &mut [f32]) -> &mut [u32] {
     unsafe { std::slice::from_raw_parts_mut(floats.as_mut_ptr().cast(), floats.len()) }
 }
 
-/// What is added to scaled scores: rows of Lk floats, one for each query of a head, or the same one for all where
+/// What is added to scaled scores: rows of Lk floats, one for each query of a head, which may overlap; the same one for all where
 /// `pitch` is zero.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct BiasRows<'a> {
     pub values: &'a [f32],
+    /// Where the first query's row begins.
     pub start: usize,
-    pub pitch: usize,
+    /// Floats from one query's row to the next, backwards where negative.
+    pub pitch: isize,
 }
 
 /// Where results go: `[B, Lq, H, D]`.
@@ -202,11 +204,11 @@ impl Work for Attend<'_> {
 impl<'a> BiasRows<'a> {
     /// The rows of some queries for a tile of keys, from which reading begins.
     #[inline(always)]
-    fn of(&self, queries: Range<usize>, tile: &Tile) -> (*const f32, usize, usize) {
-        let last = self.start + (queries.end - 1) * self.pitch + tile.tokens.end;
-        assert!(last <= self.values.len());
-        let start = self.start + queries.start * self.pitch + tile.tokens.start;
-        (self.values[start..].as_ptr(), self.pitch, queries.len())
+    fn of(&self, queries: Range<usize>, tile: &Tile) -> (*const f32, isize, usize) {
+        let row = |query: usize| self.start.wrapping_add_signed(query as isize * self.pitch);
+        let rows = [row(queries.start), row(queries.end - 1)];
+        assert!(rows.iter().all(|row| *row <= self.values.len() && row + tile.tokens.end <= self.values.len()));
+        (self.values[rows[0] + tile.tokens.start..].as_ptr(), self.pitch, queries.len())
     }
 }
 
@@ -228,7 +230,7 @@ struct Group<'a> {
     /// `[panel][row][channel]`.
     sums: *mut f32,
     /// The first row, the step to the next, and how many there are.
-    bias: Option<(*const f32, usize, usize)>,
+    bias: Option<(*const f32, isize, usize)>,
 }
 
 impl Group<'_> {
@@ -293,7 +295,7 @@ impl Group<'_> {
             let row = self.scores.add(r * CHUNK);
             if let Some((bias, step, rows)) = self.bias {
                 // Rows that are only there to fill a group take the last bias.
-                let bias = bias.add(r.min(rows - 1) * step);
+                let bias = bias.offset(r.min(rows - 1) as isize * step);
                 for column in (0..self.count).step_by(V::LANES) {
                     let at = row.add(place(column, pitch));
                     let bias = V::load_part(bias.add(column), V::LANES.min(self.count - column));

@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use candle_core::{DType, Result, Tensor};
 
 use crate::activation::{gelu_tanh_in_place, gelu_tanh_of};
-use crate::residual::gated_add_in_place;
+use crate::residual::{add_in_place, gated_add_in_place};
 use crate::rows::with_f32;
 use crate::vector::{Task, Vector};
 
@@ -24,16 +24,26 @@ pub enum Epilogue<'a> {
         /// f32 with `out` elements.
         gate: &'a Tensor,
     },
+    /// `residual + y`, of `[.., out]` f32.
+    Residual(&'a Tensor),
+    /// `factor·y`, of `[.., out]` f32: what a gated feed-forward layer does.
+    Times(&'a Tensor),
 }
 
 impl Epilogue<'_> {
     /// Whether it fits a result of this shape.
     pub(super) fn check(&self, shape: &[usize]) -> Result<()> {
-        let Self::GatedResidual { residual, gate } = self else { return Ok(()) };
-        if residual.dims() != shape || Some(&gate.elem_count()) != shape.last() {
-            candle_core::bail!("linear: residual {:?} by gate {:?} for {shape:?}", residual.dims(), gate.dims());
+        match self {
+            Self::GatedResidual { residual, gate }
+                if residual.dims() != shape || Some(&gate.elem_count()) != shape.last() =>
+            {
+                candle_core::bail!("linear: residual {:?} by gate {:?} for {shape:?}", residual.dims(), gate.dims())
+            }
+            Self::Residual(other) | Self::Times(other) if other.dims() != shape => {
+                candle_core::bail!("linear: {:?} to go with {shape:?}", other.dims())
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// It done with a whole product, in whose memory the result is where the device can.
@@ -43,6 +53,8 @@ impl Epilogue<'_> {
             // A scalar is no row; a product always is one.
             Self::GeluTanh => gelu_tanh_in_place(product),
             Self::GatedResidual { residual, gate } => gated_add_in_place(residual, product, gate),
+            Self::Residual(residual) => add_in_place(residual, product),
+            Self::Times(factor) => product * *factor,
         }
     }
 
@@ -56,6 +68,8 @@ impl Epilogue<'_> {
             Self::GatedResidual { residual, gate } => with_f32(residual, |residual| {
                 with_f32(gate, |gate| f(Output { bias, finish: Finish::GatedResidual { residual, gate } }))
             }),
+            Self::Residual(x) => with_f32(x, |x| f(Output { bias, finish: Finish::Residual(x) })),
+            Self::Times(x) => with_f32(x, |x| f(Output { bias, finish: Finish::Times(x) })),
         }
     }
 }
@@ -66,6 +80,8 @@ enum Finish<'a> {
     None,
     GeluTanh,
     GatedResidual { residual: &'a [f32], gate: &'a [f32] },
+    Residual(&'a [f32]),
+    Times(&'a [f32]),
 }
 
 /// What is done with sums: the bias is added, then the rest.
@@ -87,6 +103,7 @@ impl<'a> Output<'a> {
             && match self.finish {
                 Finish::None | Finish::GeluTanh => true,
                 Finish::GatedResidual { residual, gate } => residual.len() == rows * columns && gate.len() == columns,
+                Finish::Residual(x) | Finish::Times(x) => x.len() == rows * columns,
             }
     }
 
@@ -138,6 +155,14 @@ impl Place<'_> {
                 for (((o, y), x), g) in out.iter_mut().zip(sums).zip(residual).zip(&gate[first..]) {
                     o.write(x + *y * g);
                 }
+            }
+            Finish::Residual(residual) => {
+                let residual = &residual[row * columns + first..][..count];
+                out.iter_mut().zip(sums).zip(residual).for_each(|((o, y), x)| _ = o.write(x + *y));
+            }
+            Finish::Times(factor) => {
+                let factor = &factor[row * columns + first..][..count];
+                out.iter_mut().zip(sums).zip(factor).for_each(|((o, y), x)| _ = o.write(*y * x));
             }
         }
     }

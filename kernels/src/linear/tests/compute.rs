@@ -190,6 +190,8 @@ fn epilogues_are_the_bits_of_one_after_the_other() {
                 assert_same(&with(Epilogue::GeluTanh), &activation::gelu_tanh(&plain).unwrap());
                 let gated = with(Epilogue::GatedResidual { residual: &residual, gate: &gate });
                 assert_same(&gated, &residual::gated_add(&residual, &plain, &gate).unwrap());
+                assert_same(&with(Epilogue::Residual(&residual)), &(&residual + &plain).unwrap());
+                assert_same(&with(Epilogue::Times(&residual)), &(&residual * &plain).unwrap());
             }
         }
         let wrong = [(randn(&[rows, out], 1), gate), (residual, randn(&[out + 1], 2))];
@@ -197,6 +199,10 @@ fn epilogues_are_the_bits_of_one_after_the_other() {
             let epilogue = Epilogue::GatedResidual { residual, gate };
             let error = linear_with(&x, &float, None, epilogue).unwrap_err().to_string();
             assert!(error.contains("residual") && error.contains("by gate"), "{error}");
+        }
+        let short = randn(&[2, rows, out + 1], 3);
+        for epilogue in [Epilogue::Residual(&short), Epilogue::Times(&short)] {
+            assert!(linear_with(&x, &float, None, epilogue).unwrap_err().to_string().contains("to go with"));
         }
     }
 }
