@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::level;
+
 /// The numbers that products of activations with matrices, and of activations with each other, are computed in on the
 /// host. Activations between them are f32, and sums are f32 or whole, in every case.
 ///
@@ -26,6 +28,15 @@ impl Compute {
             Self::F32 => "f32",
             Self::Bf16 => "bf16",
             Self::Int8 => "int8",
+        }
+    }
+
+    /// Whether this machine has instructions for it, and may use them.
+    pub fn is_available(self) -> bool {
+        match self {
+            Self::F32 => true,
+            Self::Bf16 => level::bf16_products(),
+            Self::Int8 => level::int8_products(),
         }
     }
 }

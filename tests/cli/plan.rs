@@ -150,3 +150,20 @@ fn words_of_other_programs_are_read_from_the_environment() {
     let outcome = sandbox.run_with(&line, &[("COMFYUI_ARGS", "--lowvram --novram")]);
     outcome.fails(2, &["--lowvram", "--novram", "contradict"]);
 }
+
+#[test]
+fn a_probe_measures_this_machine_and_times_follow() {
+    let sandbox = Sandbox::new();
+    let line = ["plan", "--model", "steadydancer-14b-fp8", "--size", "256x256", "--num-frames", "5", "--json"];
+    let probed = sandbox.run(&[&line[..], &["--probe"]].concat()).json();
+    let note =
+        probed["notes"].as_array().unwrap().iter().find_map(|n| n.as_str().filter(|n| n.starts_with("probed: ")));
+    let note = note.unwrap_or_else(|| panic!("{probed}"));
+    for part in ["GFLOP/s in f32", "in bf16", "in int8", "the disk reads"] {
+        assert!(note.contains(part), "{note}");
+    }
+    let usual = sandbox.run(&line).json();
+    let seconds = |plan: &Value| plan["stages"]["phases"][4]["seconds"].as_f64().unwrap();
+    assert!(seconds(&probed) > 0.0 && seconds(&probed) != seconds(&usual), "{} {}", seconds(&probed), seconds(&usual));
+    assert_eq!(probed["stages"]["phases"][4]["peaks"], usual["stages"]["phases"][4]["peaks"]);
+}

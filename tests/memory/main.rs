@@ -4,8 +4,8 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use steadydance::{
-    AnimatePlan, AnimateRequest, EngineOptions, Machine, Memory, MemoryFlags, MemoryMode, Motion, Phase, PipelineError,
-    QualityProfile, Settings, card, plan_known, preset, virtual_card,
+    AnimatePlan, AnimateRequest, EngineOptions, HostRates, Machine, Memory, MemoryFlags, MemoryMode, Motion, Phase,
+    PipelineError, QualityProfile, Settings, card, plan_known, preset, virtual_card,
 };
 
 const GIB: u64 = 1 << 30;
@@ -16,7 +16,7 @@ const SIZES: [(usize, usize); 2] = [(480, 832), (576, 1024)];
 /// 64 GiB of RAM, and a CPU of 1 TFLOP/s whatever this one is.
 fn host() -> Machine {
     let ram = Memory { total_bytes: 64 * GIB, available_bytes: 64 * GIB };
-    Machine { host_flops: 1e12, ..Machine::cpu(ram) }
+    Machine { host: HostRates::uniform(1e12), ..Machine::cpu(ram) }
 }
 
 fn plan(

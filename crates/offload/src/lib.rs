@@ -19,9 +19,9 @@ pub use memory::{Memory, peak_rss_bytes};
 pub use meter::{Meter, own_bytes};
 pub use placed::{Network, Placed, Residence};
 pub use plan::{
-    After, Budgets, CONTEXT_BYTES, DeviceFacts, DeviceKind, GIB, How, Instead, Job, Machine, NetworkSize, Peaks, Phase,
-    PhaseJob, PhasePlan, Piece, Placement, PlanError, Precision, RESERVE_BYTES, Rates, StagePlan, Tier, UnknownCard,
-    Way, Work, card, card_names, plan, virtual_card,
+    After, Budgets, CONTEXT_BYTES, DeviceFacts, DeviceKind, GIB, HostRates, How, Instead, Job, Machine, NetworkSize,
+    Peaks, Phase, PhaseJob, PhasePlan, Piece, Placement, PlanError, Precision, RESERVE_BYTES, Rates, StagePlan, Tier,
+    UnknownCard, Way, Work, card, card_names, plan, virtual_card,
 };
 pub use quality::{Quality, QualityProfile, snap_frames, snap_side};
 pub use slab::SLAB_ALIGNMENT;

@@ -181,7 +181,7 @@ pub(crate) fn pose_phase(weights_bytes: u64, activation_bytes: u64, frames: usiz
         phase: Phase::Pose,
         network: NetworkSize::whole("pose", weights_bytes),
         passes: 1,
-        work: Work { flops: POSE_FLOPS * frames as f64, precision: Precision::Single },
+        work: Work { flops: POSE_FLOPS * frames as f64, precision: Precision::Single, compute: Compute::F32 },
         ways: vec![Way::whole(activation_bytes)],
         host_ways: vec![Way::whole(activation_bytes)],
     }
@@ -197,12 +197,12 @@ pub(crate) fn job(
 ) -> Result<Vec<PhaseJob>, PipelineError> {
     let [dit, vae, text, image] = blueprint.manifests()?;
     let [dit_held, text_held, image_held] = held;
-    let half = |flops| Work { flops, precision: Precision::Half };
-    let encoder = |phase, network, passes, flops, bytes| PhaseJob {
+    let half = |flops, compute| Work { flops, precision: Precision::Half, compute };
+    let encoder = |phase, network, passes, work, bytes| PhaseJob {
         phase,
         network,
         passes,
-        work: half(flops),
+        work,
         // Half the bytes a number, and the scores of attention in pieces: not more than on the CPU at any rate.
         ways: vec![Way::whole(bytes)],
         host_ways: vec![Way::whole(bytes)],
@@ -218,7 +218,11 @@ pub(crate) fn job(
     let scale = whole(&blueprint.vae) as f64 / whole(&vae::Config::wan21()).max(1) as f64;
     let autoencoder = |phase, side, flops| -> Result<PhaseJob, PipelineError> {
         let network = NetworkSize::whole("vae", vae_bytes);
-        let work = if extent.half_vae { half(flops) } else { Work { flops, precision: Precision::Single } };
+        let work = if extent.half_vae {
+            half(flops, Compute::F32)
+        } else {
+            Work { flops, precision: Precision::Single, compute: Compute::F32 }
+        };
         let ways = vae_ways(side, clip, extent.half_vae, scale);
         let host_ways = vae_host_ways(&blueprint.vae, side, size, extent.vae_tile)?;
         Ok(PhaseJob { phase, network, passes: 1, work, ways, host_ways })
@@ -231,14 +235,14 @@ pub(crate) fn job(
             Phase::TextEncode,
             network("text encoder", &text, "blocks", Some(umt5::EMBEDDING), text_held),
             1,
-            text_flops,
+            half(text_flops, text_compute),
             umt5::activation_bytes(&blueprint.text_encoder, extent.prompts, umt5::MAX_TOKENS, text_compute),
         ),
         encoder(
             Phase::ImageEncode,
             network("image encoder", &image, "transformer", None, image_held),
             PICTURES,
-            image_flops,
+            half(image_flops, Compute::F32),
             clip::activation_bytes(&blueprint.image_encoder, 1, Compute::F32),
         ),
         autoencoder(Phase::VaeEncode, VaeSide::Encode, encode_flops)?,
@@ -246,7 +250,7 @@ pub(crate) fn job(
             phase: Phase::Denoise,
             network: network("transformer", &dit, "blocks", None, dit_held),
             passes: extent.passes as u64,
-            work: half(forward_flops(d, tokens) * extent.forwards as f64),
+            work: half(forward_flops(d, tokens) * extent.forwards as f64, extent.compute),
             ways: transformer_ways(d, tokens, extent.merge_bytes),
             host_ways: dit_host_ways(blueprint, clip, extent),
         },

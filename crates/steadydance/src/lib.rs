@@ -115,9 +115,9 @@ pub use models::{
 pub use offload::own_bytes;
 pub use offload::plan as plan_job;
 pub use offload::{
-    Aliases, Budgets, DeviceFacts, DeviceKind, How, Job, Machine, Memory, MemoryFlags, MemoryMode, NetworkSize,
-    OffloadTo, OnPressure, Peaks, Phase, PhaseJob, PhasePlan, Piece, PinMemory, Place, Placement, PlanError, Precision,
-    Quality, QualityProfile, StagePlan, Tier, Way, Work, card, card_names, virtual_card,
+    Aliases, Budgets, DeviceFacts, DeviceKind, HostRates, How, Job, Machine, Memory, MemoryFlags, MemoryMode,
+    NetworkSize, OffloadTo, OnPressure, Peaks, Phase, PhaseJob, PhasePlan, Piece, PinMemory, Place, Placement,
+    PlanError, Precision, Quality, QualityProfile, StagePlan, Tier, Way, Work, card, card_names, virtual_card,
 };
 pub use pipeline::doctor;
 pub use pipeline::eval;

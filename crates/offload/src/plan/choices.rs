@@ -232,7 +232,7 @@ impl Times {
         let Setting { machine, flags, .. } = *setting;
         let device = &machine.device;
         let rate = match (on, phase.work.precision) {
-            (Place::Cpu, _) => machine.host_flops,
+            (Place::Cpu, _) => machine.host.of(phase.work.compute),
             (Place::Device, Precision::Single) => device.rates.single,
             (Place::Device, Precision::Half) => device.rates.half,
         };

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use kernels::Compute;
 use serde::{Deserialize, Serialize};
 
 use super::Phase;
@@ -68,8 +69,10 @@ impl NetworkSize {
 pub struct Work {
     /// Multiplications and additions, each counted as one.
     pub flops: f64,
-    /// In which a GPU does them; a CPU does everything in f32.
+    /// In which a GPU does them.
     pub precision: Precision,
+    /// In which a CPU multiplies.
+    pub compute: Compute,
 }
 
 /// Which of [`Rates`](super::Rates) applies.

@@ -18,7 +18,7 @@ pub use cards::{UnknownCard, card, card_names, virtual_card};
 use choices::{Choice, Setting, choices, places};
 pub use error::{Instead, PlanError};
 pub use job::{How, Job, NetworkSize, PhaseJob, Precision, Way, Work};
-pub use machine::{CONTEXT_BYTES, DeviceFacts, DeviceKind, GIB, Machine, RESERVE_BYTES, Rates};
+pub use machine::{CONTEXT_BYTES, DeviceFacts, DeviceKind, GIB, HostRates, Machine, RESERVE_BYTES, Rates};
 pub use phase::Phase;
 pub use placement::{After, Piece, Placement, Tier};
 

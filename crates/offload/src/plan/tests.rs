@@ -1,5 +1,6 @@
 //! Properties of plans over random jobs and machines, and the choices of a known one.
 
+use kernels::Compute;
 use proptest::prelude::*;
 
 use super::*;
@@ -35,7 +36,11 @@ fn phase() -> impl Strategy<Value = PhaseJob> {
             phase: Phase::ALL[phase],
             network,
             passes,
-            work: Work { flops, precision: if half { Precision::Half } else { Precision::Single } },
+            work: Work {
+                flops,
+                precision: if half { Precision::Half } else { Precision::Single },
+                compute: Compute::F32,
+            },
             ways,
             host_ways,
         },
@@ -66,7 +71,7 @@ fn machine() -> impl Strategy<Value = Machine> {
                 rates: Rates { single, half },
                 has_bf16: true,
             };
-            Machine { device, ram, disk_bytes_per_second: disk, host_flops: host }
+            Machine { device, ram, disk_bytes_per_second: disk, host: HostRates::uniform(host) }
         },
     )
 }
@@ -189,7 +194,7 @@ fn known(device_gib: f64) -> (Job, Machine) {
             vector_bytes: MIB,
         },
         passes: 10,
-        work: Work { flops: 1.2e16, precision: Precision::Half },
+        work: Work { flops: 1.2e16, precision: Precision::Half, compute: Compute::F32 },
         ways: vec![way(How::Whole, 3.0, 1.0), way(How::FfnChunks(8), 2.4, 1.02), way(How::TokenChunks, 1.4, 1.1)],
         host_ways: vec![way(How::Whole, 6.0, 1.0)],
     };
@@ -197,7 +202,7 @@ fn known(device_gib: f64) -> (Job, Machine) {
         phase: Phase::Pose,
         network: NetworkSize::whole("pose", GIB / 4),
         passes: 1,
-        work: Work { flops: 1e12, precision: Precision::Single },
+        work: Work { flops: 1e12, precision: Precision::Single, compute: Compute::F32 },
         ways: vec![way(How::Whole, 0.5, 1.0)],
         host_ways: vec![way(How::Whole, 0.5, 1.0)],
     };

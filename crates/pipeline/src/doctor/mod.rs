@@ -130,6 +130,13 @@ pub fn diagnose(options: &DoctorOptions) -> Diagnosis {
     found
 }
 
+/// How fast the disk reads on which the hub's cache is, by its largest file or one that is written for it; `None` where it cannot be
+/// measured.
+pub fn disk_speed(hub: &Settings) -> Option<ReadSpeed> {
+    let cache = Cache::new(&hub.cache);
+    disk::examine(cache.root(), &cache.contents(), true).read
+}
+
 /// The processor of this machine.
 pub fn cpu() -> Cpu {
     let name = System::new().ok().and_then(|mut system| {

@@ -340,6 +340,9 @@ pub struct PlanArgs {
     /// Plan for this card, idle, instead of this machine's device: 4090, rtx-3060, a100-80 …
     #[arg(long, value_name = "NAME", help_heading = "Memory")]
     pub card: Option<String>,
+    /// Measure this machine's processor and disk first, two seconds, and predict times by that
+    #[arg(long, help_heading = "Memory")]
+    pub probe: bool,
 }
 
 /// Arguments of `pose`.

@@ -3,7 +3,8 @@
 use std::fmt::Write;
 
 use steadydance::{
-    AnimatePlan, Engine, LoraInfo, Machine, Memory, PhasePlan, Place, StagePlan, card, plan_known, virtual_card,
+    AnimatePlan, Engine, HostRates, LoraInfo, Machine, Memory, PhasePlan, Place, StagePlan, card, doctor, hub,
+    plan_known, virtual_card,
 };
 
 use super::args::{PlanArgs, RunArgs};
@@ -19,7 +20,10 @@ use super::terminal::{self, Terminal};
 /// As a run's, before its first weight is read.
 pub fn plan(args: &PlanArgs, terminal: Terminal) -> Result<(), Failure> {
     let job = Job::new(&args.run, terminal)?;
-    let (machine, notes) = machine(&job, args.card.as_deref())?;
+    let (mut machine, mut notes) = machine(&job, args.card.as_deref())?;
+    if args.probe {
+        machine = probed(machine, &mut notes);
+    }
     show(&args.run, &job, &machine, notes, terminal)
 }
 
@@ -56,6 +60,21 @@ fn machine(job: &Job, name: Option<&str>) -> Result<(Machine, Vec<String>), Fail
         }
     };
     Ok((machine.with_device(device), notes))
+}
+
+/// The machine with what its processor and its disk do just now.
+fn probed(machine: Machine, notes: &mut Vec<String>) -> Machine {
+    let host = HostRates::measured();
+    let [single, half, int8] = [host.single, host.half, host.int8].map(|flops| flops / 1e9);
+    let mut note =
+        format!("probed: sustained products of {single:.0} GFLOP/s in f32, {half:.0} in bf16, {int8:.0} in int8");
+    let mut machine = machine.with_host(host);
+    if let Some(read) = doctor::disk_speed(&hub::Settings::from_env()) {
+        machine.disk_bytes_per_second = read.bytes_per_s;
+        let _ = write!(note, "; the disk reads {}/s", bytes(read.bytes_per_s as u64));
+    }
+    notes.push(note);
+    machine
 }
 
 fn show(args: &RunArgs, job: &Job, machine: &Machine, notes: Vec<String>, terminal: Terminal) -> Result<(), Failure> {
@@ -205,7 +224,7 @@ mod tests {
 
     fn host() -> Machine {
         let ram = Memory { total_bytes: 64 << 30, available_bytes: 64 << 30 };
-        Machine { host_flops: 1e12, ..Machine::cpu(ram) }
+        Machine { host: HostRates::uniform(1e12), ..Machine::cpu(ram) }
     }
 
     #[test]

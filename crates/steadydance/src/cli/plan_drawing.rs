@@ -73,6 +73,7 @@ fn widths(seconds: &[f64]) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kernels::Compute;
     use steadydance::{
         Job, Machine, Memory, MemoryFlags, NetworkSize, Phase, PhaseJob, Precision, Way, Work, plan_job, virtual_card,
     };
@@ -82,7 +83,7 @@ mod tests {
             phase,
             network: NetworkSize::whole("n", gib << 30),
             passes: 1,
-            work: Work { flops, precision: Precision::Half },
+            work: Work { flops, precision: Precision::Half, compute: Compute::F32 },
             ways: vec![Way::whole(1 << 30)],
             host_ways: vec![],
         };
