@@ -167,3 +167,17 @@ fn a_probe_measures_this_machine_and_times_follow() {
     assert!(seconds(&probed) > 0.0 && seconds(&probed) != seconds(&usual), "{} {}", seconds(&probed), seconds(&usual));
     assert_eq!(probed["stages"]["phases"][4]["peaks"], usual["stages"]["phases"][4]["peaks"]);
 }
+
+#[test]
+fn the_whole_program_stays_within_its_plan_and_near_it() {
+    let sandbox = Sandbox::new();
+    let media = |name: &str| format!("{}/examples/media/{name}", env!("CARGO_MANIFEST_DIR"));
+    let (picture, keypoints, out) = (media("reference-2.png"), media("dance-3.json"), sandbox.out("clip.mp4"));
+    let line = ["run", "-q", "--ref", &picture, "--keypoints", &keypoints, "--size", "160x224", "--num-frames", "17"];
+    let report = sandbox.work("memory.json");
+    let files = ["-o", out.to_str().unwrap(), "--mem-report", report.to_str().unwrap()];
+    sandbox.run(&[&line[..], &files].concat()).ok();
+    let report: Value = serde_json::from_slice(&std::fs::read(report).unwrap()).unwrap();
+    let [measured, predicted] = ["measured_peak_bytes", "predicted_peak_bytes"].map(|k| report[k].as_f64().unwrap());
+    assert!(measured <= predicted && predicted <= 1.5 * measured, "measured {measured}, predicted {predicted}");
+}
