@@ -69,10 +69,11 @@ CASES = {
     "umt5-xxl-2of24-512-bf16": lambda: text_encoder(2, BF16),
     "umt5-xxl-2of24-512-bf16-in-f32": lambda: text_encoder(2, F32),
     "clip-vit-h-f16-in-f32": lambda: vision(F32),
-    "vae-decode-480x272x5": lambda: vae(True, (480, 272, 5)),
-    "vae-encode-480x272x5": lambda: vae(False, (480, 272, 5)),
+    "vae-decode-240x136x5": lambda: vae(True, (240, 136, 5)),
+    "vae-encode-240x136x5": lambda: vae(False, (240, 136, 5)),
     "dit-1.3b-480x272x17-bf16": lambda: transformer(30, (480, 272, 17), BF16),
     "dit-1.3b-832x480x5-bf16": lambda: transformer(30, (832, 480, 5), BF16),
+    "vae-decode-480x272x5": lambda: vae(True, (480, 272, 5)),
     "vae-decode-480x272x17": lambda: vae(True, (480, 272, 17)),
 }
 USUAL = list(CASES)[:7]
