@@ -293,6 +293,29 @@ fn joints_are_judged_by_networks_and_the_report_says_by_which() {
 }
 
 #[test]
+fn the_judge_of_its_own_finds_the_joints_of_truths() {
+    let sandbox = Sandbox::new();
+    fs::create_dir(sandbox.work("videos")).unwrap();
+    for pair in ["0000", "0004"] {
+        fs::copy(set().join(pair).join("truth.mp4"), sandbox.work("videos").join(format!("{pair}.mp4"))).unwrap();
+    }
+    let judge = |name: &str| {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo/judge").join(format!("{name}.safetensors"));
+        file.to_str().unwrap().to_owned()
+    };
+    let videos = sandbox.work("videos");
+    let networks = ["--judge-detector", &judge("detector"), "--judge-pose", &judge("estimator")];
+    for (pairs, out) in [("0..1", "a"), ("4..5", "b")] {
+        let line = ["--outputs", videos.to_str().unwrap(), "--pairs", pairs, "--num-frames", "17"];
+        let arguments = ["eval", set().to_str().unwrap(), "-o", sandbox.out(out).to_str().unwrap()].map(str::to_owned);
+        let more = line.iter().chain(&networks).map(|a| (*a).to_owned());
+        sandbox.run(&arguments.into_iter().chain(more).collect::<Vec<_>>()).ok();
+        let share = report(&sandbox, out)["pairs"][0]["scores"]["pck"].as_f64().unwrap();
+        assert!(share > 0.4, "of the joints of truth {pairs} it finds {share}");
+    }
+}
+
+#[test]
 fn a_report_names_loras_and_tells_their_contents_apart() {
     let sandbox = Sandbox::new();
     let identity = |level: f64, output: &str| {
