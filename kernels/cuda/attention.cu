@@ -197,7 +197,8 @@ template <class S, bool BIAS> __device__ __forceinline__ void run(const Bf16Para
             float sum = quad_sum(state.sum[i][half]);
             factor[half] = sum > 0 ? 1.0f / sum : 0.0f; // all keys masked: zeros
         }
-        store_rows(o[i], factor, out + 16 * i * p.out_row, p.out_row, p.queries - first_row - 16 * i, p.dim);
+        auto at = [&](int tile, int e) { return o[i][tile][e] * factor[e / 2]; };
+        store_rows<CHUNKS>(at, out + 16 * i * p.out_row, p.out_row, p.queries - first_row - 16 * i, p.dim);
     }
 }
 

@@ -115,10 +115,9 @@ __device__ __forceinline__ void transpose_quad(uint32_t (&w)[4]) {
     }
 }
 
-// Stores rows g and g+8 (g = lane/4) of an accumulator [16, 8·TILES] times `factor[row]`, as bf16: row r goes to
-// out + r·stride, r < rows and channels below `channels` (a multiple of 8) only. All lanes of the warp take part.
-template <int TILES>
-__device__ __forceinline__ void store_rows(const float (&o)[TILES][4], const float (&factor)[2], uint16_t *out, int64_t stride, int rows, int channels) {
+// Stores rows g and g+8 (g = lane/4) of an accumulator [16, 8·TILES] as bf16: `at(tile, i)` is register i of a column tile times what it
+// takes. Row r goes to out + r·stride, r < rows and channels below `channels` (a multiple of 8) only. All lanes of the warp take part.
+template <int TILES, class At> __device__ __forceinline__ void store_rows(At at, uint16_t *out, int64_t stride, int rows, int channels) {
     static_assert(TILES % 4 == 0);
     int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
@@ -129,7 +128,7 @@ __device__ __forceinline__ void store_rows(const float (&o)[TILES][4], const flo
             uint32_t w[4];
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                w[i] = pack_bf16(o[j + i][2 * half] * factor[half], o[j + i][2 * half + 1] * factor[half]);
+                w[i] = pack_bf16(at(j + i, 2 * half), at(j + i, 2 * half + 1));
             }
             transpose_quad(w);
             int channel = 8 * (j + t);

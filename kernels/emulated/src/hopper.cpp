@@ -129,13 +129,14 @@ void do_load(const void *state) {
 
 } // namespace
 
-void tma_load(void *target, const TensorMap &map, uint64_t *barrier, int rank, const int *at) {
+void tma_load(void *target, const TensorMap &map, uint64_t *barrier, std::initializer_list<int> at) {
+    int rank = int(at.size());
     Load load = {static_cast<char *>(target), barrier, {}, {}};
     memcpy(&load.map, &map, sizeof(Map));
     if (load.map.mark != MAP_MARK || reinterpret_cast<uintptr_t>(&map) % 64 != 0 || load.map.rank != rank) {
         fail("TMA with a map of %d dimensions at %p; %d and a multiple of 64 are expected", load.map.mark == MAP_MARK ? load.map.rank : -1, static_cast<const void *>(&map), rank);
     }
-    memcpy(load.at, at, rank * sizeof(int));
+    std::copy(at.begin(), at.end(), load.at);
     barrier_at(barrier);
     uint32_t offset = shared_offset(target, box_bytes(load.map));
     if (offset % (load.map.swizzle ? 1024 : 128) != 0) {

@@ -1,7 +1,7 @@
 // What the instructions of kernels/cuda/hopper.cuh do. Products run when they are waited for, with what shared memory holds then, and TMA copies
 // as late as they can, so that a missing wait shows.
 #pragma once
-#include <cstdlib>
+#include <initializer_list>
 
 #include "fibers.h"
 #include "instructions.h"
@@ -25,7 +25,7 @@ void mbarrier_wait(uint64_t *barrier, int parity);
 
 // ---- TMA ------------------------------------------------------------------------------------------------------------------
 
-void tma_load(void *target, const TensorMap &map, uint64_t *barrier, int rank, const int *at);
+void tma_load(void *target, const TensorMap &map, uint64_t *barrier, std::initializer_list<int> at);
 
 // ---- wgmma -----------------------------------------------------------------------------------------------------------------
 
