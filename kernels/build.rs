@@ -67,7 +67,8 @@ impl Nvcc {
     fn known(&self, wanted: &[&str]) -> Result<Vec<String>> {
         let listed = Command::new(&self.program).arg("--list-gpu-code").output()?;
         let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
-        let known = |a: &&&str| listed.split_whitespace().any(|l| l.strip_prefix("sm_") == Some(a.trim_end_matches('a')));
+        let known =
+            |a: &&&str| listed.split_whitespace().any(|l| l.strip_prefix("sm_") == Some(a.trim_end_matches('a')));
         Ok(wanted.iter().filter(known).map(|a| (*a).to_owned()).collect())
     }
 }

@@ -62,7 +62,9 @@ pub enum NoGpu {
         found: Capability,
     },
     /// The driver is older than the code in this program.
-    #[error("the NVIDIA driver serves CUDA {found}, and this program's GPU code needs {needed}; install a newer driver")]
+    #[error(
+        "the NVIDIA driver serves CUDA {found}, and this program's GPU code needs {needed}; install a newer driver"
+    )]
     DriverTooOld {
         /// What the driver serves.
         found: CudaVersion,

@@ -18,6 +18,7 @@ mod context;
 mod driver;
 mod error;
 mod gpu;
+pub mod ops;
 mod pinned;
 mod pool;
 mod tensor;
