@@ -152,6 +152,7 @@ template <typename T> T atomicCAS(T *p, std::type_identity_t<T> expected, std::t
 
 // ---- Arithmetic -----------------------------------------------------------------------------------------------------------
 
+using std::isfinite;
 using std::max;
 using std::min;
 inline float __expf(float x) { return std::exp(x); }

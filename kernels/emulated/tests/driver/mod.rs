@@ -38,6 +38,7 @@ macro_rules! call {
         }
     }};
 }
+#[allow(unused_imports, reason = "each test file uses its part")]
 pub(crate) use call;
 
 impl Gpu {
@@ -186,4 +187,49 @@ fn fresh() -> u64 {
 /// Sums of uniform numbers: near enough to a normal distribution.
 pub fn normal(random: &mut ChaCha8Rng, count: usize) -> Vec<f32> {
     (0..count).map(|_| (0..4).map(|_| random.random_range(-1.0f32..1.0)).sum::<f32>() * 0.866).collect()
+}
+
+/// To bf16, the nearest, ties to even.
+pub fn bf16(x: f32) -> u16 {
+    if x.is_nan() { 0x7fff } else { ((x.to_bits() + 0x7fff + (x.to_bits() >> 16 & 1)) >> 16) as u16 }
+}
+
+pub fn from_bf16(bits: u16) -> f32 {
+    f32::from_bits(u32::from(bits) << 16)
+}
+
+/// Rounded to bf16.
+pub fn rounded(x: &[f32]) -> Vec<f32> {
+    x.iter().map(|&x| from_bf16(bf16(x))).collect()
+}
+
+pub fn to_bf16(x: &[f32]) -> Vec<u16> {
+    x.iter().map(|&x| bf16(x)).collect()
+}
+
+/// What an e4m3 byte stands for.
+pub fn from_e4m3(byte: u8) -> f32 {
+    let (exponent, mantissa) = (i32::from(byte >> 3 & 15), f32::from(byte & 7));
+    let size = if exponent == 0 { mantissa * 2f32.powi(-9) } else { (8.0 + mantissa) * 2f32.powi(exponent - 10) };
+    if byte & 0x7f == 0x7f {
+        f32::NAN
+    } else if byte & 128 == 0 {
+        size
+    } else {
+        -size
+    }
+}
+
+/// Fails with the first number that is further off than `relative` of the largest and `own` of itself.
+#[track_caller]
+pub fn assert_near(found: &[f32], expected: &[f64], relative: f64, own: f64, what: &str) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let largest = expected.iter().fold(0f64, |m, v| m.max(v.abs()));
+    for (i, (&found, &expected)) in found.iter().zip(expected).enumerate() {
+        let off = (f64::from(found) - expected).abs();
+        assert!(
+            off <= relative * largest + own * expected.abs() + 1e-30,
+            "{what}: number {i} is {found}, not {expected}"
+        );
+    }
 }
