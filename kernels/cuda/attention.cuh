@@ -41,9 +41,14 @@ template <int ROWS, int CHUNKS, int THREADS> struct Loader {
     // more, or where the chunk is `chunks` or more.
     static __device__ __forceinline__ void load(uint32_t tile, const unsigned char *source, int64_t row_bytes, int first, int rows, int chunks) {
         static_assert(ROWS * CHUNKS % THREADS == 0);
+        int thread = threadIdx.x;
+#ifndef SD_EMULATED
+        // What follows from the thread is computed anew in each round: the registers are needed for sums.
+        asm volatile("" : "+r"(thread));
+#endif
         if (THREADS % CHUNKS == 0 && STEP % 8 == 0) {
             // The swizzle is the same in all rows of a thread.
-            int row = int(threadIdx.x) / CHUNKS, chunk = int(threadIdx.x) % CHUNKS;
+            int row = thread / CHUNKS, chunk = thread % CHUNKS;
             uint32_t target = tile + tile_offset<CHUNKS>(row, chunk);
             const unsigned char *from = source + (first + row) * row_bytes + chunk * 16;
             int left = chunk < chunks ? rows - first - row : 0;
@@ -56,7 +61,7 @@ template <int ROWS, int CHUNKS, int THREADS> struct Loader {
         } else {
 #pragma unroll 4
             for (int i = 0; i < ROWS * CHUNKS / THREADS; i++) {
-                int index = i * THREADS + int(threadIdx.x), row = index / CHUNKS, chunk = index % CHUNKS;
+                int index = i * THREADS + thread, row = index / CHUNKS, chunk = index % CHUNKS;
                 bool inside = first + row < rows && chunk < chunks;
                 cp_async_16_at(tile + tile_offset<CHUNKS>(row, chunk), inside ? source + (first + row) * row_bytes + chunk * 16 : source, inside ? 16 : 0);
             }

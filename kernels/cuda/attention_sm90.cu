@@ -19,6 +19,7 @@ struct Params {
     float scale; // > 0
 };
 
+#ifdef SD_HOPPER
 constexpr int QUERIES = 128, KEYS = 128, STAGES = 2, CONSUMERS = 2;
 constexpr int PANEL = 128 * 128;        // 128 rows of 64 channels
 constexpr int TILE_BYTES = 2 * PANEL;   // of queries, keys or values
@@ -27,8 +28,8 @@ struct Shared {
     unsigned char q[TILE_BYTES], k[STAGES][TILE_BYTES], v[STAGES][TILE_BYTES];
     uint64_t q_full, k_full[STAGES], k_empty[STAGES], v_full[STAGES], v_empty[STAGES];
 };
+static_assert(sizeof(Shared) == 163912);
 
-#ifdef SD_HOPPER
 using attention::exp2_fast, attention::minus_infinity, attention::pack_bf16, attention::quad_max, attention::quad_sum;
 
 __device__ __forceinline__ void load_tile(unsigned char *tile, const TensorMap &map, uint64_t *full, int row, int head, int batch) {
@@ -224,20 +225,21 @@ template <bool BIAS> __device__ __forceinline__ void run(const Params &p, Shared
 } // namespace attention_sm90
 
 using AttentionSm90Params = attention_sm90::Params;
-static_assert(sizeof(attention_sm90::Shared) == 163912);
 
-// Grid (⌈Lq/128⌉, H, B), 384 threads, 163912 bytes of dynamic shared memory.
+// Grid (⌈Lq/128⌉, H, B), 384 threads, 163912 bytes of dynamic shared memory; sm_90a.
+extern "C" __global__ void __launch_bounds__(384, 1) sd_attention_sm90(const __grid_constant__ AttentionSm90Params p) {
 #ifdef SD_HOPPER
-#define SD_ATTENTION_SM90(name, bias)                                                                                    \
-    extern "C" __global__ void __launch_bounds__(384, 1) name(const __grid_constant__ AttentionSm90Params p) {           \
-        SD_DYNAMIC_SHARED(attention_sm90::Shared, shared);                                                               \
-        attention_sm90::run<bias>(p, *shared);                                                                           \
-    }                                                                                                                    \
-    SD_KERNEL(name, AttentionSm90Params)
-#else
-#define SD_ATTENTION_SM90(name, bias)                                                                                    \
-    extern "C" __global__ void name(const __grid_constant__ AttentionSm90Params) {}
+    SD_DYNAMIC_SHARED(attention_sm90::Shared, shared);
+    attention_sm90::run<false>(p, *shared);
 #endif
+}
+SD_KERNEL_ONLY(sd_attention_sm90, AttentionSm90Params, 90)
 
-SD_ATTENTION_SM90(sd_attention_sm90, false)
-SD_ATTENTION_SM90(sd_attention_sm90_bias, true)
+// The same with a bias.
+extern "C" __global__ void __launch_bounds__(384, 1) sd_attention_sm90_bias(const __grid_constant__ AttentionSm90Params p) {
+#ifdef SD_HOPPER
+    SD_DYNAMIC_SHARED(attention_sm90::Shared, shared);
+    attention_sm90::run<true>(p, *shared);
+#endif
+}
+SD_KERNEL_ONLY(sd_attention_sm90_bias, AttentionSm90Params, 90)
