@@ -675,8 +675,12 @@ API int cuLaunchKernel(void *handle, unsigned gx, unsigned gy, unsigned gz, unsi
         return complain(INVALID_VALUE, std::string(function->kernel->name) + ": " + std::to_string(dynamic_bytes) + " bytes of shared memory, " +
                                            std::to_string(function->dynamic_limit) + " were asked for");
     }
-    auto *bytes = static_cast<const char *>(params[0]);
-    std::vector<char> copied(bytes, bytes + function->kernel->params_bytes);
+    // Aligned for the tensor maps in some parameters.
+    struct alignas(64) Line {
+        char bytes[64];
+    };
+    std::vector<Line> copied((function->kernel->params_bytes + sizeof(Line) - 1) / sizeof(Line));
+    memcpy(copied.data(), params[0], function->kernel->params_bytes);
     return submit(stream, [=, copied = std::move(copied)] {
         if (sticky) {
             return sticky;
