@@ -1,6 +1,6 @@
 // What the attention kernels share: swizzled tiles in shared memory, fragments, the running softmax, how results are stored.
 #pragma once
-#include "ptx.cuh"
+#include "common.cuh"
 
 namespace attention {
 
@@ -90,17 +90,6 @@ __device__ __forceinline__ float quad_max(float x) {
 __device__ __forceinline__ float quad_sum(float x) {
     x += __shfl_xor_sync(~0u, x, 1);
     return x + __shfl_xor_sync(~0u, x, 2);
-}
-
-// Two floats as bf16, the first in the low half.
-__device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
-#ifdef SD_EMULATED
-    return uint32_t(emulated::bf16_of(low)) | uint32_t(emulated::bf16_of(high)) << 16;
-#else
-    uint32_t packed;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
-    return packed;
-#endif
 }
 
 // ---- Results ---------------------------------------------------------------------------------------------------------------

@@ -23,21 +23,6 @@ constexpr float E4M3_LARGEST = 448.0f, LOG2_E4M3_LARGEST = 8.807354922f;
 constexpr int SUM_START = 0x4b400000;
 constexpr float SUM_START_VALUE = 12582912.0f;
 
-// Four floats as e4m3, the first in the lowest byte; saturating, nearest even.
-#if defined(SD_EMULATED) || (defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890)
-__device__ __forceinline__ uint32_t pack_e4m3(float a, float b, float c, float d) {
-#ifdef SD_EMULATED
-    auto one = [](float x) { return uint32_t(emulated::e4m3_of(x)); };
-    return one(a) | one(b) << 8 | one(c) << 16 | one(d) << 24;
-#else
-    uint16_t low, high;
-    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(low) : "f"(b), "f"(a));
-    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(high) : "f"(d), "f"(c));
-    return uint32_t(low) | uint32_t(high) << 16;
-#endif
-}
-#endif
-
 // The key that lies at place p of each 16 of v8. A lane's scores are columns 2t, 2t+1 of tiles of 8; as operand of the second product it
 // has to bring places 4t..4t+3.
 __device__ __forceinline__ int key_at(int p) { return p / 4 * 2 + p % 2 + p % 4 / 2 * 8; }

@@ -6,28 +6,11 @@ namespace attention_8bit {
 
 constexpr int THREADS = 256;
 
-__device__ __forceinline__ float low(uint32_t pair) { return __uint_as_float(pair << 16); }
-__device__ __forceinline__ float high(uint32_t pair) { return __uint_as_float(pair & 0xffff0000u); }
-
 // Eight channels of a row.
-__device__ __forceinline__ void read(const uint16_t *p, float (&x)[8]) {
-    uint4 w = *reinterpret_cast<const uint4 *>(p);
-    const uint32_t words[4] = {w.x, w.y, w.z, w.w};
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        x[2 * i] = low(words[i]);
-        x[2 * i + 1] = high(words[i]);
-    }
-}
+__device__ __forceinline__ void read(const uint16_t *p, float (&x)[8]) { load8(reinterpret_cast<const Bf16 *>(p), x); }
 
 __device__ __forceinline__ uint2 to_int8(const float (&x)[8], float inverse) {
-    uint32_t w[2] = {0, 0};
-#pragma unroll
-    for (int i = 0; i < 8; i++) {
-        int n = __float2int_rn(x[i] * inverse);
-        w[i / 4] |= (uint32_t(max(-127, min(127, n))) & 255) << (i % 4 * 8);
-    }
-    return make_uint2(w[0], w[1]);
+    return make_uint2(pack_int8(x[0] * inverse, x[1] * inverse, x[2] * inverse, x[3] * inverse), pack_int8(x[4] * inverse, x[5] * inverse, x[6] * inverse, x[7] * inverse));
 }
 
 struct SumsParams {
@@ -198,7 +181,7 @@ __device__ __forceinline__ void values(const ValuesParams &p) {
 #pragma unroll
             for (int j = 0; j < 4; j++) {
                 int key = first + group + key_at(4 * i + j);
-                x[j] = key < p.keys ? low(v[key * p.v.row]) * inverse : 0.0f;
+                x[j] = key < p.keys ? unpack_bf16(v[key * p.v.row]).x * inverse : 0.0f;
             }
             w[i] = pack_e4m3(x[0], x[1], x[2], x[3]);
         }
