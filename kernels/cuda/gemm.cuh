@@ -51,7 +51,7 @@ __device__ __forceinline__ float2 pair_of(const float *row, int column, int n, f
     if (!row) {
         return make_float2(fill, fill);
     }
-    return make_float2(column < n ? row[column] : fill, column + 1 < n ? row[column + 1] : fill);
+    return make_float2(column < n ? __ldg(row + column) : fill, column + 1 < n ? __ldg(row + column + 1) : fill);
 }
 __device__ __forceinline__ float2 residual_pair(const GemmParams &p, int64_t at, int column) {
     if (column + 1 < p.n && p.y_stride % 2 == 0) {
@@ -87,75 +87,93 @@ __device__ __forceinline__ void transpose_quad(uint32_t (&w)[4]) {
 }
 
 // Finishes and stores a warp's sums [16·ROW_TILES, 8·COLUMN_TILES], whose corner is at (row, column) of y: `sum(i, j, e)` is register e of
-// tile (i, j), laid out as mma.sync's. All lanes take part.
+// tile (i, j), laid out as mma.sync's. All lanes take part. Four tiles side by side and eight rows are a piece; what is added is read
+// AHEAD pieces before it is needed.
 template <int ROW_TILES, int COLUMN_TILES, class Sum>
 __device__ __forceinline__ void store(const GemmParams &p, int row, int column, Sum sum) {
     static_assert(COLUMN_TILES % 4 == 0);
+    constexpr int PIECES_DOWN = 2 * ROW_TILES, PIECES = PIECES_DOWN * (COLUMN_TILES / 4), AHEAD = 3;
     const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     const bool wide = p.y_stride % 8 == 0;
-#pragma unroll
-    for (int first = 0; first < COLUMN_TILES; first += 4) {
-        float2 w_scale[4], bias[4];
+    float2 old[AHEAD][4] = {}, w_scale[4], bias[4];
+    auto load = [&](int piece) {
+        const int r = row + 8 * (piece % PIECES_DOWN) + g;
 #pragma unroll
         for (int j = 0; j < 4; j++) {
-            const int at = column + 8 * (first + j) + 2 * t;
-            w_scale[j] = pair_of(p.w_scale, at, p.n, 1.0f);
-            bias[j] = pair_of(p.bias, at, p.n, 0.0f);
+            const int at = column + 32 * (piece / PIECES_DOWN) + 8 * j + 2 * t;
+            if (r < p.m && at < p.n) {
+                old[piece % AHEAD][j] = residual_pair(p, r * p.y_stride + at, at);
+            }
         }
+    };
+    if (p.residual) {
 #pragma unroll
-        for (int half = 0; half < 2 * ROW_TILES; half++) {
-            const int r = row + 16 * (half / 2) + 8 * (half % 2) + g;
-            const bool inside = r < p.m;
-            const float x_scale = p.x_scale && inside ? p.x_scale[r] : 1.0f;
-            float2 v[4];
+        for (int piece = 0; piece < AHEAD - 1; piece++) {
+            load(piece);
+        }
+    }
 #pragma unroll
-            for (int j = 0; j < 4; j++) {
-                const int at = column + 8 * (first + j) + 2 * t, e = half % 2 * 2;
-                v[j].x = activate(float(sum(half / 2, first + j, e)) * (x_scale * w_scale[j].x) + bias[j].x, p.activation);
-                v[j].y = activate(float(sum(half / 2, first + j, e + 1)) * (x_scale * w_scale[j].y) + bias[j].y, p.activation);
-                if (p.gate && inside) {
-                    float2 gate = pair_of(p.gate + r / p.rows_of_gate * p.gate_stride, at, p.n, 0.0f);
-                    v[j].x *= gate.x, v[j].y *= gate.y;
-                }
-                if (p.residual && inside && at < p.n) {
-                    float2 old = residual_pair(p, r * p.y_stride + at, at);
-                    v[j].x += old.x, v[j].y += old.y;
-                }
-            }
-            if (p.y_is_f32) {
-#pragma unroll
-                for (int j = 0; j < 4; j++) {
-                    const int at = column + 8 * (first + j) + 2 * t;
-                    float *y = static_cast<float *>(p.y) + r * p.y_stride + at;
-                    if (inside && wide && at + 1 < p.n) {
-                        *reinterpret_cast<float2 *>(y) = v[j];
-                    } else if (inside) {
-                        if (at < p.n) {
-                            y[0] = v[j].x;
-                        }
-                        if (at + 1 < p.n) {
-                            y[1] = v[j].y;
-                        }
-                    }
-                }
-                continue;
-            }
-            uint32_t words[4];
+    for (int piece = 0; piece < PIECES; piece++) {
+        const int down = piece % PIECES_DOWN, first = piece / PIECES_DOWN * 4;
+        if (p.residual && piece + AHEAD - 1 < PIECES) {
+            load(piece + AHEAD - 1);
+        }
+        if (down == 0) {
 #pragma unroll
             for (int j = 0; j < 4; j++) {
-                words[j] = pack_bf16(v[j].x, v[j].y);
+                const int at = column + 8 * (first + j) + 2 * t;
+                w_scale[j] = pair_of(p.w_scale, at, p.n, 1.0f);
+                bias[j] = pair_of(p.bias, at, p.n, 0.0f);
             }
-            transpose_quad(words);
-            const int at = column + 8 * (first + t);
-            Bf16 *y = static_cast<Bf16 *>(p.y) + r * p.y_stride + at;
-            if (inside && wide && at + 8 <= p.n) {
-                *reinterpret_cast<uint4 *>(y) = make_uint4(words[0], words[1], words[2], words[3]);
-            } else if (inside) {
+        }
+        const int r = row + 8 * down + g;
+        const bool inside = r < p.m;
+        const float x_scale = p.x_scale && inside ? __ldg(p.x_scale + r) : 1.0f;
+        float2 v[4];
 #pragma unroll
-                for (int i = 0; i < 8; i++) {
-                    if (at + i < p.n) {
-                        y[i] = __ushort_as_bfloat16(static_cast<unsigned short>(words[i / 2] >> (16 * (i % 2))));
+        for (int j = 0; j < 4; j++) {
+            const int at = column + 8 * (first + j) + 2 * t, e = down % 2 * 2;
+            v[j].x = activate(float(sum(down / 2, first + j, e)) * (x_scale * w_scale[j].x) + bias[j].x, p.activation);
+            v[j].y = activate(float(sum(down / 2, first + j, e + 1)) * (x_scale * w_scale[j].y) + bias[j].y, p.activation);
+            if (p.gate && inside) {
+                float2 gate = pair_of(p.gate + r / p.rows_of_gate * p.gate_stride, at, p.n, 0.0f);
+                v[j].x *= gate.x, v[j].y *= gate.y;
+            }
+            if (p.residual) {
+                v[j].x += old[piece % AHEAD][j].x, v[j].y += old[piece % AHEAD][j].y;
+            }
+        }
+        if (p.y_is_f32) {
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                const int at = column + 8 * (first + j) + 2 * t;
+                float *y = static_cast<float *>(p.y) + r * p.y_stride + at;
+                if (inside && wide && at + 1 < p.n) {
+                    *reinterpret_cast<float2 *>(y) = v[j];
+                } else if (inside && at < p.n) {
+                    y[0] = v[j].x;
+                    if (at + 1 < p.n) {
+                        y[1] = v[j].y;
                     }
+                }
+            }
+            continue;
+        }
+        uint32_t words[4];
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            words[j] = pack_bf16(v[j].x, v[j].y);
+        }
+        transpose_quad(words);
+        const int at = column + 8 * (first + t);
+        Bf16 *y = static_cast<Bf16 *>(p.y) + r * p.y_stride + at;
+        if (inside && wide && at + 8 <= p.n) {
+            *reinterpret_cast<uint4 *>(y) = make_uint4(words[0], words[1], words[2], words[3]);
+        } else if (inside) {
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                if (at + i < p.n) {
+                    y[i] = __ushort_as_bfloat16(static_cast<unsigned short>(words[i / 2] >> (16 * (i % 2))));
                 }
             }
         }

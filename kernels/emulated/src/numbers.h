@@ -77,13 +77,26 @@ inline uint8_t e4m3_of(float x) {
     return magnitude == 0 ? sign : sign | round_small(magnitude, 3, 7);
 }
 
-inline float of_e4m3(uint8_t bits) {
+inline float of_e4m3_slowly(uint8_t bits) {
     int exponent = bits >> 3 & 15, mantissa = bits & 7;
     float sign = bits & 0x80 ? -1.0f : 1.0f;
     if ((bits & 0x7f) == 0x7f) {
         return NAN;
     }
     return sign * (exponent ? std::ldexp(float(8 + mantissa), exponent - 10) : std::ldexp(float(mantissa), -9));
+}
+
+inline float of_e4m3(uint8_t bits) {
+    struct Table {
+        float of[256];
+        Table() {
+            for (int i = 0; i < 256; i++) {
+                of[i] = of_e4m3_slowly(uint8_t(i));
+            }
+        }
+    };
+    static const Table table;
+    return table.of[bits];
 }
 
 } // namespace emulated

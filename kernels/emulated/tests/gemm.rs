@@ -2,7 +2,7 @@
 
 mod driver;
 
-use driver::{Gpu, assert_near, bf16, from_bf16, from_e4m3, normal, random, rounded, to_bf16};
+use driver::{Gpu, assert_near, bf16, call, from_bf16, from_e4m3, normal, random, rounded, to_bf16};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
@@ -62,7 +62,8 @@ fn matrix(random: &mut ChaCha8Rng, format: Format, count: usize) -> (Vec<u8>, Ve
             (bytes, numbers)
         }
         Format::E4m3 => {
-            let bytes: Vec<u8> = (0..count).map(|_| random.random_range(0u8..0x7f) & 0x5f | random.random::<u8>() & 128).collect();
+            let bytes: Vec<u8> =
+                (0..count).map(|_| random.random_range(0u8..0x7f) & 0x5f | random.random::<u8>() & 128).collect();
             let numbers = bytes.iter().map(|&b| from_e4m3(b)).collect();
             (bytes, numbers)
         }
@@ -91,7 +92,8 @@ fn check(gpu: &Gpu, case: Case, launch: &Launch) {
         Format::E4m3 => 1.0,
     };
     let (x_scale, w_scale) = (vector(m, scales, 1.0), vector(n, scales, 1.0));
-    let w_scale: Vec<f32> = if scales { w_scale.iter().map(|s| s * size / (k as f32).sqrt()).collect() } else { w_scale };
+    let w_scale: Vec<f32> =
+        if scales { w_scale.iter().map(|s| s * size / (k as f32).sqrt()).collect() } else { w_scale };
     let (bias_values, gate) = (vector(n, bias, 0.0), vector(m.div_ceil(3) * n, residual, 1.0));
     let mut old = vector(m * y_stride, residual, 0.0);
     if !f32_output {
@@ -101,7 +103,8 @@ fn check(gpu: &Gpu, case: Case, launch: &Launch) {
     for i in 0..m {
         for j in 0..n {
             let products = (0..k).map(|l| f64::from(x[i * stride + l]) * f64::from(w[j * stride + l]));
-            let mut v = products.sum::<f64>() * f64::from(x_scale[i]) * f64::from(w_scale[j]) + f64::from(bias_values[j]);
+            let mut v =
+                products.sum::<f64>() * f64::from(x_scale[i]) * f64::from(w_scale[j]) + f64::from(bias_values[j]);
             v = match activation {
                 1 => 0.5 * v * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (v + 0.044715 * v * v * v)).tanh()),
                 2 => v / (1.0 + (-v).exp()),
@@ -137,7 +140,8 @@ fn check(gpu: &Gpu, case: Case, launch: &Launch) {
     };
     launch(gpu, params);
     let rows = |all: Vec<f32>| -> Vec<f32> { all.chunks(y_stride).flat_map(|row| row[..n].to_vec()).collect() };
-    let found = if f32_output { gpu.download::<f32>(y) } else { gpu.download::<u16>(y).into_iter().map(from_bf16).collect() };
+    let found =
+        if f32_output { gpu.download::<f32>(y) } else { gpu.download::<u16>(y).into_iter().map(from_bf16).collect() };
     if gap > 0 && !residual {
         assert!(found.chunks(y_stride).all(|row| row[n..].iter().all(|v| v.is_nan())), "{what}: writes between rows");
     }
@@ -156,6 +160,65 @@ fn mma(format: Format) -> Box<Launch> {
     })
 }
 
+/// What `cuTensorMapEncodeTiled` makes.
+#[repr(C, align(64))]
+#[derive(Clone, Copy)]
+struct TensorMap([u64; 16]);
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct GemmSm90 {
+    x: TensorMap,
+    w: TensorMap,
+    product: Gemm,
+}
+
+/// A map of a matrix: boxes of 128 bytes by so many rows.
+fn map(gpu: &Gpu, format: Format, pointer: u64, [rows, columns, stride]: [i64; 3], box_rows: u32) -> TensorMap {
+    let mut map = TensorMap([0; 16]);
+    let (kind, bytes) = if format == Format::Bf16 { (9, 2) } else { (0, 1) };
+    let (dims, strides) = ([columns as u64, rows as u64], [stride as u64 * bytes]);
+    let (size, steps) = ([128 / bytes as u32, box_rows], [1u32, 1]);
+    let code = call!(
+        gpu,
+        cuTensorMapEncodeTiled(
+            *mut TensorMap = &mut map,
+            i32 = kind,
+            u32 = 2,
+            u64 = pointer,
+            *const u64 = dims.as_ptr(),
+            *const u64 = strides.as_ptr(),
+            *const u32 = size.as_ptr(),
+            *const u32 = steps.as_ptr(),
+            i32 = 0,
+            i32 = 3,
+            i32 = 2,
+            i32 = 0
+        )
+    );
+    assert_eq!(code, 0);
+    map
+}
+
+fn wgmma(format: Format) -> Box<Launch> {
+    let (kernel, rows, columns) = match format {
+        Format::Bf16 => ("sd_gemm_sm90_bf16", 128, 256),
+        Format::Int8 => ("sd_gemm_sm90_int8", 128, 256),
+        Format::E4m3 => ("sd_gemm_sm90_e4m3", 256, 128),
+    };
+    Box::new(move |gpu, product| {
+        let [m, n, k] = [product.m, product.n, product.k].map(i64::from);
+        let params = GemmSm90 {
+            x: map(gpu, format, product.x, [m, k, product.x_stride], rows),
+            w: map(gpu, format, product.w, [n, k, product.w_stride], columns),
+            product,
+        };
+        let tiles = (m as u32).div_ceil(rows) * (n as u32).div_ceil(columns);
+        // Fewer blocks than tiles: they go round.
+        gpu.launch(kernel, [tiles.div_ceil(2), 1, 1], 384, 196_672, &params).expect("runs");
+    })
+}
+
 const PLAIN: Case = Case {
     format: Format::Bf16,
     shape: [128, 128, 64],
@@ -170,7 +233,15 @@ const PLAIN: Case = Case {
 /// Sizes around the tiles, odd ones, more k than stages, more tiles than a group.
 fn shapes(format: Format) -> Vec<[usize; 3]> {
     let k = if format == Format::Bf16 { 8 } else { 16 };
-    vec![[1, 1, k], [128, 128, 16 * k], [127, 129, 3 * k], [5, 260, 9 * k], [131, 7, 33 * k], [1100, 130, 2 * k], [64, 72, 40 * k]]
+    vec![
+        [1, 1, k],
+        [128, 128, 16 * k],
+        [127, 129, 3 * k],
+        [5, 260, 9 * k],
+        [131, 7, 33 * k],
+        [1100, 130, 2 * k],
+        [64, 72, 40 * k],
+    ]
 }
 
 fn check_format(format: Format, launch: &Launch) {
@@ -180,7 +251,13 @@ fn check_format(format: Format, launch: &Launch) {
         let case = Case { format, shape, scales: eight_bit, ..PLAIN };
         check(&gpu, case, launch);
         // Everything else, in turns.
-        let case = Case { gap: if i % 2 == 0 { 16 } else { 0 }, bias: true, activation: (i % 3) as i32, f32_output: i % 2 == 1, ..case };
+        let case = Case {
+            gap: if i % 2 == 0 { 16 } else { 0 },
+            bias: true,
+            activation: (i % 3) as i32,
+            f32_output: i % 2 == 1,
+            ..case
+        };
         check(&gpu, case, launch);
         check(&gpu, Case { residual: true, scales: true, ..case }, launch);
         check(&gpu, Case { residual: true, f32_output: i % 2 == 0, ..case }, launch);
@@ -203,11 +280,27 @@ fn e4m3_with_mma() {
 }
 
 #[test]
+fn bf16_with_wgmma() {
+    check_format(Format::Bf16, &*wgmma(Format::Bf16));
+}
+
+#[test]
+fn int8_with_wgmma() {
+    check_format(Format::Int8, &*wgmma(Format::Int8));
+}
+
+#[test]
+fn e4m3_with_wgmma() {
+    check_format(Format::E4m3, &*wgmma(Format::E4m3));
+}
+
+#[test]
 fn results_are_rounded_to_the_nearest() {
     // 1 + 2^-8 lies between two bf16 numbers: ties go to even.
     assert_eq!((bf16(1.003_906_25), bf16(1.011_718_75)), (0x3f80, 0x3f82));
     let gpu = Gpu::new();
-    let (x, w) = (gpu.upload(&to_bf16(&[1.0; 8])), gpu.upload(&to_bf16(&[1.0, 0.003_906_25, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])));
+    let (x, w) =
+        (gpu.upload(&to_bf16(&[1.0; 8])), gpu.upload(&to_bf16(&[1.0, 0.003_906_25, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])));
     let y = gpu.empty::<u16>(1);
     let params = Gemm {
         x: x.pointer,

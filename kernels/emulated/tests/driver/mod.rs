@@ -33,7 +33,7 @@ macro_rules! call {
         let name = concat!(stringify!($name), "\0");
         // SAFETY: the types are those of cuda.h.
         unsafe {
-            let function = $gpu.library.get::<unsafe extern "C" fn($($kind),*) -> c_int>(name.as_bytes()).expect(name);
+            let function = $gpu.library.get::<unsafe extern "C" fn($($kind),*) -> std::ffi::c_int>(name.as_bytes()).expect(name);
             function($($value),*)
         }
     }};
