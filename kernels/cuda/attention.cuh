@@ -41,11 +41,8 @@ template <int ROWS, int CHUNKS, int THREADS> struct Loader {
     // more, or where the chunk is `chunks` or more.
     static __device__ __forceinline__ void load(uint32_t tile, const unsigned char *source, int64_t row_bytes, int first, int rows, int chunks) {
         static_assert(ROWS * CHUNKS % THREADS == 0);
-        int thread = threadIdx.x;
-#ifndef SD_EMULATED
         // What follows from the thread is computed anew in each round: the registers are needed for sums.
-        asm volatile("" : "+r"(thread));
-#endif
+        const int thread = not_hoisted(threadIdx.x);
         if (THREADS % CHUNKS == 0 && STEP % 8 == 0) {
             // The swizzle is the same in all rows of a thread.
             int row = thread / CHUNKS, chunk = thread % CHUNKS;
@@ -70,17 +67,6 @@ template <int ROWS, int CHUNKS, int THREADS> struct Loader {
 };
 
 // ---- Softmax --------------------------------------------------------------------------------------------------------------
-
-// 2^x with the special-function unit; 0 for −∞.
-__device__ __forceinline__ float exp2_fast(float x) {
-#ifdef SD_EMULATED
-    return std::exp2(x);
-#else
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-#endif
-}
 
 // Largest of, or sum over, the four lanes that hold one row of an accumulator.
 __device__ __forceinline__ float quad_max(float x) {

@@ -6,7 +6,7 @@
 
 namespace attention_8bit {
 
-using attention::chunk_address, attention::exp2_fast, attention::Loader, attention::minus_infinity, attention::quad_max, attention::quad_sum,
+using attention::chunk_address, attention::Loader, attention::minus_infinity, attention::quad_max, attention::quad_sum,
     attention::tile_offset;
 
 // The e4m3 kernel has no registers for two tiles of 16 queries a warp, which would halve what it reads from shared memory; on the cards it is for,

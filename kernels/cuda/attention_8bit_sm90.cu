@@ -30,7 +30,7 @@ struct Shared {
 };
 static_assert(sizeof(Shared) == 147592);
 
-using attention::exp2_fast, attention::minus_infinity, attention::quad_max, attention::quad_sum;
+using attention::minus_infinity, attention::quad_max, attention::quad_sum;
 using attention_8bit::SUM_START, attention_8bit::SUM_START_VALUE;
 
 __device__ __forceinline__ void load_tile(unsigned char *tile, const TensorMap &map, uint64_t *full, int x, int y) {

@@ -30,7 +30,7 @@ struct Shared {
 };
 static_assert(sizeof(Shared) == 163912);
 
-using attention::exp2_fast, attention::minus_infinity, attention::quad_max, attention::quad_sum;
+using attention::minus_infinity, attention::quad_max, attention::quad_sum;
 
 __device__ __forceinline__ void load_tile(unsigned char *tile, const TensorMap &map, uint64_t *full, int row, int head, int batch) {
     mbarrier_arrive_expect(full, TILE_BYTES);

@@ -178,4 +178,23 @@ __device__ __forceinline__ void cp_async_16_at(uint32_t target, const void *sour
 #endif
 }
 
+// 2^x with the special-function unit; 0 for −∞.
+__device__ __forceinline__ float exp2_fast(float x) {
+#ifdef SD_EMULATED
+    return std::exp2(x);
+#else
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+#endif
+}
+
+// x, in a way that the compiler computes what follows from it where it is used.
+__device__ __forceinline__ int not_hoisted(int x) {
+#ifndef SD_EMULATED
+    asm volatile("" : "+r"(x));
+#endif
+    return x;
+}
+
 // mbarrier, TMA, wgmma and setmaxnreg are in hopper.cuh, their twins in kernels/emulated/src/hopper.h.
