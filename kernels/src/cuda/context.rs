@@ -126,7 +126,7 @@ impl Context {
         Ok((free as u64, total as u64))
     }
 
-    /// Waits for everything in a stream.
+    /// Does not wait for other streams, nor they for it.
     pub fn stream(self: &Arc<Self>, priority: c_int) -> Result<Stream> {
         const NON_BLOCKING: u32 = 1;
         let mut handle = Handle::NULL;
@@ -194,7 +194,7 @@ impl Stream {
         let mut handle = Handle::NULL;
         // SAFETY: the pointer is valid for the call.
         self.context.call("make an event", |f| unsafe { (f.event_create)(&mut handle, flags) })?;
-        let event = Event { context: self.context.clone(), handle };
+        let event = Event(Arc::new(Recorded { context: self.context.clone(), handle }));
         // SAFETY: both are alive.
         self.context.call("record an event", |f| unsafe { (f.event_record)(handle, self.handle) })?;
         Ok(event)
@@ -206,7 +206,7 @@ impl Stream {
     /// The driver fails.
     pub fn wait(&self, event: &Event) -> Result<()> {
         // SAFETY: both are alive; the driver keeps what it needs of the event.
-        self.context.call("wait for an event", |f| unsafe { (f.stream_wait)(self.handle, event.handle, 0) })
+        self.context.call("wait for an event", |f| unsafe { (f.stream_wait)(self.handle, event.0.handle, 0) })
     }
 
     /// Copies host memory to the GPU's.
@@ -257,15 +257,18 @@ impl Drop for Stream {
     }
 }
 
-/// A point in a stream's work.
-pub struct Event {
+/// A point in a stream's work. Clones are the same.
+#[derive(Clone)]
+pub struct Event(Arc<Recorded>);
+
+struct Recorded {
     context: Arc<Context>,
     handle: Handle,
 }
 
 impl fmt::Debug for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "event {:?}", self.handle.0)
+        write!(f, "event {:?}", self.0.handle.0)
     }
 }
 
@@ -276,9 +279,9 @@ impl Event {
     /// What was to be done before failed.
     pub fn is_done(&self) -> Result<bool> {
         // SAFETY: the event is alive.
-        match self.context.code(|f| unsafe { (f.event_query)(self.handle) }) {
+        match self.0.context.code(|f| unsafe { (f.event_query)(self.0.handle) }) {
             NOT_READY => Ok(false),
-            code => self.context.check("do its work", code).map(|()| true),
+            code => self.0.context.check("do its work", code).map(|()| true),
         }
     }
 
@@ -288,7 +291,7 @@ impl Event {
     /// What was to be done before failed.
     pub fn synchronise(&self) -> Result<()> {
         // SAFETY: the event is alive.
-        self.context.call("do its work", |f| unsafe { (f.event_synchronise)(self.handle) })
+        self.0.context.call("do its work", |f| unsafe { (f.event_synchronise)(self.0.handle) })
     }
 
     /// Seconds from this to a later one; both were recorded with their times, and are past.
@@ -299,14 +302,14 @@ impl Event {
         let mut ms = 0.0;
         let elapsed = |f: &Functions| {
             // SAFETY: both events are alive, and the pointer is valid for the call.
-            unsafe { (f.event_elapsed)(&mut ms, self.handle, later.handle) }
+            unsafe { (f.event_elapsed)(&mut ms, self.0.handle, later.0.handle) }
         };
-        self.context.call("measure time", elapsed)?;
+        self.0.context.call("measure time", elapsed)?;
         Ok(f64::from(ms) / 1000.0)
     }
 }
 
-impl Drop for Event {
+impl Drop for Recorded {
     fn drop(&mut self) {
         // SAFETY: alive until here. The driver keeps it for as long as streams wait for it.
         self.context.code(|f| unsafe { (f.event_destroy)(self.handle) });

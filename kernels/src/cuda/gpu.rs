@@ -2,14 +2,15 @@
 
 use std::any::Any;
 use std::fmt;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::code::{Code, KernelFacts, Kernels, Launch, Params, embedded_code};
 use super::context::{Context, Event, GpuFacts, Stream};
 use super::driver::Driver;
-use super::error::{Capability, CudaVersion, NoGpu, Result};
+use super::error::{Capability, CudaError, CudaVersion, NoGpu, Result};
 use super::pinned::PinnedPool;
-use super::pool::Pool;
+use super::pool::{GpuBuffer, Pool};
 
 /// The oldest GPUs that the kernels are for: their copies run beside arithmetic, and their tensor cores take bf16.
 pub const LEAST: Capability = Capability(8, 0);
@@ -176,6 +177,25 @@ impl Gpu {
         let done = self.0.copies.synchronise().and(self.0.compute.synchronise());
         self.release_done();
         done
+    }
+
+    /// Starts to copy a part of the host's memory, preferably pinned, to the beginning of a buffer, beside what is computed.
+    /// The memory is kept until then. The host does not wait; the compute stream does when it is told to
+    /// ([`GpuBuffer::wait_for_others`]) or the buffer is dropped.
+    ///
+    /// # Errors
+    /// The part is not there or longer than the buffer, or the driver fails.
+    pub fn copy_in<T>(&self, from: Arc<T>, part: Range<usize>, to: &mut GpuBuffer) -> Result<()>
+    where
+        T: AsRef<[u8]> + Send + Sync + 'static,
+    {
+        let Some(bytes) = (*from).as_ref().get(part.clone()) else {
+            return CudaError::arguments("copy", format!("bytes {part:?} of {}", (*from).as_ref().len()));
+        };
+        // SAFETY: whoever could write to the bytes or free them needs what is kept here.
+        let done = unsafe { to.start_copy_in(&self.0.copies, bytes) }?;
+        self.hold(done, from);
+        Ok(())
     }
 
     /// Keeps something that the GPU uses by itself, until the event has come to pass.

@@ -279,6 +279,11 @@ impl GpuTensor {
         }
     }
 
+    /// The same memory as bytes, in one dimension.
+    pub fn as_bytes(&self) -> Self {
+        Self { shape: vec![self.bytes()], dtype: GpuDtype::U8, ..self.clone() }
+    }
+
     /// Lengths of its dimensions.
     pub fn shape(&self) -> &[usize] {
         &self.shape

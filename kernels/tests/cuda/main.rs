@@ -1,7 +1,10 @@
 //! The GPU's side of this crate on an emulated GPU, and on a real one with `STEADYDANCE_TEST_GPU=1`.
 
 mod attention;
+mod elementwise;
+mod linear;
 mod memory;
+mod rows;
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};

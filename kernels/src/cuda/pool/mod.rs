@@ -87,7 +87,14 @@ impl Pool {
 
     fn buffer(&self, state: &State, place: Place, bytes: usize) -> GpuBuffer {
         let start = state.addresses.get(&place.segment).copied().unwrap_or_default();
-        GpuBuffer { pool: self.clone(), place, address: start + place.offset as u64, bytes, used_until: None }
+        GpuBuffer {
+            pool: self.clone(),
+            place,
+            address: start + place.offset as u64,
+            bytes,
+            used_until: None,
+            free_from: None,
+        }
     }
 
     /// Gets a segment from the driver; `false` when there is no room for one.
@@ -179,6 +186,7 @@ pub struct GpuBuffer {
     address: Address,
     bytes: usize,
     used_until: Option<Event>,
+    free_from: Option<Event>,
 }
 
 impl fmt::Debug for GpuBuffer {
@@ -205,6 +213,46 @@ impl GpuBuffer {
 
     pub(crate) fn address(&self) -> Address {
         self.address
+    }
+
+    /// Marks where the compute stream has done with what is in it: what it was given so far.
+    ///
+    /// # Errors
+    /// The driver fails.
+    pub fn mark_free(&mut self) -> Result<()> {
+        self.free_from = Some(self.pool.0.compute.record()?);
+        Ok(())
+    }
+
+    /// Gives a stream beside the compute stream a copy to its beginning: after what was [marked](Self::mark_free), or else after
+    /// all that the compute stream has been given so far. The event is the end of it, until which neither may be touched.
+    ///
+    /// # Safety
+    /// Nobody writes to the bytes or frees them before the event.
+    pub(crate) unsafe fn start_copy_in(&mut self, stream: &Stream, from: &[u8]) -> Result<Event> {
+        if from.len() > self.bytes {
+            return CudaError::arguments("copy", format!("{} bytes to {self:?}", from.len()));
+        }
+        let free = match self.free_from.take() {
+            Some(event) => event,
+            None => self.pool.0.compute.record()?,
+        };
+        stream.wait(&free)?;
+        if !from.is_empty() {
+            // SAFETY: as many bytes; the buffer is ours and waits for the event, the rest is the caller's.
+            unsafe { stream.copy_in(self.address, from.as_ptr(), from.len()) }?;
+        }
+        match stream.record() {
+            Ok(done) => {
+                self.used_until(done.clone());
+                Ok(done)
+            }
+            Err(error) => {
+                // Nobody could tell when it is done but by waiting for all.
+                let _ = stream.synchronise();
+                Err(error)
+            }
+        }
     }
 
     /// A stream other than the compute stream uses it until this event. It is not given away before, without anybody waiting
