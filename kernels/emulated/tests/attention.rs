@@ -47,6 +47,24 @@ struct Attention {
     scale: f32,
 }
 
+impl Attention {
+    fn new(gpu: &Gpu, case: &Case, out: Output, bias: &[f32], bias_head: usize, bias_query: usize) -> Self {
+        Self {
+            q: case.view(gpu, &case.q),
+            k: case.view(gpu, &case.k),
+            v: case.view(gpu, &case.v),
+            out,
+            bias: gpu.upload(bias).pointer,
+            bias_head: bias_head as i64,
+            bias_query: bias_query as i32,
+            queries: case.queries as i32,
+            keys: case.keys as i32,
+            dim: case.dim as i32,
+            scale: case.scale,
+        }
+    }
+}
+
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct AttentionSm90 {
@@ -59,6 +77,28 @@ struct AttentionSm90 {
     keys: i32,
     dim: i32,
     scale: f32,
+}
+
+impl AttentionSm90 {
+    fn new(gpu: &Gpu, case: &Case, out: Output, bias: &[f32]) -> Self {
+        let Case { batch, heads, queries, keys, dim, width, .. } = *case;
+        let map = |x: &[f32], rows: usize| {
+            let dims = [dim, rows, heads, batch].map(|d| d as u64);
+            let strides = [width, dim, rows * width].map(|s| 2 * s as u64);
+            tensor_map(gpu, MAP_OF_BF16, case.view(gpu, x).data, &dims, &strides, &[64, 128, 1, 1])
+        };
+        Self {
+            q: map(&case.q, queries),
+            k: map(&case.k, keys),
+            v: map(&case.v, keys),
+            out,
+            bias: gpu.upload(bias).pointer,
+            queries: queries as i32,
+            keys: keys as i32,
+            dim: dim as i32,
+            scale: case.scale,
+        }
+    }
 }
 
 /// What is computed: sizes, inputs as bf16 holds them, and their buffers.
@@ -74,13 +114,15 @@ struct Case {
     k: Vec<f32>,
     v: Vec<f32>,
     scale: f32,
+    /// Every so manyth query is looked at.
+    every: usize,
 }
 
 impl Case {
     fn new(random: &mut ChaCha8Rng, [batch, heads, queries, keys, dim]: [usize; 5]) -> Self {
         let width = heads * dim + 8 * random.random_range(0..3);
         let [q, k, v] = [queries, keys, keys].map(|rows| rounded(&normal(random, batch * rows * width)));
-        Self { batch, heads, queries, keys, dim, width, q, k, v, scale: 1.0 / (dim as f32).sqrt() }
+        Self { batch, heads, queries, keys, dim, width, q, k, v, scale: 1.0 / (dim as f32).sqrt(), every: 1 }
     }
 
     fn view(&self, gpu: &Gpu, x: &[f32]) -> View {
@@ -102,7 +144,7 @@ impl Case {
         let (mut off, mut all) = (0.0, 1e-30);
         for b in 0..self.batch {
             for h in 0..self.heads {
-                for i in 0..self.queries {
+                for i in (0..self.queries).step_by(self.every) {
                     let q = &self.q[at(self.queries, b, h, i)..][..self.dim];
                     let scores: Vec<f64> = (0..self.keys)
                         .map(|j| {
@@ -143,6 +185,22 @@ fn sizes(random: &mut ChaCha8Rng, round: usize, dim: usize) -> [usize; 5] {
     [any(2), any(2), any(140), keys, dim]
 }
 
+/// Prints the rate of a kernel that took so long for a case, of its products.
+fn report(name: &str, case: &Case, seconds: f64) {
+    let Case { batch, heads, queries, keys, dim, .. } = *case;
+    let operations = 4.0 * (batch * heads * queries * keys * dim) as f64;
+    println!(
+        "{name}: {:.1} T/s, {:.3} ms, {heads} heads of {queries} × {keys}",
+        operations / seconds * 1e-12,
+        seconds * 1e3
+    );
+}
+
+/// What measurements are made with: a head count and a number of tokens for which the card is full.
+fn large(random: &mut ChaCha8Rng) -> Case {
+    Case { every: 4001, ..Case::new(random, [1, 8, 16384, 16384, 128]) }
+}
+
 /// bf16 results are off by 2^-9 of themselves at most, weights likewise.
 const BF16: f64 = 0.004;
 
@@ -168,19 +226,7 @@ fn bf16_attention_is_softmax_attention() {
             }
             let (bias_head, bias_query) = if per_key { (0, 0) } else { (queries * keys, keys) };
             let (buffer, out) = case.output(&gpu);
-            let params = Attention {
-                q: case.view(&gpu, &case.q),
-                k: case.view(&gpu, &case.k),
-                v: case.view(&gpu, &case.v),
-                out,
-                bias: gpu.upload(&bias).pointer,
-                bias_head: bias_head as i64,
-                bias_query: bias_query as i32,
-                queries: queries as i32,
-                keys: keys as i32,
-                dim: dim as i32,
-                scale: case.scale,
-            };
+            let params = Attention::new(&gpu, &case, out, &bias, bias_head, bias_query);
             let grid = [queries.div_ceil(block) as u32, heads as u32, batch as u32];
             gpu.launch(name, grid, threads, shared, &params).expect(name);
             let biased = name.ends_with("bias");
@@ -232,25 +278,10 @@ fn hopper_attention_is_softmax_attention() {
             let mut sizes = sizes(&mut random, round, dim);
             sizes[3] *= 1 + round / 3;
             let case = Case::new(&mut random, sizes);
-            let Case { batch, heads, queries, keys, width, .. } = case;
+            let Case { batch, heads, queries, keys, .. } = case;
             let bias = normal(&mut random, keys);
             let (buffer, out) = case.output(&gpu);
-            let map = |x: &[f32], rows: usize| {
-                let dims = [dim, rows, heads, batch].map(|d| d as u64);
-                let strides = [width, dim, rows * width].map(|s| 2 * s as u64);
-                tensor_map(&gpu, MAP_OF_BF16, case.view(&gpu, x).data, &dims, &strides, &[64, 128, 1, 1])
-            };
-            let params = AttentionSm90 {
-                q: map(&case.q, queries),
-                k: map(&case.k, keys),
-                v: map(&case.v, keys),
-                out,
-                bias: gpu.upload(&bias).pointer,
-                queries: queries as i32,
-                keys: keys as i32,
-                dim: dim as i32,
-                scale: case.scale,
-            };
+            let params = AttentionSm90::new(&gpu, &case, out, &bias);
             let grid = [queries.div_ceil(128) as u32, heads as u32, batch as u32];
             gpu.launch(name, grid, 384, 163_912, &params).expect(name);
             let biased = name.ends_with("bias");
@@ -370,6 +401,31 @@ struct Quantised {
     v_step: Buffer,
     v: View,
     padded: [usize; 2],
+}
+
+impl Attention8bit {
+    fn new(case: &Case, at: &Quantised, out: Output, blocks: Blocks) -> Self {
+        let [q8, k8, v8, q_step, k_step, v_step] =
+            [at.q8, at.k8, at.v8, at.q_step, at.k_step, at.v_step].map(|b| b.pointer);
+        let [queries, keys, padded_queries, padded_keys] =
+            [case.queries, case.keys, at.padded[0], at.padded[1]].map(|n| n as i32);
+        let v = at.v;
+        Self { q8, q_step, k8, k_step, v8, v_step, v, out, blocks, queries, keys, padded_queries, padded_keys }
+    }
+}
+
+impl Attention8bitSm90 {
+    fn new(gpu: &Gpu, case: &Case, at: &Quantised, out: Output, blocks: Blocks) -> Self {
+        let map = |buffer: Buffer, width: u64| {
+            let dims = [width, buffer.bytes as u64 / width];
+            tensor_map(gpu, MAP_OF_BYTES, buffer.pointer, &dims, &[width], &[128, 128])
+        };
+        let [q_step, k_step, v_step] = [at.q_step, at.k_step, at.v_step].map(|b| b.pointer);
+        let [queries, keys, padded_queries, padded_keys] =
+            [case.queries, case.keys, at.padded[0], at.padded[1]].map(|n| n as i32);
+        let (q8, k8, v8) = (map(at.q8, 128), map(at.k8, 128), map(at.v8, at.padded[1] as u64));
+        Self { q8, k8, v8, q_step, k_step, v_step, out, blocks, queries, keys, padded_queries, padded_keys }
+    }
 }
 
 fn quantise(gpu: &Gpu, random: &mut ChaCha8Rng, case: &Case) -> Quantised {
@@ -505,51 +561,11 @@ fn attention_of_8_bits_is_near_softmax_attention() {
             let blocks =
                 Blocks { list: if sparse { on_device[0] } else { 0 }, count: on_device[1], stride: stride as i32 };
             let (buffer, out) = case.output(&gpu);
-            let [q_step, k_step, v_step] = [at.q_step, at.k_step, at.v_step].map(|b| b.pointer);
-            let [padded_queries, padded_keys] = at.padded.map(|n| n as i32);
-            let (queries, keys) = (case.queries as i32, case.keys as i32);
-            let all = (case.batch * case.heads) as u64;
-            let grid = [padded_queries as u32 / 128, case.heads as u32, case.batch as u32];
+            let grid = [case.queries.div_ceil(128) as u32, case.heads as u32, case.batch as u32];
             if of == 64 {
-                let [q8, k8, v8] = [at.q8, at.k8, at.v8].map(|b| b.pointer);
-                let v = at.v;
-                let params = Attention8bit {
-                    q8,
-                    q_step,
-                    k8,
-                    k_step,
-                    v8,
-                    v_step,
-                    v,
-                    out,
-                    blocks,
-                    queries,
-                    keys,
-                    padded_queries,
-                    padded_keys,
-                };
-                gpu.launch(name, grid, threads, shared, &params).expect(name);
+                gpu.launch(name, grid, threads, shared, &Attention8bit::new(&case, &at, out, blocks)).expect(name);
             } else {
-                let map = |buffer: Buffer, width: u64| {
-                    let dims = [width, buffer.bytes as u64 / width];
-                    tensor_map(&gpu, MAP_OF_BYTES, buffer.pointer, &dims, &[width], &[128, 128])
-                };
-                let (q8, k8, v8) = (map(at.q8, 128), map(at.k8, 128), map(at.v8, padded_keys as u64));
-                assert_eq!(at.v8.bytes as u64, all * 128 * padded_keys as u64);
-                let params = Attention8bitSm90 {
-                    q8,
-                    k8,
-                    v8,
-                    q_step,
-                    k_step,
-                    v_step,
-                    out,
-                    blocks,
-                    queries,
-                    keys,
-                    padded_queries,
-                    padded_keys,
-                };
+                let params = Attention8bitSm90::new(&gpu, &case, &at, out, blocks);
                 gpu.launch(name, grid, threads, shared, &params).expect(name);
             }
             let sees = |b: usize, h: usize, i: usize, j: usize| {
@@ -565,5 +581,39 @@ fn attention_of_8_bits_is_near_softmax_attention() {
             );
             assert!(error < most, "{name}: {error}, {} queries, {} keys, {sparse}", case.queries, case.keys);
         }
+    }
+}
+
+#[test]
+#[ignore = "a measurement, and for a real GPU: SD_GPU_IMAGES"]
+fn rates_of_attention() {
+    let (gpu, mut random) = (Gpu::new(), random());
+    let case = large(&mut random);
+    let at = quantise(&gpu, &mut random, &case);
+    let (buffer, out) = case.output(&gpu);
+    let grid = [case.queries.div_ceil(128) as u32, case.heads as u32, 1];
+    let all = Blocks { list: 0, count: 0, stride: 0 };
+    let bias = vec![0.0; case.keys];
+    let (plain, hopper) = (Attention::new(&gpu, &case, out, &bias, 0, 0), AttentionSm90::new(&gpu, &case, out, &bias));
+    let (of_8_bits, hopper_8) =
+        (Attention8bit::new(&case, &at, out, all), Attention8bitSm90::new(&gpu, &case, &at, out, all));
+    let check = |name: &str, seconds: f64, most: f64| {
+        report(name, &case, seconds);
+        let error = case.error(&gpu, buffer, |_, _, _, _| 0.0);
+        assert!(error < most, "{name}: {error}");
+    };
+    let name = "sd_attention_d128";
+    check(name, gpu.seconds(name, grid, 128, 81920, &plain), BF16);
+    let name = "sd_attention_8bit_bf16";
+    check(name, gpu.seconds(name, grid, 128, 65536, &of_8_bits), 0.02);
+    if gpu.capability() >= 89 {
+        let name = "sd_attention_8bit_e4m3";
+        check(name, gpu.seconds(name, grid, 256, 40960, &of_8_bits), 0.05);
+    }
+    if gpu.capability() == 90 {
+        let name = "sd_attention_sm90";
+        check(name, gpu.seconds(name, grid, 384, 163_912, &hopper), BF16);
+        let name = "sd_attention_8bit_sm90";
+        check(name, gpu.seconds(name, grid, 384, 147_592, &hopper_8), 0.05);
     }
 }

@@ -296,3 +296,48 @@ fn planes_become_pixels_and_planes_again() {
         }
     }
 }
+
+#[test]
+#[ignore = "a measurement, and for a real GPU: SD_GPU_IMAGES"]
+fn rates_of_convolutions() {
+    let (gpu, mut random) = (Gpu::new(), random());
+    for (channels, height, width) in [(96, 480, 832), (192, 240, 416), (384, 120, 208)] {
+        let frames = 4;
+        let positions = frames * height * width;
+        let x = to_bf16(&normal(&mut random, ((frames + 2) * height * width * channels) as usize));
+        let weight = to_bf16(&normal(&mut random, (27 * channels * channels) as usize));
+        let x = gpu.upload(&x).pointer;
+        let params = Conv3d {
+            x: x + 2 * 2 * (height * width * channels) as u64,
+            history: x,
+            weight: gpu.upload(&weight).pointer,
+            bias: gpu.upload(&vec![0f32; channels as usize]).pointer,
+            residual: 0,
+            out: gpu.empty::<u16>((positions * channels) as usize).pointer,
+            batch: 1,
+            frames,
+            height,
+            width,
+            in_channels: channels,
+            out_channels: channels,
+            out_frames: frames,
+            out_height: height,
+            out_width: width,
+            kernel_frames: 3,
+            kernel_size: 3,
+            frames_before: 2,
+            history_frames: 2,
+            temporal_stride: 1,
+            spatial: 0,
+            split: 1,
+        };
+        let grid = [(positions as u32).div_ceil(128), channels as u32 / 96, 1];
+        let seconds = gpu.seconds("sd_conv3d_n96", grid, 128, 43008, &params);
+        let operations = 54.0 * f64::from(channels * channels) * f64::from(positions);
+        println!(
+            "sd_conv3d_n96: {:.1} T/s, {:.3} ms, {channels} channels",
+            operations / seconds * 1e-12,
+            seconds * 1e3
+        );
+    }
+}

@@ -1,4 +1,6 @@
 //! The driver functions that these tests need, with numbers in and out.
+//!
+//! With `SD_GPU_IMAGES`, the files that `nvcc -fatbin` made of kernels/cuda/*.cu with colons between, the tests run on a real GPU.
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -12,11 +14,13 @@ use rand_chacha::ChaCha8Rng;
 /// The driver has one state for the process, so that tests which share a process take turns.
 static TURN: Mutex<()> = Mutex::new(());
 
-/// The emulated GPU with a stream and a module.
+/// The emulated GPU, or a real one, with a stream and modules.
 pub struct Gpu {
     pub library: Library,
-    pub module: *mut c_void,
+    pub modules: Vec<*mut c_void>,
     pub stream: *mut c_void,
+    /// A real one does not fill its memory with NaN patterns.
+    pub real: bool,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -44,21 +48,28 @@ pub(crate) use call;
 impl Gpu {
     pub fn new() -> Self {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        let path = emulated_gpu::library().expect("built on Linux");
-        // SAFETY: our own library; its constructors only fill a list.
+        let images: Vec<Vec<u8>> = std::env::var("SD_GPU_IMAGES")
+            .map(|files| files.split(':').map(|file| std::fs::read(file).expect("an image")).collect())
+            .unwrap_or_default();
+        let (real, mut path) = (!images.is_empty(), std::path::Path::new("libcuda.so.1"));
+        if !real {
+            path = emulated_gpu::library().expect("built on Linux");
+        }
+        // SAFETY: our own library, whose constructors only fill a list, or the driver.
         let library = unsafe { Library::new(path) }.expect("loads");
-        let mut gpu = Self { library, module: null_mut(), stream: null_mut(), _turn: turn };
+        let mut gpu = Self { library, modules: Vec::new(), stream: null_mut(), real, _turn: turn };
         let mut context: *mut c_void = null_mut();
         assert_eq!(call!(gpu, cuInit(u32 = 0)), 0);
         assert_eq!(call!(gpu, cuDevicePrimaryCtxRetain(*mut *mut c_void = &mut context, c_int = 0)), 0);
         assert_eq!(call!(gpu, cuCtxSetCurrent(*mut c_void = context)), 0);
-        let (mut stream, mut module) = (null_mut(), null_mut());
+        let mut stream = null_mut();
         assert_eq!(call!(gpu, cuStreamCreateWithPriority(*mut *mut c_void = &mut stream, u32 = 1, c_int = 0)), 0);
-        assert_eq!(
-            call!(gpu, cuModuleLoadData(*mut *mut c_void = &mut module, *const c_void = b"image".as_ptr().cast())),
-            0
-        );
-        (gpu.stream, gpu.module) = (stream, module);
+        gpu.stream = stream;
+        for image in if real { images } else { vec![b"image".to_vec()] } {
+            let (mut module, image) = (null_mut(), image.as_ptr().cast());
+            assert_eq!(call!(gpu, cuModuleLoadData(*mut *mut c_void = &mut module, *const c_void = image)), 0);
+            gpu.modules.push(module);
+        }
         gpu
     }
 
@@ -67,6 +78,10 @@ impl Gpu {
         let bytes = count * size_of::<T>();
         let mut pointer = 0;
         assert_eq!(call!(self, cuMemAlloc_v2(*mut u64 = &mut pointer, usize = bytes)), 0);
+        if self.real {
+            let stream = self.stream;
+            assert_eq!(call!(self, cuMemsetD8Async(u64 = pointer, u8 = 0xff, usize = bytes, *mut c_void = stream)), 0);
+        }
         Buffer { pointer, bytes }
     }
 
@@ -103,17 +118,64 @@ impl Gpu {
     }
 
     pub fn function(&self, name: &str) -> Option<*mut c_void> {
-        let (mut function, name) = (null_mut(), CString::new(name).expect("no NUL"));
-        let (module, name) = (self.module, name.as_ptr());
-        let code = call!(
-            self,
-            cuModuleGetFunction(*mut *mut c_void = &mut function, *mut c_void = module, *const c_char = name)
-        );
-        (code == 0).then_some(function)
+        let name = CString::new(name).expect("no NUL");
+        self.modules.iter().find_map(|&module| {
+            let (mut function, name) = (null_mut(), name.as_ptr());
+            let code = call!(
+                self,
+                cuModuleGetFunction(*mut *mut c_void = &mut function, *mut c_void = module, *const c_char = name)
+            );
+            (code == 0).then_some(function)
+        })
+    }
+
+    /// The compute capability, times ten.
+    pub fn capability(&self) -> c_int {
+        [75, 76].into_iter().fold(0, |sum, attribute| {
+            let mut value = 0;
+            call!(self, cuDeviceGetAttribute(*mut c_int = &mut value, c_int = attribute, c_int = 0));
+            10 * sum + value
+        })
+    }
+
+    /// Seconds of a kernel that has run before, the median of ten; for real GPUs.
+    pub fn seconds<P: Copy>(&self, name: &str, grid: [u32; 3], threads: u32, shared: u32, params: &P) -> f64 {
+        let stream = self.stream;
+        let mut events = [null_mut(); 2];
+        for event in &mut events {
+            assert_eq!(call!(self, cuEventCreate(*mut *mut c_void = event, u32 = 0)), 0);
+        }
+        let mut times: Vec<f32> = (0..12)
+            .map(|_| {
+                call!(self, cuEventRecord(*mut c_void = events[0], *mut c_void = stream));
+                self.start(name, grid, threads, shared, params).expect(name);
+                call!(self, cuEventRecord(*mut c_void = events[1], *mut c_void = stream));
+                self.synchronise().expect(name);
+                let mut time = 0f32;
+                let [first, last] = events;
+                call!(self, cuEventElapsedTime(*mut f32 = &mut time, *mut c_void = first, *mut c_void = last));
+                time
+            })
+            .skip(2)
+            .collect();
+        times.sort_by(f32::total_cmp);
+        f64::from(times[5]) * 1e-3
     }
 
     /// Launches and waits. The error is what the emulator says.
     pub fn launch<P: Copy>(
+        &self,
+        name: &str,
+        grid: [u32; 3],
+        threads: u32,
+        shared: u32,
+        params: &P,
+    ) -> Result<(), String> {
+        self.start(name, grid, threads, shared, params)?;
+        self.synchronise()
+    }
+
+    fn start<P: Copy>(
         &self,
         name: &str,
         [x, y, z]: [u32; 3],
@@ -154,15 +216,18 @@ impl Gpu {
                 *mut c_void = null_mut()
             )
         );
-        if code == 0 { self.synchronise() } else { Err(self.complaint()) }
+        if code == 0 { Ok(()) } else { Err(self.complaint(code)) }
     }
 
     pub fn synchronise(&self) -> Result<(), String> {
         let code = call!(self, cuStreamSynchronize(*mut c_void = self.stream));
-        if code == 0 { Ok(()) } else { Err(self.complaint()) }
+        if code == 0 { Ok(()) } else { Err(self.complaint(code)) }
     }
 
-    fn complaint(&self) -> String {
+    fn complaint(&self, code: c_int) -> String {
+        if self.real {
+            return format!("error {code}");
+        }
         // SAFETY: the signature in driver.cpp; the text is a C string.
         unsafe {
             let last = self.library.get::<unsafe extern "C" fn() -> *const c_char>(b"sdEmulatedLastMessage\0");
