@@ -1,7 +1,8 @@
 // Attention with int8 scores, for sm_80 and later: buffers as attention_8bit.cuh describes them, the frame that of attention.cu.
 //
 // sd_attention_8bit_e4m3 (sm_89 and later) multiplies weights and values in e4m3. The tensor cores add such products up with some 22 bits, so each
-// block of 64 keys has a sum of its own, which is then added in f32. sd_attention_8bit_bf16 takes bf16 weights and values as they are.
+// block of 64 keys has a sum of its own, which is then added in f32. sd_attention_8bit_e4m3_f16 has that sum in f16 (SageAttention 2++), which GeForce
+// cards do at twice the rate. sd_attention_8bit_bf16 takes bf16 weights and values as they are.
 #include "attention_8bit.cuh"
 
 namespace attention_8bit {
@@ -17,7 +18,8 @@ constexpr int QUERY_BYTES = QUERIES * D;
 template <bool E4M3> constexpr int STAGE_BYTES = E4M3 ? KEYS * D : 2 * KEYS * D;
 template <bool E4M3> constexpr int SHARED_BYTES = QUERY_BYTES + STAGES * STAGE_BYTES<E4M3>;
 
-template <bool E4M3> __device__ __forceinline__ void run(const Params &p, unsigned char *shared) {
+// F16: sums of a block of keys in f16.
+template <bool E4M3, bool F16> __device__ __forceinline__ void run(const Params &p, unsigned char *shared) {
     constexpr int TILES = TILES_OF<E4M3>, ROWS = 16 * TILES, THREADS = QUERIES / ROWS * 32;
     constexpr int CHUNKS = D / 16; // of a row of queries or keys
     constexpr int CHANNEL_TILES = D / 8, STAGE = STAGE_BYTES<E4M3>;
@@ -169,6 +171,7 @@ template <bool E4M3> __device__ __forceinline__ void run(const Params &p, unsign
 #pragma unroll
             for (int n = 0; n < CHANNEL_TILES; n += 2) {
                 float fresh[TILES][2][4] = {};
+                uint32_t fresh_f16[TILES][2][2] = {};
 #pragma unroll
                 for (int m = 0; m < KEYS / 16; m += 2) {
                     uint32_t b[4];
@@ -176,16 +179,24 @@ template <bool E4M3> __device__ __forceinline__ void run(const Params &p, unsign
 #pragma unroll
                     for (int i = 0; i < TILES; i++) {
                         const uint32_t a[4] = {weights[i][2 * m][0], weights[i][2 * m][1], weights[i][2 * m + 2][0], weights[i][2 * m + 2][1]};
-                        mma_m16n8k32_e4m3(fresh[i][0], a, {b[0], b[1]});
-                        mma_m16n8k32_e4m3(fresh[i][1], a, {b[2], b[3]});
+                        if (F16) {
+                            mma_m16n8k32_e4m3_f16(fresh_f16[i][0], a, {b[0], b[1]});
+                            mma_m16n8k32_e4m3_f16(fresh_f16[i][1], a, {b[2], b[3]});
+                        } else {
+                            mma_m16n8k32_e4m3(fresh[i][0], a, {b[0], b[1]});
+                            mma_m16n8k32_e4m3(fresh[i][1], a, {b[2], b[3]});
+                        }
                     }
                 }
 #pragma unroll
                 for (int i = 0; i < TILES; i++) {
 #pragma unroll
-                    for (int e = 0; e < 8; e++) {
-                        float &to = o[i][n + e / 4][e % 4];
-                        to = fmaf(to, before[i][e % 4 / 2], fresh[i][e / 4][e % 4]);
+                    for (int e = 0; e < 8; e += 2) {
+                        const int tile = e / 4, half = e % 4 / 2;
+                        const float2 sums = F16 ? unpack_f16(fresh_f16[i][tile][half]) : make_float2(fresh[i][tile][e % 4], fresh[i][tile][e % 4 + 1]);
+                        float(&to)[4] = o[i][n + tile];
+                        to[e % 4] = fmaf(to[e % 4], before[i][half], sums.x);
+                        to[e % 4 + 1] = fmaf(to[e % 4 + 1], before[i][half], sums.y);
                     }
                 }
             }
@@ -244,7 +255,7 @@ using Attention8bitParams = attention_8bit::Params;
 extern "C" __global__ void __launch_bounds__(128) sd_attention_8bit_bf16(const __grid_constant__ Attention8bitParams p) {
     SD_DYNAMIC_SHARED(unsigned char, shared);
     static_assert(attention_8bit::SHARED_BYTES<false> == 65536);
-    attention_8bit::run<false>(p, shared);
+    attention_8bit::run<false, false>(p, shared);
 }
 SD_KERNEL(sd_attention_8bit_bf16, Attention8bitParams)
 
@@ -253,7 +264,16 @@ extern "C" __global__ void __launch_bounds__(256) sd_attention_8bit_e4m3(const _
 #ifdef SD_HAS_E4M3_MMA
     SD_DYNAMIC_SHARED(unsigned char, shared);
     static_assert(attention_8bit::SHARED_BYTES<true> == 40960);
-    attention_8bit::run<true>(p, shared);
+    attention_8bit::run<true, false>(p, shared);
 #endif
 }
 SD_KERNEL_FROM(sd_attention_8bit_e4m3, Attention8bitParams, 89)
+
+// The same with f16 sums: v_step has to be made with v_largest 2.25.
+extern "C" __global__ void __launch_bounds__(256) sd_attention_8bit_e4m3_f16(const __grid_constant__ Attention8bitParams p) {
+#ifdef SD_HAS_E4M3_MMA
+    SD_DYNAMIC_SHARED(unsigned char, shared);
+    attention_8bit::run<true, true>(p, shared);
+#endif
+}
+SD_KERNEL_FROM(sd_attention_8bit_e4m3_f16, Attention8bitParams, 89)

@@ -16,7 +16,7 @@ namespace attention_8bit {
 constexpr int D = 128;
 // Steps are at least this, so that zeros need no care and products of two are normal numbers.
 constexpr float SMALLEST_STEP = 1e-15f;
-constexpr float E4M3_LARGEST = 448.0f, LOG2_E4M3_LARGEST = 8.807354922f;
+constexpr float LOG2_E4M3_LARGEST = 8.807354922f; // of 448, which the largest weight becomes
 
 // Scores are summed on top of this integer: read as a float it is 1.5·2^23, and adding n to it as an integer adds n as a number (|n| < 2^22;
 // 128·127² is half of that). So int32 sums are floats, less 1.5·2^23, without conversion.

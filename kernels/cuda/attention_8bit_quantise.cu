@@ -56,6 +56,9 @@ struct MeansParams {
     float *k_mean;
     float *v_step;
     int32_t keys, chunks;
+    // What the largest value of a channel becomes: 448, and 2.25 for sd_attention_8bit_e4m3_f16, whose sums of 64 products with weights up to
+    // 448 have to stay below 65504.
+    float v_largest;
 };
 
 __device__ __forceinline__ void means(const MeansParams &p) {
@@ -68,7 +71,7 @@ __device__ __forceinline__ void means(const MeansParams &p) {
         largest = fmaxf(largest, partial[D]);
     }
     p.k_mean[head * D + c] = sum / float(p.keys);
-    p.v_step[head * D + c] = fmaxf(largest / E4M3_LARGEST, SMALLEST_STEP);
+    p.v_step[head * D + c] = fmaxf(largest / p.v_largest, SMALLEST_STEP);
 }
 
 struct QueriesParams {
