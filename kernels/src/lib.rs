@@ -9,6 +9,7 @@ pub mod attention;
 mod compute;
 pub mod conv2d;
 pub mod conv3d;
+pub mod cuda;
 mod exp;
 mod gemm;
 mod level;

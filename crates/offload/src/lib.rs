@@ -13,7 +13,10 @@ mod store;
 mod traffic;
 
 pub use aliases::{ALIAS_VARIABLES, Aliases};
-pub use device::{Buffer, Bus, Charge, Counts, DeviceError, DeviceMemory, Fault, Pending, Use, VirtualDevice};
+pub use device::{
+    Buffer, Bus, Charge, Counts, CudaMemory, DeviceError, DeviceMemory, Fault, Pending, Use, VirtualDevice,
+    pinned_ceiling,
+};
 pub use flags::{FlagConflict, MemoryFlags, MemoryMode, OffloadTo, OnPressure, PinMemory, Place};
 pub use memory::{Memory, peak_rss_bytes};
 pub use meter::{Meter, own_bytes};

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Device, Result, Tensor};
+use kernels::cuda::{Gpu, GpuDtype, GpuMatrix, GpuTensor};
 use kernels::linear::LaterMatrix;
 use weights::{Manifest, Matrix, MatrixForm, Resident, TensorSource, TensorSpec, WeightSource, Weights};
 
@@ -72,6 +73,7 @@ pub struct Placed {
     device: Device,
     dtype: Option<DType>,
     traffic: Arc<Traffic>,
+    gpu: Option<Gpu>,
 }
 
 impl Placed {
@@ -114,9 +116,15 @@ impl Placed {
             traffic: traffic.clone(),
             held: Mutex::default(),
         };
+        let gpu = memory.gpu().cloned();
         let root = Resident::new(Arc::new(charged), Device::Cpu, dtype);
         let store = Arc::new(Store::new(source, units, memory, moving, traffic.clone())?);
-        Ok(Self { root, store, by_matrix, device: Device::Cpu, dtype, traffic })
+        Ok(Self { root, store, by_matrix, device: Device::Cpu, dtype, traffic, gpu })
+    }
+
+    /// The GPU that the weights are brought to.
+    pub fn gpu(&self) -> Option<&Gpu> {
+        self.gpu.as_ref()
     }
 
     /// What has been read so far.
@@ -187,6 +195,20 @@ impl TensorSource for MatrixByMatrix {
             false => self.store.get(name)?.form(name, shape, dtype),
         }
     }
+
+    fn gpu_tensor(&self, name: &str, shape: &[usize]) -> Result<GpuTensor> {
+        match self.slab.has(name) {
+            true => self.slab.gpu_tensor(name, shape),
+            false => self.store.get(name)?.gpu_tensor(name, shape),
+        }
+    }
+
+    fn gpu_matrix(&self, name: &str, shape: &[usize], dtype: Option<DType>) -> Result<GpuMatrix> {
+        match self.slab.has(name) {
+            true => self.slab.gpu_matrix(name, shape, dtype),
+            false => self.store.get(name)?.gpu_matrix(name, shape, dtype),
+        }
+    }
 }
 
 struct Later {
@@ -254,5 +276,23 @@ impl TensorSource for Charged {
 
     fn form(&self, name: &str, shape: &[usize], dtype: Option<DType>) -> Result<MatrixForm> {
         self.source.form(name, shape, dtype)
+    }
+
+    fn gpu_tensor(&self, name: &str, shape: &[usize]) -> Result<GpuTensor> {
+        let Some(gpu) = self.memory.gpu() else {
+            candle_core::bail!("tensor {name} is in the host's memory, and a GPU asks for it");
+        };
+        let tensor = self.source.tensor(name, shape, Some(DType::F32), &Device::Cpu)?;
+        self.count((4 * tensor.elem_count()) as u64)?;
+        Ok(GpuTensor::upload(gpu, &tensor, GpuDtype::F32)?)
+    }
+
+    fn gpu_matrix(&self, name: &str, shape: &[usize], dtype: Option<DType>) -> Result<GpuMatrix> {
+        let Some(gpu) = self.memory.gpu() else {
+            candle_core::bail!("matrix {name} is in the host's memory, and a GPU asks for it");
+        };
+        let matrix = self.source.matrix(name, shape, dtype, &Device::Cpu)?;
+        self.count(matrix.stored_bytes())?;
+        Ok(GpuMatrix::upload(gpu, &matrix)?)
     }
 }

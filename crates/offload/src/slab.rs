@@ -5,13 +5,17 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use candle_core::{DType, Device, Result, Tensor};
 use half::{bf16, f16};
+use kernels::cuda::{Gpu, GpuDifference, GpuDtype, GpuMatrix, GpuScales, GpuTensor};
 use kernels::linear::Difference;
 use kernels::quant::{Encoding, QuantMatrix, Scales};
 use weights::{Matrix, MatrixForm, TensorSource, TensorSpec};
+
+use crate::device::Shared;
 
 /// Where tensors of a slab begin: what copy engines and vector instructions like, on all devices.
 pub const SLAB_ALIGNMENT: usize = 256;
@@ -27,6 +31,14 @@ struct Piece {
     place: Range<usize>,
     /// `None` for what is held in f32.
     form: Option<MatrixForm>,
+    /// What of a matrix is not in the buffer, in a GPU's memory: small, and the same each time the buffer is filled.
+    on_gpu: OnceLock<GpuBeside>,
+}
+
+/// As [`Beside`].
+struct GpuBeside {
+    scales: GpuScales,
+    differences: Vec<GpuDifference>,
 }
 
 /// What of a matrix is not in the buffer.
@@ -59,7 +71,7 @@ impl Layout {
             else {
                 candle_core::bail!("tensor {} of shape {:?} is too large", spec.name, spec.shape);
             };
-            pieces.push(Piece { spec: spec.clone(), place: at..end, form });
+            pieces.push(Piece { spec: spec.clone(), place: at..end, form, on_gpu: OnceLock::new() });
             at = next;
         }
         Ok(Self { pieces, bytes: at })
@@ -158,14 +170,63 @@ fn write_floats(tensor: &Tensor, encoding: Encoding, out: &mut [u8]) -> Result<(
 
 /// A filled buffer in memory that is computed from, and what is where in it.
 pub(crate) struct Slab {
-    layout: std::sync::Arc<Layout>,
+    layout: Arc<Layout>,
     filled: Filled,
-    bytes: Bytes,
+    memory: Shared,
+    /// Whose memory it is.
+    gpu: Option<Gpu>,
 }
 
 impl Slab {
-    pub fn new(layout: std::sync::Arc<Layout>, filled: Filled, bytes: Bytes) -> Self {
-        Self { layout, filled, bytes }
+    pub fn new(layout: Arc<Layout>, filled: Filled, memory: Shared, gpu: Option<Gpu>) -> Self {
+        Self { layout, filled, memory, gpu }
+    }
+
+    /// A tensor's bytes on the host.
+    fn bytes(&self, piece: &Piece) -> Result<Bytes> {
+        match &self.memory {
+            Shared::Host(bytes) => Ok(bytes.slice(piece.place.clone())),
+            Shared::Gpu(_) => {
+                candle_core::bail!("tensor {} is in a GPU's memory, and the host asks for it", piece.spec.name)
+            }
+        }
+    }
+
+    /// As numbers of a shape in the GPU's memory.
+    fn there(&self, piece: &Piece, shape: &[usize], dtype: GpuDtype) -> Result<GpuTensor> {
+        match &self.memory {
+            Shared::Gpu(buffer) => Ok(GpuTensor::within(buffer.clone(), piece.place.start, shape, dtype)?),
+            Shared::Host(_) => {
+                candle_core::bail!("tensor {} is in the host's memory, and a GPU asks for it", piece.spec.name)
+            }
+        }
+    }
+
+    /// What of a matrix is not in the buffer: brought to the GPU at its first use, and kept.
+    fn beside_on_gpu<'a>(&self, piece: &'a Piece, shape: [usize; 2], form: &MatrixForm) -> Result<&'a GpuBeside> {
+        if let Some(found) = piece.on_gpu.get() {
+            return Ok(found);
+        }
+        let Some(gpu) = &self.gpu else {
+            candle_core::bail!("tensor {} is in no GPU's memory", piece.spec.name);
+        };
+        let (scales, differences) = match form {
+            MatrixForm::Stored(stored) => (stored.scales(), &[][..]),
+            MatrixForm::Made(_) => {
+                let beside = self.beside(&piece.spec.name)?;
+                (&beside.scales, beside.differences.as_slice())
+            }
+        };
+        let scales = GpuScales::upload(gpu, scales, shape)?;
+        let there = differences.iter().map(|d| GpuDifference::upload(gpu, d)).collect::<kernels::cuda::Result<_>>()?;
+        Ok(piece.on_gpu.get_or_init(|| GpuBeside { scales, differences: there }))
+    }
+
+    fn beside(&self, name: &str) -> Result<&Beside> {
+        match self.filled.beside.get(name) {
+            Some(beside) => Ok(beside),
+            None => candle_core::bail!("tensor {name} is announced and not there"),
+        }
     }
 
     fn piece(&self, name: &str) -> Result<&Piece> {
@@ -188,7 +249,8 @@ impl TensorSource for Slab {
             let matrix = self.matrix(name, &piece.spec.shape, None, &Device::Cpu)?;
             return matrix.to_tensor(dtype.unwrap_or(DType::F32))?.reshape(shape)?.to_device(device);
         }
-        let (numbers, _) = self.bytes[piece.place.clone()].as_chunks::<4>();
+        let bytes = self.bytes(piece)?;
+        let (numbers, _) = bytes.as_chunks::<4>();
         let values: Vec<f32> = numbers.iter().map(|b| f32::from_le_bytes(*b)).collect();
         Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(dtype.unwrap_or(DType::F32))?.to_device(device)
     }
@@ -197,14 +259,12 @@ impl TensorSource for Slab {
     fn matrix(&self, name: &str, shape: &[usize], _dtype: Option<DType>, _device: &Device) -> Result<Matrix> {
         let piece = self.piece(name)?;
         let Some(form) = &piece.form else { return Ok(self.tensor(name, shape, None, &Device::Cpu)?.into()) };
-        let bytes = self.bytes.slice(piece.place.clone());
+        let bytes = self.bytes(piece)?;
         let (rows, columns) = rows_and_columns(shape);
         match form {
             MatrixForm::Stored(stored) => Ok(stored.matrix(bytes)?.into()),
             MatrixForm::Made(encoding) => {
-                let Some(Beside { scales, rotation, differences }) = self.filled.beside.get(name).cloned() else {
-                    candle_core::bail!("tensor {name} is announced and not there");
-                };
+                let Beside { scales, rotation, differences } = self.beside(name)?.clone();
                 let matrix = QuantMatrix::new(*encoding, [rows, columns], bytes, scales, rotation)
                     .map_err(|e| e.into_candle())?;
                 differences.into_iter().try_fold(Matrix::from(matrix), Matrix::with)
@@ -216,12 +276,36 @@ impl TensorSource for Slab {
         let form = self.piece(name)?.form.as_ref();
         Ok(MatrixForm::Made(form.map_or(Encoding::F32, MatrixForm::encoding)))
     }
+
+    fn gpu_tensor(&self, name: &str, shape: &[usize]) -> Result<GpuTensor> {
+        let piece = self.piece(name)?;
+        match piece.form {
+            None => self.there(piece, shape, GpuDtype::F32),
+            Some(_) => candle_core::bail!("tensor {name} is a matrix, and is asked for as a tensor of floats"),
+        }
+    }
+
+    /// The matrix over this buffer, which lives as long as it.
+    fn gpu_matrix(&self, name: &str, shape: &[usize], _dtype: Option<DType>) -> Result<GpuMatrix> {
+        let piece = self.piece(name)?;
+        let (rows, columns) = rows_and_columns(shape);
+        let Some(form) = &piece.form else {
+            let bytes = self.there(piece, &[rows, columns], GpuDtype::F32)?;
+            return Ok(GpuMatrix::new(Encoding::F32, [rows, columns], bytes, GpuScales::None, None)?);
+        };
+        let bytes = self.there(piece, &[piece.place.len()], GpuDtype::U8)?;
+        let rotation = match form {
+            MatrixForm::Stored(stored) => stored.rotation(),
+            MatrixForm::Made(_) => self.beside(name)?.rotation,
+        };
+        let beside = self.beside_on_gpu(piece, [rows, columns], form)?;
+        let matrix = GpuMatrix::new(form.encoding(), [rows, columns], bytes, beside.scales.clone(), rotation)?;
+        Ok(matrix.with(beside.differences.iter().cloned()))
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use weights::{RandomWeights, Weights};
 
     use super::*;
@@ -247,7 +331,8 @@ mod tests {
             assert!(layout.pieces.iter().all(|p| p.place.start % SLAB_ALIGNMENT == 0));
             let mut buffer = vec![0; layout.bytes()];
             let filled = layout.fill(&source, dtype, &mut buffer, true).unwrap();
-            let slab: Arc<dyn TensorSource> = Arc::new(Slab::new(Arc::new(layout), filled, buffer.into()));
+            let slab: Arc<dyn TensorSource> =
+                Arc::new(Slab::new(Arc::new(layout), filled, Shared::Host(buffer.into()), None));
             let (got, want) =
                 [slab, Arc::new(RandomWeights::new(3))].map(|s| Weights::new(s, Device::Cpu, dtype).pp("b")).into();
             let floats = |t: Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();

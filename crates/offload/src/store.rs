@@ -108,6 +108,10 @@ impl Store {
         };
         let units = units.into_iter().map(with_layout).collect::<Result<Vec<_>>>()?;
         let ring_bytes = units.iter().filter(|(u, _)| !u.stays).map(|(_, l)| l.bytes()).max().unwrap_or(0);
+        // Room for staging stays free.
+        let staged = units.iter().map(|(_, l)| l.bytes()).max().unwrap_or(0) as u64;
+        let ceiling = device.pinned_ceiling().saturating_sub(HOST_STAGING as u64 * staged);
+        let moving = Moving { pinned_bytes: moving.pinned_bytes.min(ceiling), ..moving };
         let names = units.iter().enumerate().map(|(i, (unit, _))| (unit.name.clone(), i)).collect();
         let inner = Arc::new(Inner {
             source,
@@ -352,7 +356,7 @@ impl Inner {
         let bytes = layout.bytes();
         if self.device.is_host() {
             let Some(mut buffer) = self.device_buffer(unit)? else { return Ok(None) };
-            return match self.fill(unit, buffer.bytes_mut()) {
+            return match self.fill(unit, &mut buffer) {
                 Ok(filled) => Ok(Some(Slot::Here(Arc::new(self.slab(unit, buffer, filled))))),
                 Err(error) => {
                     self.give_back(unit, buffer);
@@ -367,7 +371,7 @@ impl Inner {
                 let keep = !self.stays(unit) && self.keep_pinned(bytes as u64);
                 let mut buffer = if keep { self.device.alloc(bytes, Use::Pinned) } else { self.staging(bytes) }
                     .map_err(|e| e.into_candle())?;
-                let filled = self.fill(unit, buffer.bytes_mut())?;
+                let filled = self.fill(unit, &mut buffer)?;
                 let buffer = Arc::new(buffer);
                 let mut state = self.locked();
                 match keep {
@@ -383,8 +387,11 @@ impl Inner {
         Ok(Some(Slot::Copying(self.device.copy(host, 0..bytes, buffer), filled)))
     }
 
-    fn fill(&self, unit: usize, out: &mut [u8]) -> Result<Filled> {
+    fn fill(&self, unit: usize, out: &mut Buffer) -> Result<Filled> {
         let layout = &self.units[unit].1;
+        let Some(out) = out.bytes_mut() else {
+            candle_core::bail!("{out:?} cannot be read into");
+        };
         let check = self.locked().checked.insert(unit);
         let filled = layout.fill(self.source.as_ref(), self.moving.dtype, out, check);
         match &filled {
@@ -413,7 +420,8 @@ impl Inner {
         while state.staging.len() >= HOST_STAGING {
             let done = state.staging.iter().position(|b| Arc::strong_count(b) == 1);
             let Some(buffer) = done.and_then(|at| Arc::into_inner(state.staging.swap_remove(at))) else {
-                // The copy's thread lets go of it without telling.
+                // Copies let go of it without telling.
+                self.device.release_copied();
                 let pause = std::time::Duration::from_micros(200);
                 state = self.changed.wait_timeout(state, pause).map_or_else(|e| e.into_inner().0, |(state, _)| state);
                 continue;
@@ -455,16 +463,17 @@ impl Inner {
 
     fn slab(self: &Arc<Self>, unit: usize, buffer: Buffer, filled: Filled) -> Slab {
         let inner = Arc::downgrade(self);
-        let bytes = share(buffer, move |buffer| {
+        let memory = share(buffer, move |buffer| {
             if let Some(inner) = inner.upgrade() {
                 inner.give_back(unit, buffer);
             }
         });
-        Slab::new(self.units[unit].1.clone(), filled, bytes)
+        Slab::new(self.units[unit].1.clone(), filled, memory, self.device.gpu().cloned())
     }
 
-    fn give_back(&self, unit: usize, buffer: Buffer) {
+    fn give_back(&self, unit: usize, mut buffer: Buffer) {
         if !self.stays(unit) {
+            buffer.mark_free();
             let mut state = self.locked();
             if !state.closed {
                 state.free.push(buffer);

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use candle_core::{DType, Device, Result, Tensor};
 use kernels::Compute;
+use kernels::cuda::{GpuMatrix, GpuTensor};
 use kernels::linear::Matrix;
 use kernels::quant::Encoding;
 
@@ -41,6 +42,23 @@ pub trait TensorSource: Send + Sync {
         let matrix = self.matrix(name, shape, dtype, &Device::Cpu)?;
         let float = || matrix.float().map_or(Encoding::F32, |t| float_encoding(t.dtype()));
         Ok(MatrixForm::Made(matrix.quantised().map_or_else(float, |m| m.encoding())))
+    }
+
+    /// The [`tensor`](Self::tensor) in f32, in the memory of the GPU that the source brings it to.
+    ///
+    /// # Errors
+    /// As there, and the source brings nothing to a GPU.
+    fn gpu_tensor(&self, name: &str, _shape: &[usize]) -> Result<GpuTensor> {
+        candle_core::bail!("tensor {name} is in the host's memory, and a GPU asks for it")
+    }
+
+    /// The [`matrix`](Self::matrix) in the memory of the GPU that the source brings it to. Ask for it when it is multiplied with
+    /// and let go of it after that: it may have the place of others.
+    ///
+    /// # Errors
+    /// As there, and the source brings nothing to a GPU.
+    fn gpu_matrix(&self, name: &str, _shape: &[usize], _dtype: Option<DType>) -> Result<GpuMatrix> {
+        candle_core::bail!("matrix {name} is in the host's memory, and a GPU asks for it")
     }
 }
 
@@ -151,7 +169,13 @@ pub struct Resident {
 impl Resident {
     /// Keeps every tensor of `source` after its first use, on `device`, matrices as `matrix_dtype` (or as stored).
     pub fn new(source: Arc<dyn TensorSource>, device: Device, matrix_dtype: Option<DType>) -> Self {
-        let kept = Arc::new(Keeping { source, tensors: Mutex::default(), matrices: Mutex::default() });
+        let kept = Arc::new(Keeping {
+            source,
+            tensors: Mutex::default(),
+            matrices: Mutex::default(),
+            gpu_tensors: Mutex::default(),
+            gpu_matrices: Mutex::default(),
+        });
         Self { weights: Weights::new(kept, device, matrix_dtype) }
     }
 
@@ -196,6 +220,8 @@ struct Keeping {
     source: Arc<dyn TensorSource>,
     tensors: Mutex<HashMap<String, Tensor>>,
     matrices: Mutex<HashMap<String, Matrix>>,
+    gpu_tensors: Mutex<HashMap<String, GpuTensor>>,
+    gpu_matrices: Mutex<HashMap<String, GpuMatrix>>,
 }
 
 /// What is kept under a name, or is read now and kept.
@@ -230,5 +256,13 @@ impl TensorSource for Keeping {
             // A few rows are no reason to keep all.
             None => self.source.rows(name, shape, ids, dtype, device),
         }
+    }
+
+    fn gpu_tensor(&self, name: &str, shape: &[usize]) -> Result<GpuTensor> {
+        kept(&self.gpu_tensors, name, || self.source.gpu_tensor(name, shape))
+    }
+
+    fn gpu_matrix(&self, name: &str, shape: &[usize], dtype: Option<DType>) -> Result<GpuMatrix> {
+        kept(&self.gpu_matrices, name, || self.source.gpu_matrix(name, shape, dtype))
     }
 }

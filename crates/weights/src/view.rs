@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Shape, Tensor};
 use kernels::Compute;
+use kernels::cuda::{GpuMatrix, GpuTensor};
 use kernels::linear::Matrix;
 
 use crate::TensorSource;
@@ -60,6 +61,25 @@ impl Weights {
         let shape = shape.into();
         let matrix = self.source.matrix(&self.full_name(name), shape.dims(), self.matrix_dtype, &self.device)?;
         Ok(matrix.with_compute(self.compute))
+    }
+
+    /// As [`tensor`](Self::tensor), in the memory of the GPU that the source brings it to.
+    ///
+    /// # Errors
+    /// As there, and the source brings nothing to a GPU.
+    pub fn gpu_tensor(&self, shape: impl Into<Shape>, name: &str) -> Result<GpuTensor> {
+        let shape = shape.into();
+        self.source.gpu_tensor(&self.full_name(name), shape.dims())
+    }
+
+    /// As [`matrix`](Self::matrix), in the memory of the GPU that the source brings it to. Ask for it when it is multiplied with
+    /// and let go of it after that: it may have the place of others.
+    ///
+    /// # Errors
+    /// As there, and the source brings nothing to a GPU.
+    pub fn gpu_matrix(&self, shape: impl Into<Shape>, name: &str) -> Result<GpuMatrix> {
+        let shape = shape.into();
+        self.source.gpu_matrix(&self.full_name(name), shape.dims(), self.matrix_dtype)
     }
 
     /// The same view, whose matrices are multiplied in these numbers on the host.

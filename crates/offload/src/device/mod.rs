@@ -3,6 +3,8 @@
 //! Memory is asked for in buffers that are counted against a budget for as long as they live. Copies into them are started and
 //! waited for separately, so that one runs while something else is computed.
 
+mod cuda;
+mod ledger;
 mod virtual_device;
 
 use std::fmt;
@@ -10,11 +12,14 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use kernels::cuda::{Gpu, GpuBuffer, Pinned, SharedBuffer};
 use kernels::memory::PageBuffer;
 
 use crate::Memory;
 
-pub use virtual_device::{Bus, Counts, Fault, VirtualDevice};
+pub use cuda::{CudaMemory, pinned_ceiling};
+pub use ledger::{Counts, Fault};
+pub use virtual_device::{Bus, VirtualDevice};
 
 /// What a device refuses or fails at.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -38,6 +43,16 @@ pub enum DeviceError {
         /// To where.
         device: String,
         /// How much.
+        bytes: u64,
+        /// What the driver said.
+        problem: String,
+    },
+    /// The driver failed at making room, other than for lack of it.
+    #[error("{device} failed to make room for {bytes} bytes: {problem}")]
+    Driver {
+        /// Whose memory.
+        device: String,
+        /// What was asked for.
         bytes: u64,
         /// What the driver said.
         problem: String,
@@ -75,36 +90,71 @@ pub enum Use {
 
 /// Memory of a device, counted until it is dropped.
 pub struct Buffer {
-    bytes: PageBuffer,
+    place: Place,
     // After the bytes: what is counted is there.
-    _charge: Charge,
+    charge: Charge,
+}
+
+/// Where a buffer lies.
+pub(crate) enum Place {
+    /// In the host's memory.
+    Host(PageBuffer),
+    /// In the host's memory, pinned by a GPU's driver.
+    Pinned(Pinned),
+    /// In a GPU's memory.
+    Gpu(GpuBuffer),
 }
 
 impl Buffer {
+    pub(crate) fn new(place: Place, charge: Charge) -> Self {
+        Self { place, charge }
+    }
+
     /// Its length in bytes.
     pub fn len(&self) -> usize {
-        self.bytes.len()
+        match &self.place {
+            Place::Host(bytes) => bytes.len(),
+            Place::Pinned(bytes) => bytes.len(),
+            Place::Gpu(buffer) => buffer.len(),
+        }
     }
 
     /// Whether it has no bytes.
     pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
+        self.len() == 0
     }
 
-    /// To be written, by whoever has it for himself.
-    pub fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes
+    /// To be written, by whoever has it for himself; `None` where the host cannot.
+    pub fn bytes_mut(&mut self) -> Option<&mut [u8]> {
+        match &mut self.place {
+            Place::Host(bytes) => Some(bytes),
+            Place::Pinned(bytes) => Some(bytes),
+            Place::Gpu(_) => None,
+        }
     }
 
-    /// To be read.
-    pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+    /// To be read; `None` where the host cannot.
+    pub fn bytes(&self) -> Option<&[u8]> {
+        match &self.place {
+            Place::Host(bytes) => Some(bytes),
+            Place::Pinned(bytes) => Some(bytes),
+            Place::Gpu(_) => None,
+        }
+    }
+
+    /// Says that nobody computes with it any more, but for what the GPU was given already: from there on it may be written to.
+    pub(crate) fn mark_free(&mut self) {
+        if let Place::Gpu(buffer) = &mut self.place {
+            // Without the mark, all that the GPU was given by the time of the next copy counts.
+            let _ = buffer.mark_free();
+        }
     }
 }
 
 impl AsRef<[u8]> for Buffer {
+    /// Nothing where the host cannot read.
     fn as_ref(&self) -> &[u8] {
-        &self.bytes
+        self.bytes().unwrap_or(&[])
     }
 }
 
@@ -132,12 +182,13 @@ impl Drop for Charge {
     }
 }
 
-/// A copy that was started. Dropping it waits for its end.
+/// A copy that was started. Once it is dropped, nothing is written to that anybody else may have.
 pub trait Pending: Send {
-    /// What was copied to, once all of it is there for the next computation.
+    /// What was copied to, once all of it is there for the next computation: on a GPU, what it is given from now on waits, not
+    /// the host.
     ///
     /// # Errors
-    /// The copy failed.
+    /// The copy failed, as far as that is known.
     fn finish(self: Box<Self>) -> Result<Buffer, DeviceError>;
 }
 
@@ -177,22 +228,47 @@ pub trait DeviceMemory: Send + Sync {
 
     /// Gives unused memory back to the system.
     fn trim(&self) {}
+
+    /// Lets go of what finished copies were made from.
+    fn release_copied(&self) {}
+
+    /// The most memory of the host that may be [`Use::Pinned`] at a time, in bytes.
+    fn pinned_ceiling(&self) -> u64 {
+        u64::MAX
+    }
+
+    /// The GPU whose memory it is.
+    fn gpu(&self) -> Option<&Gpu> {
+        None
+    }
 }
 
-/// A buffer as shared bytes; it is given to `done` with the last of them.
-pub(crate) fn share(buffer: Buffer, done: impl FnOnce(Buffer) + Send + Sync + 'static) -> Bytes {
-    struct Shared<F: FnOnce(Buffer)>(Option<(Buffer, F)>);
-    impl<F: FnOnce(Buffer)> AsRef<[u8]> for Shared<F> {
+/// A buffer that many read from.
+pub(crate) enum Shared {
+    Host(Bytes),
+    Gpu(Arc<SharedBuffer>),
+}
+
+/// Shares a buffer; it is given to `done` with the last of its readers.
+pub(crate) fn share(buffer: Buffer, done: impl FnOnce(Buffer) + Send + Sync + 'static) -> Shared {
+    struct Read<F: FnOnce(Buffer)>(Option<(Buffer, F)>);
+    impl<F: FnOnce(Buffer)> AsRef<[u8]> for Read<F> {
         fn as_ref(&self) -> &[u8] {
-            self.0.as_ref().map_or(&[], |(buffer, _)| buffer.bytes())
+            self.0.as_ref().and_then(|(buffer, _)| buffer.bytes()).unwrap_or(&[])
         }
     }
-    impl<F: FnOnce(Buffer)> Drop for Shared<F> {
+    impl<F: FnOnce(Buffer)> Drop for Read<F> {
         fn drop(&mut self) {
             if let Some((buffer, done)) = self.0.take() {
                 done(buffer);
             }
         }
     }
-    Bytes::from_owner(Shared(Some((buffer, done))))
+    match buffer {
+        Buffer { place: Place::Gpu(buffer), charge } => {
+            let done = move |buffer| done(Buffer::new(Place::Gpu(buffer), charge));
+            Shared::Gpu(SharedBuffer::new(buffer, done))
+        }
+        buffer => Shared::Host(Bytes::from_owner(Read(Some((buffer, done))))),
+    }
 }

@@ -6,13 +6,14 @@
 
 use std::ops::Range;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use kernels::memory::PageBuffer;
 
-use super::{Buffer, Charge, DeviceError, DeviceMemory, Pending, Use};
+use super::ledger::{Counts, Fault, Ledger};
+use super::{Buffer, Charge, DeviceError, DeviceMemory, Pending, Place, Use};
 use crate::Memory;
 
 /// What lies between the host's memory and a card's.
@@ -22,54 +23,11 @@ pub struct Bus {
     pub bytes_per_second: f64,
 }
 
-/// Something that goes wrong.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
-    /// The allocation or reservation of that number, counted from 0, is refused.
-    Allocation(u64),
-    /// The copy of that number, counted from 0, fails.
-    Copy(u64),
-    /// From the allocation of that number on there is only so much memory.
-    Shrink {
-        /// Number of the allocation, counted from 0.
-        at: u64,
-        /// What may be used from then on, in bytes.
-        total_bytes: u64,
-    },
-}
-
-/// What was counted.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// In use now, in bytes, pinned memory apart.
-    pub used_bytes: u64,
-    /// The most that was in use.
-    pub peak_bytes: u64,
-    /// Pinned memory of the host in use now.
-    pub pinned_bytes: u64,
-    /// The most that was pinned.
-    pub pinned_peak_bytes: u64,
-    /// Allocations and reservations that were asked for.
-    pub allocations: u64,
-    /// Copies that were started.
-    pub copies: u64,
-    /// Bytes of these.
-    pub copied_bytes: u64,
-}
-
 /// See the module.
 pub struct VirtualDevice {
-    name: String,
+    ledger: Ledger,
     bus: Option<Bus>,
-    state: Arc<Mutex<State>>,
     stream: Mutex<Option<Sender<Job>>>,
-}
-
-#[derive(Debug)]
-struct State {
-    counts: Counts,
-    total_bytes: u64,
-    faults: Vec<Fault>,
 }
 
 impl VirtualDevice {
@@ -84,58 +42,23 @@ impl VirtualDevice {
     }
 
     fn new(name: String, total_bytes: u64, bus: Option<Bus>) -> Self {
-        let state = State { counts: Counts::default(), total_bytes, faults: Vec::new() };
-        Self { name, bus, state: Arc::new(Mutex::new(state)), stream: Mutex::new(None) }
+        Self { ledger: Ledger::new(name, total_bytes), bus, stream: Mutex::new(None) }
     }
 
     /// The same with something that will go wrong.
     pub fn with(self, fault: Fault) -> Self {
-        locked(&self.state).faults.push(fault);
+        self.ledger.add_fault(fault);
         self
     }
 
     /// What was counted so far.
     pub fn counts(&self) -> Counts {
-        locked(&self.state).counts
+        self.ledger.counts()
     }
 
     /// Changes what may be used, as another program that takes or frees memory does. What is in use stays.
     pub fn set_total(&self, total_bytes: u64) {
-        locked(&self.state).total_bytes = total_bytes;
-    }
-
-    fn charge(&self, bytes: u64, what: Use) -> Result<Charge, DeviceError> {
-        let mut state = locked(&self.state);
-        let number = state.counts.allocations;
-        state.counts.allocations += 1;
-        for fault in state.faults.clone() {
-            if let Fault::Shrink { at, total_bytes } = fault
-                && number >= at
-            {
-                state.total_bytes = state.total_bytes.min(total_bytes);
-            }
-        }
-        let refused = state.faults.contains(&Fault::Allocation(number));
-        let (total_bytes, counts) = (state.total_bytes, &mut state.counts);
-        let (used, peak) = match what {
-            Use::Pinned => (&mut counts.pinned_bytes, &mut counts.pinned_peak_bytes),
-            _ => (&mut counts.used_bytes, &mut counts.peak_bytes),
-        };
-        let after = used.saturating_add(bytes);
-        if refused || (what != Use::Pinned && after > total_bytes) {
-            let (device, used_bytes) = (self.name.clone(), *used);
-            return Err(DeviceError::OutOfMemory { device, asked_bytes: bytes, used_bytes, total_bytes });
-        }
-        *used = after;
-        *peak = (*peak).max(after);
-        let state = self.state.clone();
-        Ok(Charge::new(move || {
-            let counts = &mut locked(&state).counts;
-            match what {
-                Use::Pinned => counts.pinned_bytes -= bytes,
-                _ => counts.used_bytes -= bytes,
-            }
-        }))
+        self.ledger.set_total(total_bytes);
     }
 
     /// The copy stream, whose thread begins with the first copy.
@@ -152,19 +75,13 @@ impl VirtualDevice {
     }
 }
 
-fn locked(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl DeviceMemory for VirtualDevice {
     fn name(&self) -> String {
-        self.name.clone()
+        self.ledger.name().to_owned()
     }
 
     fn memory(&self) -> Memory {
-        let state = locked(&self.state);
-        let available_bytes = state.total_bytes.saturating_sub(state.counts.used_bytes);
-        Memory { total_bytes: state.total_bytes, available_bytes }
+        self.ledger.memory()
     }
 
     fn is_host(&self) -> bool {
@@ -172,46 +89,25 @@ impl DeviceMemory for VirtualDevice {
     }
 
     fn alloc(&self, bytes: usize, what: Use) -> Result<Buffer, DeviceError> {
-        let charge = self.charge(bytes as u64, what)?;
-        let bytes = PageBuffer::zeroed(bytes).map_err(|refused| DeviceError::OutOfMemory {
-            device: self.name.clone(),
-            asked_bytes: refused.0 as u64,
-            used_bytes: self.counts().used_bytes,
-            total_bytes: self.memory().total_bytes,
+        let charge = self.ledger.charge(bytes as u64, what)?;
+        let bytes = PageBuffer::zeroed(bytes).map_err(|refused| {
+            self.ledger.refusal(refused.0 as u64, self.counts().used_bytes, self.memory().total_bytes)
         })?;
-        Ok(Buffer { bytes, _charge: charge })
+        Ok(Buffer::new(Place::Host(bytes), charge))
     }
 
     fn reserve(&self, bytes: u64, what: Use) -> Result<Charge, DeviceError> {
-        self.charge(bytes, what)
+        self.ledger.charge(bytes, what)
     }
 
     fn check(&self) -> Result<(), DeviceError> {
-        let state = locked(&self.state);
-        let (used_bytes, total_bytes) = (state.counts.used_bytes, state.total_bytes);
-        match used_bytes > total_bytes {
-            true => {
-                Err(DeviceError::OutOfMemory { device: self.name.clone(), asked_bytes: 0, used_bytes, total_bytes })
-            }
-            false => Ok(()),
-        }
+        self.ledger.check()
     }
 
     fn copy(&self, from: Arc<Buffer>, part: Range<usize>, to: Buffer) -> Box<dyn Pending> {
         let bytes = part.len() as u64;
-        let fails = {
-            let mut state = locked(&self.state);
-            let number = state.counts.copies;
-            state.counts.copies += 1;
-            state.counts.copied_bytes += bytes;
-            state.faults.contains(&Fault::Copy(number))
-        };
+        let error = self.ledger.start_copy(bytes).err();
         let (done, result) = channel();
-        let error = fails.then(|| DeviceError::Copy {
-            device: self.name.clone(),
-            bytes,
-            problem: "as it was asked to".to_owned(),
-        });
         let job = Job { from, part, to, bus: self.bus, error, done };
         match self.stream().send(job) {
             Ok(()) => Box::new(Started(Some(result))),
@@ -244,7 +140,8 @@ fn run(job: Job, free: &mut Option<Instant>) {
     let Job { from, part, mut to, bus, error, done } = job;
     let start = free.map_or_else(Instant::now, |free| free.max(Instant::now()));
     let count = part.len();
-    let copied = match (error, from.bytes().get(part), to.bytes_mut().get_mut(..count)) {
+    let source = from.bytes().and_then(|bytes| bytes.get(part));
+    let copied = match (error, source, to.bytes_mut().and_then(|bytes| bytes.get_mut(..count))) {
         (Some(error), ..) => Err(error),
         (None, Some(from), Some(out)) => {
             out.copy_from_slice(from);
@@ -312,7 +209,7 @@ mod tests {
     fn copies_run_in_order_and_take_the_time_of_the_bus() {
         let device = VirtualDevice::card(1 << 20, Bus { bytes_per_second: 1e6 });
         let mut from = device.alloc(50_000, Use::Pinned).unwrap();
-        from.bytes_mut().iter_mut().enumerate().for_each(|(i, b)| *b = i as u8);
+        from.bytes_mut().unwrap().iter_mut().enumerate().for_each(|(i, b)| *b = i as u8);
         let from = Arc::new(from);
         let start = Instant::now();
         let started: Vec<_> = [0..20_000, 10_000..50_000]
@@ -323,8 +220,8 @@ mod tests {
         assert_eq!(device.counts().copied_bytes, 60_000);
         let done: Vec<Buffer> = started.into_iter().map(|p| p.finish().unwrap()).collect();
         assert!(start.elapsed() >= Duration::from_millis(60));
-        assert_eq!(done[0].bytes()[..20_000], from.bytes()[..20_000]);
-        assert_eq!(done[1].bytes(), &from.bytes()[10_000..]);
+        let (first, second, from) = (done[0].bytes().unwrap(), done[1].bytes().unwrap(), from.bytes().unwrap());
+        assert_eq!((&first[..20_000], second), (&from[..20_000], &from[10_000..]));
     }
 
     #[test]

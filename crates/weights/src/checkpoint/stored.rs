@@ -125,6 +125,16 @@ impl StoredMatrix {
         self.encoding
     }
 
+    /// What decoded numbers are multiplied with.
+    pub fn scales(&self) -> &Scales {
+        &self.scales
+    }
+
+    /// Group size of the Hadamard rotation of its rows.
+    pub fn rotation(&self) -> Option<usize> {
+        self.rotation
+    }
+
     /// Bytes of its numbers, without their scales.
     pub fn bytes(&self) -> usize {
         self.runs.iter().map(Bytes::len).sum()

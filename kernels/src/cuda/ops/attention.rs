@@ -1,0 +1,171 @@
+//! `softmax(scale·q·kᵀ + bias)·v`.
+
+use super::{blocks, check_dtype, int};
+use crate::cuda::code::{Launch, Params};
+use crate::cuda::error::{CudaError, Result};
+use crate::cuda::{Gpu, GpuDtype, GpuTensor};
+
+const NAME: &str = "attention";
+
+/// Channels of heads in a bf16 tensor.
+#[derive(Debug, Clone, Copy)]
+pub struct Heads<'a> {
+    tensor: &'a GpuTensor,
+    batch: usize,
+    rows: usize,
+    /// Of a row in the tensor.
+    width: usize,
+    first: usize,
+    heads: usize,
+    dim: usize,
+}
+
+impl<'a> Heads<'a> {
+    /// Of a tensor `[B, L, H, D]`.
+    ///
+    /// # Errors
+    /// It has other dimensions.
+    pub fn of(tensor: &'a GpuTensor) -> Result<Self> {
+        match tensor.shape() {
+            &[_, _, heads, dim] => Self::part(tensor, 0, heads, dim),
+            _ => CudaError::arguments(NAME, format!("{tensor:?} where [B, L, H, D] is needed")),
+        }
+    }
+
+    /// Channels `first..first + heads·dim` of a tensor `[B, L, ..]`: one of several projections that lie behind each other.
+    ///
+    /// # Errors
+    /// There are not so many, or they do not begin at a multiple of 8.
+    pub fn part(tensor: &'a GpuTensor, first: usize, heads: usize, dim: usize) -> Result<Self> {
+        check_dtype(NAME, tensor, &[GpuDtype::Bf16])?;
+        let &[batch, rows, ref rest @ ..] = tensor.shape() else {
+            return CudaError::arguments(NAME, format!("{tensor:?} where [B, L, ..] is needed"));
+        };
+        let width: usize = rest.iter().product();
+        let end = heads.checked_mul(dim).and_then(|n| n.checked_add(first));
+        if end.is_none_or(|end| end > width) || first % 8 != 0 || dim % 8 != 0 || width % 8 != 0 || dim == 0 {
+            let problem = format!("{heads} heads of {dim} from channel {first} on of {tensor:?}; all multiples of 8");
+            return CudaError::arguments(NAME, problem);
+        }
+        if tensor.address() % 16 != 0 {
+            return CudaError::arguments(NAME, format!("{tensor:?} begins at no multiple of 16 bytes"));
+        }
+        Ok(Self { tensor, batch, rows, width, first, heads, dim })
+    }
+
+    fn view(&self) -> View {
+        View {
+            data: self.tensor.address() + 2 * self.first as u64,
+            batch: (self.rows * self.width) as i64,
+            row: self.width as i64,
+            head: self.dim as i64,
+        }
+    }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct View {
+    data: u64,
+    batch: i64,
+    row: i64,
+    head: i64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct AttentionParams {
+    q: View,
+    k: View,
+    v: View,
+    out: u64,
+    out_batch: i64,
+    out_row: i64,
+    out_head: i64,
+    bias: u64,
+    bias_head: i64,
+    bias_query: i32,
+    queries: i32,
+    keys: i32,
+    dim: i32,
+    scale: f32,
+}
+
+// SAFETY: as in attention.cu.
+unsafe impl Params for AttentionParams {}
+
+/// A compiled shape: the most channels of a head, queries of a block, threads, shared bytes.
+struct Shape(&'static str, usize, usize, u32, u32);
+
+const SHAPES: [Shape; 3] = [
+    Shape("sd_attention_d64", 64, 128, 128, 40_960),
+    Shape("sd_attention_d128", 128, 128, 128, 81_920),
+    Shape("sd_attention_d384", 384, 64, 128, 98_304),
+];
+const WITH_BIAS: [Shape; 2] =
+    [Shape("sd_attention_d64_bias", 64, 128, 256, 40_960), Shape("sd_attention_d128_bias", 128, 128, 256, 81_920)];
+
+/// `q` `[B, Lq, H, D]`, `k` and `v` `[B, Lk, H, D]`, all bf16 → `[B, Lq, H, D]` bf16. `bias` f32 of shape `[H, Lq, Lk]`, the
+/// first two of which may be 1, is added to the scaled scores. `scale` is positive, `Lk` at least 1, and `D` a multiple of 8,
+/// at most 384, or 128 with a bias.
+///
+/// # Errors
+/// Shapes that do not fit, or there is no room.
+pub fn attention(gpu: &Gpu, [q, k, v]: [Heads; 3], scale: f32, bias: Option<&GpuTensor>) -> Result<GpuTensor> {
+    let Heads { batch, rows: queries, heads, dim, .. } = q;
+    let keys = k.rows;
+    if [k, v].iter().any(|x| (x.batch, x.rows, x.heads, x.dim) != (batch, keys, heads, dim)) || keys == 0 {
+        return CudaError::arguments(NAME, format!("q {q:?}, k {k:?}, v {v:?}"));
+    }
+    if !(scale > 0.0 && scale.is_finite()) {
+        return CudaError::arguments(NAME, format!("scale {scale}; a positive number is needed"));
+    }
+    let shapes: &[Shape] = if bias.is_some() { &WITH_BIAS } else { &SHAPES };
+    let Some(Shape(kernel, _, queries_of_block, threads, shared_bytes)) = shapes.iter().find(|s| s.1 >= dim) else {
+        let most = shapes.last().map_or(0, |s| s.1);
+        return CudaError::arguments(NAME, format!("heads of {dim} channels; at most {most} are possible"));
+    };
+    let (mut bias_head, mut bias_query) = (0, 0);
+    if let Some(bias) = bias {
+        check_dtype(NAME, bias, &[GpuDtype::F32])?;
+        let &[h, l, n] = bias.shape() else {
+            return CudaError::arguments(NAME, format!("bias {bias:?} where [H, Lq, Lk] is needed"));
+        };
+        if (h != heads && h != 1) || (l != queries && l != 1) || n != keys {
+            return CudaError::arguments(NAME, format!("bias {bias:?} for {heads} heads of {queries} by {keys}"));
+        }
+        // The kernel counts a head's scores in 32 bits.
+        int(NAME, l * n)?;
+        bias_head = if h == 1 { 0 } else { (l * n) as i64 };
+        bias_query = if l == 1 { 0 } else { int(NAME, n)? };
+    }
+    let out = GpuTensor::empty(gpu, &[batch, queries, heads, dim], GpuDtype::Bf16)?;
+    if out.elements() == 0 {
+        return Ok(out);
+    }
+    let params = AttentionParams {
+        q: q.view(),
+        k: k.view(),
+        v: v.view(),
+        out: out.address(),
+        out_batch: (queries * heads * dim) as i64,
+        out_row: (heads * dim) as i64,
+        out_head: dim as i64,
+        bias: bias.map_or(0, GpuTensor::address),
+        bias_head,
+        bias_query,
+        queries: int(NAME, queries)?,
+        keys: int(NAME, keys)?,
+        dim: int(NAME, dim)?,
+        scale,
+    };
+    let launch = Launch {
+        kernel,
+        grid: [blocks(NAME, queries.div_ceil(*queries_of_block))?, blocks(NAME, heads)?, blocks(NAME, batch)?],
+        block: [*threads, 1, 1],
+        shared_bytes: *shared_bytes,
+    };
+    // SAFETY: the views are within their tensors, the result is as large as it is said, and all are alive now.
+    unsafe { gpu.launch(&launch, &params) }?;
+    Ok(out)
+}

@@ -1,0 +1,74 @@
+//! Attention against its definition.
+
+use candle_core::{DType, Tensor};
+use kernels::attention::reference::attention_with_bias;
+use kernels::cuda::GpuDtype;
+use kernels::cuda::ops::{Heads, attention};
+
+use crate::{Bench, Random, assert_close};
+
+/// bf16 has 8 bits: weights, values and results are rounded to them.
+const TOLERANCE: f32 = 6e-3;
+
+fn heads_first(x: &Tensor) -> Tensor {
+    x.transpose(1, 2).unwrap().contiguous().unwrap()
+}
+
+#[test]
+fn agrees_with_the_definition() {
+    let Some(bench) = Bench::open() else { return };
+    let mut random = Random::new();
+    for case in 0..14 {
+        let biased = case % 3 == 2;
+        let dim = if biased { random.one_of(&[8, 64, 72, 128]) } else { random.one_of(&[8, 40, 64, 96, 128, 384]) };
+        let (batch, heads) = (random.within(1..3), random.within(1..4));
+        let (queries, keys) = (random.within(1..150), random.within(1..200));
+        let mut make = |rows: usize| random.normal(&[batch, rows, heads, dim], DType::BF16);
+        let (q, k, v) = (make(queries), make(keys), make(keys));
+        let (bias_heads, bias_rows) = (random.one_of(&[1, heads]), random.one_of(&[1, queries]));
+        let bias = biased.then(|| random.normal(&[bias_heads, bias_rows, keys], DType::F32));
+        let there = [&q, &k, &v].map(|x| bench.upload(x, GpuDtype::Bf16));
+        let bias_there = bias.as_ref().map(|b| bench.upload(b, GpuDtype::F32));
+        let scale = 1.0 / (dim as f32).sqrt();
+        let views = there.each_ref().map(|x| Heads::of(x).unwrap());
+        let got = attention(&bench.gpu, views, scale, bias_there.as_ref()).unwrap();
+        let bias = bias.map(|b| b.broadcast_as((heads, queries, keys)).unwrap().contiguous().unwrap());
+        let [q, k, v] = [&q, &k, &v].map(heads_first);
+        let want = attention_with_bias(&q, &k, &v, f64::from(scale), bias.as_ref()).unwrap();
+        let what = format!("B {batch} H {heads} Lq {queries} Lk {keys} D {dim} bias {biased}");
+        assert_close(&heads_first(&bench.download(&got)), &want, TOLERANCE, &what);
+    }
+}
+
+#[test]
+fn projections_that_lie_behind_each_other_are_read_in_place() {
+    let Some(bench) = Bench::open() else { return };
+    let (rows, heads, dim) = (37, 2, 16);
+    let qkv = Random::new().normal(&[1, rows, 3 * heads * dim], DType::BF16);
+    let there = bench.upload(&qkv, GpuDtype::Bf16);
+    let part = |n| Heads::part(&there, n * heads * dim, heads, dim).unwrap();
+    let got = attention(&bench.gpu, [part(0), part(1), part(2)], 0.25, None).unwrap();
+    let of = |n: usize| {
+        let part = qkv.narrow(2, n * heads * dim, heads * dim).unwrap();
+        heads_first(&part.contiguous().unwrap().reshape((1, rows, heads, dim)).unwrap())
+    };
+    let want = attention_with_bias(&of(0), &of(1), &of(2), 0.25, None).unwrap();
+    assert_close(&heads_first(&bench.download(&got)), &want, TOLERANCE, "in place");
+}
+
+#[test]
+fn wrong_shapes_are_errors() {
+    let Some(bench) = Bench::open() else { return };
+    let mut random = Random::new();
+    let mut make = |shape: &[usize]| bench.upload(&random.normal(shape, DType::BF16), GpuDtype::Bf16);
+    let (x, longer, odd) = (make(&[1, 4, 2, 16]), make(&[1, 5, 2, 16]), make(&[1, 4, 2, 12]));
+    assert!(Heads::of(&odd).is_err() && Heads::part(&x, 8, 2, 16).is_err());
+    let of = |t| Heads::of(t).unwrap();
+    for (q, k, v) in [(&x, &longer, &x), (&x, &x, &longer)] {
+        assert!(attention(&bench.gpu, [of(q), of(k), of(v)], 1.0, None).is_err());
+    }
+    assert!(attention(&bench.gpu, [of(&x), of(&longer), of(&longer)], 1.0, None).is_ok());
+    assert!(attention(&bench.gpu, [of(&x), of(&x), of(&x)], 0.0, None).is_err());
+    let bias = bench.upload(&random.normal(&[3, 4, 4], DType::F32), GpuDtype::F32);
+    assert!(attention(&bench.gpu, [of(&x), of(&x), of(&x)], 1.0, Some(&bias)).is_err());
+}
