@@ -376,7 +376,7 @@ fn rates_of_products() {
 #[test]
 fn results_are_rounded_to_the_nearest() {
     // 1 + 2^-8 lies between two bf16 numbers: ties go to even.
-    assert_eq!((bf16(1.003_906_25), bf16(1.011_718_75)), (0x3f80, 0x3f82));
+    assert_eq!((bf16(1.0 + 1.0 / 256.0), bf16(1.0 + 3.0 / 256.0)), (0x3f80, 0x3f82));
     let gpu = Gpu::new();
     let (x, w) =
         (gpu.upload(&to_bf16(&[1.0; 8])), gpu.upload(&to_bf16(&[1.0, 0.003_906_25, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])));
