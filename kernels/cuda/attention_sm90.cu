@@ -132,6 +132,11 @@ template <bool BIAS> __device__ __forceinline__ void consume(const Params &p, Sh
             weights[n][1] = pack_bf16(s[4 * n + 2], s[4 * n + 3]);
         }
     };
+    auto wait_for_keys = [&](int block) {
+        if (block < blocks) {
+            mbarrier_wait(&shared.k_full[block % STAGES], block / STAGES % 2);
+        }
+    };
     // Barrier `group` opens when this warpgroup waits and the other one has passed the turn on.
     auto take_turn = [&]() { named_barrier_sync(group, 128 * CONSUMERS); };
     auto pass_turn = [&](int block) {
@@ -144,7 +149,7 @@ template <bool BIAS> __device__ __forceinline__ void consume(const Params &p, Sh
         named_barrier_arrive(1, 128 * CONSUMERS);
     }
     mbarrier_wait(&shared.q_full, 0);
-    mbarrier_wait(&shared.k_full[0], 0);
+    wait_for_keys(0);
     take_turn();
     issue_scores(0);
     pass_turn(0);
@@ -154,9 +159,9 @@ template <bool BIAS> __device__ __forceinline__ void consume(const Params &p, Sh
     softmax(0);
     pack();
 
+    wait_for_keys(1);
     for (int block = 1; block < blocks; block++) {
         const int stage = block % STAGES, last = (block - 1) % STAGES;
-        mbarrier_wait(&shared.k_full[stage], block / STAGES % 2);
         take_turn();
         wgmma_hold(s);
         wgmma_hold(o);
@@ -168,6 +173,9 @@ template <bool BIAS> __device__ __forceinline__ void consume(const Params &p, Sh
         wgmma_hold(s);
         release(&shared.k_empty[stage]);
         softmax(block);
+        // The wait keeps the compiler from moving the softmax, which is to run beside the second product, behind the end of that.
+        wgmma_hold(s);
+        wait_for_keys(block + 1);
         wgmma_wait<0>();
         wgmma_hold(o);
         release(&shared.v_empty[last]);

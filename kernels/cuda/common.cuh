@@ -78,10 +78,32 @@ template <int THREADS> __device__ __forceinline__ uint32_t block_max(uint32_t v,
 
 // ---- Activations -------------------------------------------------------------------------------------------------------------
 
+enum Activation : int {
+    ACTIVATION_NONE = 0,
+    ACTIVATION_GELU_TANH = 1,
+    ACTIVATION_SILU = 2,
+    ACTIVATION_GELU_ERF = 3,   // these two in sd_map_* and sd_glu_* only
+    ACTIVATION_GELU_QUICK = 4,
+};
+
 __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + __expf(-x)); }
 __device__ __forceinline__ float silu(float x) { return x * sigmoid(x); }
 // x·(1 + tanh(√(2/π)·(x + 0.044715·x³)))/2, and (1 + tanh(z))/2 is sigmoid(2z).
 __device__ __forceinline__ float gelu_tanh(float x) { return x * sigmoid(1.5957691216057308f * x * (1.0f + 0.044715f * x * x)); }
+// What follows products; few, since it stands there many times.
+__device__ __forceinline__ float activate(float x, int activation) {
+    return activation == ACTIVATION_GELU_TANH ? gelu_tanh(x) : activation == ACTIVATION_SILU ? silu(x) : x;
+}
+__device__ __forceinline__ float activate_any(float x, int activation) {
+    switch (activation) {
+    case ACTIVATION_GELU_ERF:
+        return 0.5f * x * (1.0f + erff(x * 0.7071067811865476f));
+    case ACTIVATION_GELU_QUICK:
+        return x * sigmoid(1.702f * x);
+    default:
+        return activate(x, activation);
+    }
+}
 
 // ---- 8-bit numbers with one scale a row ------------------------------------------------------------------------------------------
 

@@ -14,14 +14,25 @@ struct GatedAddParams {
     int y_is_f32;
 };
 
-enum MapOperation : int { MAP_COPY = 0, MAP_GELU_TANH = 1, MAP_SILU = 2 };
-
 // y = f(x); may be in place where both have the same type.
 struct MapParams {
     const void *x; // [n], type by the kernel's name: sd_map_<x>_<y>
     void *y;
     int64_t n; // any; chunks begin at multiples of 16 bytes
-    int operation;
+    int operation; // Activation
+};
+
+// y = f(x)·gated: the gated linear units of text encoders. bf16.
+struct GluParams {
+    const Bf16 *x;     // [rows, columns]
+    const Bf16 *gated; // [rows, columns]
+    Bf16 *y;           // [rows, columns]; may be x or gated, with its stride
+    int64_t x_stride;  // numbers from row to row, multiples of 8: x and gated may be halves of one product
+    int64_t gated_stride;
+    int64_t y_stride;
+    int rows;
+    int columns;   // multiple of 8
+    int operation; // Activation
 };
 
 namespace {
@@ -53,9 +64,6 @@ template <typename T> __device__ __forceinline__ void gated_add(const GatedAddPa
     store8(x, v);
 }
 
-__device__ __forceinline__ float map_one(float x, int operation) {
-    return operation == MAP_GELU_TANH ? gelu_tanh(x) : operation == MAP_SILU ? silu(x) : x;
-}
 __device__ __forceinline__ float to_float(float x) { return x; }
 __device__ __forceinline__ float to_float(Bf16 x) { return __bfloat162float(x); }
 __device__ __forceinline__ void from_float(float x, float &to) { to = x; }
@@ -70,14 +78,30 @@ template <typename X, typename Y> __device__ __forceinline__ void map(const MapP
         load8(x + first, v);
 #pragma unroll
         for (int e = 0; e < 8; e++) {
-            v[e] = map_one(v[e], p.operation);
+            v[e] = activate_any(v[e], p.operation);
         }
         store8(y + first, v);
     } else {
         for (int64_t i = first; i < p.n; i++) {
-            from_float(map_one(to_float(x[i]), p.operation), y[i]);
+            from_float(activate_any(to_float(x[i]), p.operation), y[i]);
         }
     }
+}
+
+__device__ __forceinline__ void glu(const GluParams &p) {
+    const uint32_t chunks = p.columns / 8, index = blockIdx.x * THREADS + threadIdx.x;
+    const int row = index / chunks, column = index % chunks * 8;
+    if (row >= p.rows) {
+        return;
+    }
+    float v[8], gated[8];
+    load8(p.x + row * p.x_stride + column, v);
+    load8(p.gated + row * p.gated_stride + column, gated);
+#pragma unroll
+    for (int e = 0; e < 8; e++) {
+        v[e] = activate_any(v[e], p.operation) * gated[e];
+    }
+    store8(p.y + row * p.y_stride + column, v);
 }
 
 } // namespace
@@ -92,3 +116,4 @@ SD_ELEMENTWISE(sd_map_f32_f32, MapParams, (map<float, float>))
 SD_ELEMENTWISE(sd_map_f32_bf16, MapParams, (map<float, Bf16>))
 SD_ELEMENTWISE(sd_map_bf16_f32, MapParams, (map<Bf16, float>))
 SD_ELEMENTWISE(sd_map_bf16_bf16, MapParams, (map<Bf16, Bf16>))
+SD_ELEMENTWISE(sd_glu_bf16, GluParams, glu)

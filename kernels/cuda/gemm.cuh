@@ -2,8 +2,6 @@
 #pragma once
 #include "common.cuh"
 
-enum GemmActivation : int { GEMM_LINEAR = 0, GEMM_GELU_TANH = 1, GEMM_SILU = 2 };
-
 // y = residual + gate·activation(x·wᵀ·x_scale·w_scale + bias); what is null is left out. Sums of bf16 and e4m3 are f32, those of int8 s32.
 // x and w begin at multiples of 16 bytes, and so do their rows.
 struct GemmParams {
@@ -23,7 +21,7 @@ struct GemmParams {
     int m;            // 1..2^31 - 128
     int n;
     int k; // multiple of 8 for bf16, of 16 for 8 bits
-    int activation; // GemmActivation
+    int activation; // Activation: none, GELU (tanh) or SiLU
     int y_is_f32;
 };
 
@@ -65,10 +63,6 @@ __device__ __forceinline__ float2 residual_pair(const GemmParams &p, int64_t at,
         return p.y_is_f32 ? static_cast<const float *>(p.residual)[at + i] : __bfloat162float(static_cast<const Bf16 *>(p.residual)[at + i]);
     };
     return make_float2(one(0), one(1));
-}
-
-__device__ __forceinline__ float activate(float x, int activation) {
-    return activation == GEMM_GELU_TANH ? gelu_tanh(x) : activation == GEMM_SILU ? silu(x) : x;
 }
 
 // Lane t of each four brings word t of four chunks of 16 bytes, and gets all words of chunk t.

@@ -33,7 +33,7 @@ fn it_tells_the_machine_in_lines_and_as_json() {
     for text in [
         "CPU ",
         level,
-        "GPU ",
+        "GPU       ",
         " available of ",
         "avcodec ",
         ".mp4: ",

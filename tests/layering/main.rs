@@ -1,4 +1,4 @@
-//! Who may import whom. Arrows only point down, siblings do not know each other; `testkit` is for tests only.
+//! Who may import whom. Arrows only point down, siblings do not know each other; `testkit` and `emulated-gpu` are for tests only.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -33,6 +33,7 @@ const NOT_ITS_BUSINESS: &[(&str, &[&str])] = &[
 const KEEPERS: &[(&str, &[&str])] = &[
     ("ffmpeg-next", &["media"]),
     ("memmap2", &["weights"]),
+    ("libloading", &["kernels"]),
     ("zip", &["weights"]),
     ("prost", &["weights"]),
     ("ureq", &["weights"]),
@@ -42,6 +43,9 @@ const KEEPERS: &[(&str, &[&str])] = &[
     ("anyhow", &["steadydance"]),
     ("indicatif", &["steadydance"]),
 ];
+
+/// Packages that only tests use.
+const TESTS_ONLY: &[&str] = &["testkit", "emulated-gpu"];
 
 /// Packages that must not know tensors.
 const NO_TENSORS: &[&str] = &["media", "models"];
@@ -72,7 +76,7 @@ fn keeps(table: &[(&str, &[&str])], key: &str, value: &str) -> Option<bool> {
 fn complaints(package: &str, dependencies: &[(&str, DependencyKind, bool)]) -> Vec<String> {
     let Some(own_floor) = floor(package) else {
         return match package {
-            "testkit" => Vec::new(),
+            tests if TESTS_ONLY.contains(&tests) => Vec::new(),
             _ => vec![format!("{package} stands on no floor; write it into the design and into this table")],
         };
     };
@@ -89,8 +93,10 @@ fn complaints(package: &str, dependencies: &[(&str, DependencyKind, bool)]) -> V
             continue;
         }
         match floor(dependency) {
-            None if *dependency == "testkit" && tests_only => {}
-            None if *dependency == "testkit" => wrong.push(format!("{package} uses testkit outside of its tests")),
+            None if TESTS_ONLY.contains(dependency) && tests_only => {}
+            None if TESTS_ONLY.contains(dependency) => {
+                wrong.push(format!("{package} uses {dependency} outside of its tests"));
+            }
             None => wrong.push(format!("{package} uses {dependency}, which stands on no floor")),
             Some(below) if below >= own_floor => {
                 wrong.push(format!("{package} (floor {own_floor}) uses {dependency} (floor {below})"));
@@ -150,6 +156,7 @@ fn the_rule_finds_each_kind_of_wrong_edge() {
         ("weights", "models"),
         ("pose", "offload"),
         ("vae", "testkit"),
+        ("offload", "emulated-gpu"),
         ("kernels", "kernels"),
     ] {
         assert_eq!(check(package, dependency, Normal, true), 1, "{package} → {dependency}");
@@ -161,6 +168,7 @@ fn the_rule_finds_each_kind_of_wrong_edge() {
     assert_eq!(check("media", "candle-core", Normal, false), 1);
     for (package, dependency, kind) in [
         ("vae", "testkit", Development),
+        ("kernels", "emulated-gpu", Development),
         ("dit", "nn", Normal),
         ("steadydance", "scheduler", Normal),
         ("nn", "weights", Normal),

@@ -6,31 +6,27 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{Result, Tensor};
-use kernels::attention::{Attention, Bias};
-use kernels::linear::Epilogue;
 use kernels::norm::layer_norm;
-use kernels::residual::add_in_place;
 use kernels::{Compute, pieces};
-use nn::{LayerNorm, Linear, RmsNorm, RopeTables, merge_heads, split_heads};
 use weights::Weights;
 
+use crate::backend::{Backend, Host, Rows};
 use crate::chunking::{Gathered, by_runs};
 use crate::{Chunking, Config};
 
 /// Context tokens after their embeddings.
-#[derive(Debug, Clone)]
-pub(crate) struct Context {
+pub(crate) struct Context<B: Backend + ?Sized> {
     /// `[1, n, D]`. The last may stand for several that are alike.
-    pub text: Tensor,
+    pub text: B::Activations,
     /// `[n]`: what is added to the scores of the text tokens, ln of how many each stands for; `None` if each is one.
-    pub counts: Option<Tensor>,
+    pub counts: Option<B::Activations>,
     /// `[1, N, D]`.
-    pub image: Option<Tensor>,
+    pub image: Option<B::Activations>,
     /// Keys and values of blocks that were made before, if they are kept.
-    pub kept: Option<Arc<KeptContext>>,
+    pub kept: Option<KeptContext<B>>,
 }
 
-impl Context {
+impl Context<Host> {
     /// With the last `padding` text tokens, which are alike, as one that counts for all: the same attention.
     pub fn collapsed(self, padding: usize) -> Result<Self> {
         let tokens = self.text.dim(1)?;
@@ -47,13 +43,21 @@ impl Context {
 }
 
 /// Keys and values of the context, block by block: they depend neither on the step nor on the latents.
-#[derive(Debug, Default)]
-pub(crate) struct KeptContext(Mutex<Vec<(usize, Arc<ContextKeys>)>>);
+pub(crate) struct KeptContext<B: Backend + ?Sized>(Mutex<Vec<KeptBlock<B>>>);
 
-impl KeptContext {
+/// A block, and its keys and values.
+type KeptBlock<B> = (usize, Arc<ContextKeys<B>>);
+
+impl<B: Backend + ?Sized> Default for KeptContext<B> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<B: Backend> KeptContext<B> {
     /// Those of a block, made now if they are not there.
-    fn of(&self, block: usize, make: impl FnOnce() -> Result<ContextKeys>) -> Result<Arc<ContextKeys>> {
-        let found = |all: &[(usize, Arc<ContextKeys>)]| all.iter().find(|(i, _)| *i == block).map(|(_, k)| k.clone());
+    fn of(&self, block: usize, make: impl FnOnce() -> Result<ContextKeys<B>>) -> Result<Arc<ContextKeys<B>>> {
+        let found = |all: &[KeptBlock<B>]| all.iter().find(|(i, _)| *i == block).map(|(_, k)| k.clone());
         if let Some(keys) = found(&self.0.lock().unwrap_or_else(PoisonError::into_inner)) {
             return Ok(keys);
         }
@@ -64,253 +68,225 @@ impl KeptContext {
 }
 
 /// Keys and values of the text, and of the image where there is one.
-#[derive(Debug)]
-struct ContextKeys {
-    text: KeysValues,
-    counts: Option<Tensor>,
-    image: Option<KeysValues>,
+struct ContextKeys<B: Backend + ?Sized> {
+    text: KeysValues<B>,
+    counts: Option<B::Activations>,
+    image: Option<KeysValues<B>>,
 }
 
 /// What a block needs besides its tokens.
-#[derive(Clone, Copy)]
-pub(crate) struct Pass<'a> {
+pub(crate) struct Pass<'a, B: Backend> {
     /// `[1, 6, D]`.
-    pub time: &'a Tensor,
-    pub context: &'a Context,
-    pub rope: &'a RopeTables,
+    pub time: &'a B::Modulation,
+    pub context: &'a Context<B>,
+    pub rope: &'a B::Rope,
     pub chunking: Chunking,
     /// Which block it is; side blocks are none of those whose context is kept.
     pub block: Option<usize>,
 }
 
 /// Keys and values, `[1, L, H, D/H]`.
-#[derive(Debug)]
-struct KeysValues {
-    k: Tensor,
-    v: Tensor,
+pub(crate) struct KeysValues<B: Backend + ?Sized> {
+    pub k: B::Activations,
+    pub v: B::Activations,
 }
 
-impl KeysValues {
-    /// `q` `[1, L, H, D/H]` attends to them, with `counts` as [`Context::counts`] → `[1, L, D]`.
-    fn attended_by(&self, q: &Tensor, counts: Option<&Tensor>, compute: Compute) -> Result<Tensor> {
-        let scale = (q.dim(3)? as f64).sqrt().recip();
-        let attention = Attention::new(scale).bias(counts.map_or(Bias::None, Bias::Keys)).compute(compute);
-        let heads = |t: &Tensor| t.transpose(1, 2);
-        let (queries, keys) = (q.dim(1)?, self.k.dim(1)?);
-        let _span = tracing::info_span!(target: "steadydance", "attention", queries, keys).entered();
-        merge_heads(&attention.apply(&heads(q)?, &heads(&self.k)?, &heads(&self.v)?)?)
-    }
+struct SelfAttention<B: Backend> {
+    q: B::Linear,
+    k: B::Linear,
+    v: B::Linear,
+    o: B::Linear,
+    norm_q: B::RmsNorm,
+    norm_k: B::RmsNorm,
 }
 
-struct SelfAttention {
-    q: Linear,
-    k: Linear,
-    v: Linear,
-    o: Linear,
-    norm_q: RmsNorm,
-    norm_k: RmsNorm,
-    heads: usize,
-    compute: Compute,
-}
-
-impl SelfAttention {
-    fn new(config: &Config, w: &Weights) -> Result<Self> {
-        let d = config.dim;
+impl<B: Backend> SelfAttention<B> {
+    fn new(backend: &B, config: &Config, w: &Weights) -> Result<Self> {
+        let linear = |name| backend.linear([config.dim; 2], &w.pp(name));
+        let norm = |name| backend.rms_norm(config.dim, config.eps, &w.pp(name));
         Ok(Self {
-            q: Linear::new(d, d, &w.pp("q"))?,
-            k: Linear::new(d, d, &w.pp("k"))?,
-            v: Linear::new(d, d, &w.pp("v"))?,
-            o: Linear::new(d, d, &w.pp("o"))?,
-            norm_q: RmsNorm::new(d, config.eps, &w.pp("norm_q"))?,
-            norm_k: RmsNorm::new(d, config.eps, &w.pp("norm_k"))?,
-            heads: config.num_heads,
-            compute: w.compute(),
+            q: linear("q")?,
+            k: linear("k")?,
+            v: linear("v")?,
+            o: linear("o")?,
+            norm_q: norm("norm_q")?,
+            norm_k: norm("norm_k")?,
         })
     }
-
-    /// `u` `[1, L, D]`, modulated.
-    fn keys_values(&self, u: &Tensor, rope: &RopeTables) -> Result<KeysValues> {
-        let k = rope.apply_after_norm(&self.norm_k, self.k.forward(u)?)?;
-        Ok(KeysValues { k, v: in_heads(&self.v.forward(u)?, self.heads)? })
-    }
-
-    /// `u` `[1, L, D]`, modulated, attends to all; the result by `gate` and `x` `[1, L, D]` added.
-    fn forward(&self, u: Tensor, all: &KeysValues, rope: &RopeTables, x: &Tensor, gate: &Tensor) -> Result<Tensor> {
-        let q = rope.apply_after_norm(&self.norm_q, self.q.forward(&u)?)?;
-        drop(u);
-        let attended = all.attended_by(&q, None, self.compute)?;
-        drop(q);
-        self.o.forward_with(&attended, Epilogue::GatedResidual { residual: x, gate })
-    }
 }
 
-/// `[1, L, D]` → `[1, L, H, D/H]`, a view.
-fn in_heads(x: &Tensor, heads: usize) -> Result<Tensor> {
-    split_heads(x, heads)?.transpose(1, 2)
+struct ImageKeys<B: Backend> {
+    k: B::Linear,
+    v: B::Linear,
+    norm_k: B::RmsNorm,
 }
 
-struct ImageKeys {
-    k: Linear,
-    v: Linear,
-    norm_k: RmsNorm,
+/// What attention to the context needs beside what attention to all tokens does.
+struct CrossAttention<B: Backend> {
+    text: SelfAttention<B>,
+    image: Option<ImageKeys<B>>,
 }
 
-struct CrossAttention {
-    q: Linear,
-    k: Linear,
-    v: Linear,
-    o: Linear,
-    norm_q: RmsNorm,
-    norm_k: RmsNorm,
-    image: Option<ImageKeys>,
-    heads: usize,
-    compute: Compute,
-}
-
-impl CrossAttention {
-    fn new(config: &Config, w: &Weights, with_image: bool) -> Result<Self> {
-        let d = config.dim;
+impl<B: Backend> CrossAttention<B> {
+    fn new(backend: &B, config: &Config, w: &Weights, with_image: bool) -> Result<Self> {
+        let linear = |name| backend.linear([config.dim; 2], &w.pp(name));
         let image = if with_image {
             Some(ImageKeys {
-                k: Linear::new(d, d, &w.pp("k_img"))?,
-                v: Linear::new(d, d, &w.pp("v_img"))?,
-                norm_k: RmsNorm::new(d, config.eps, &w.pp("norm_k_img"))?,
+                k: linear("k_img")?,
+                v: linear("v_img")?,
+                norm_k: backend.rms_norm(config.dim, config.eps, &w.pp("norm_k_img"))?,
             })
         } else {
             None
         };
-        Ok(Self {
-            q: Linear::new(d, d, &w.pp("q"))?,
-            k: Linear::new(d, d, &w.pp("k"))?,
-            v: Linear::new(d, d, &w.pp("v"))?,
-            o: Linear::new(d, d, &w.pp("o"))?,
-            norm_q: RmsNorm::new(d, config.eps, &w.pp("norm_q"))?,
-            norm_k: RmsNorm::new(d, config.eps, &w.pp("norm_k"))?,
-            image,
-            heads: config.num_heads,
-            compute: w.compute(),
-        })
-    }
-
-    /// Keys and values of text and image for block `block`.
-    fn keys_values(&self, context: &Context, block: Option<usize>) -> Result<Arc<ContextKeys>> {
-        match (&context.kept, block) {
-            (Some(kept), Some(block)) => kept.of(block, || self.make_keys_values(context)),
-            _ => Ok(Arc::new(self.make_keys_values(context)?)),
-        }
-    }
-
-    fn make_keys_values(&self, context: &Context) -> Result<ContextKeys> {
-        let heads = |t: Tensor| in_heads(&t, self.heads);
-        let text = KeysValues {
-            k: heads(self.norm_k.forward_in_place(self.k.forward(&context.text)?)?)?,
-            v: heads(self.v.forward(&context.text)?)?,
-        };
-        let image = match (&self.image, &context.image) {
-            (Some(image), Some(tokens)) => Some(KeysValues {
-                k: heads(image.norm_k.forward_in_place(image.k.forward(tokens)?)?)?,
-                v: heads(image.v.forward(tokens)?)?,
-            }),
-            _ => None,
-        };
-        Ok(ContextKeys { text, counts: context.counts.clone(), image })
-    }
-
-    /// `u` `[1, L, D]` → `[1, L, D]`: text and image are attended to separately with the same queries, and added.
-    fn forward(&self, u: Tensor, ContextKeys { text, counts, image }: &ContextKeys) -> Result<Tensor> {
-        let q = in_heads(&self.norm_q.forward_in_place(self.q.forward(&u)?)?, self.heads)?;
-        drop(u);
-        let mut attended = text.attended_by(&q, counts.as_ref(), self.compute)?;
-        if let Some(image) = image {
-            attended = add_in_place(&image.attended_by(&q, None, self.compute)?, attended)?;
-        }
-        drop(q);
-        self.o.forward(&attended)
+        Ok(Self { text: SelfAttention::new(backend, config, w)?, image })
     }
 }
 
 /// See the module. Built anew from its group's weights for every pass: it owns handles, not memory.
-pub(crate) struct Block {
-    modulation: Tensor,
+pub(crate) struct Block<'b, B: Backend> {
+    backend: &'b B,
+    modulation: B::Modulation,
     eps: f64,
-    self_attn: SelfAttention,
-    norm3: LayerNorm,
-    cross_attn: CrossAttention,
-    ffn_in: Linear,
-    ffn_out: Linear,
+    heads: usize,
+    compute: Compute,
+    self_attn: SelfAttention<B>,
+    norm3: B::LayerNorm,
+    cross_attn: CrossAttention<B>,
+    ffn_in: B::Linear,
+    ffn_out: B::Linear,
 }
 
-impl Block {
-    pub fn new(config: &Config, w: &Weights, with_image: bool) -> Result<Self> {
+impl<'b, B: Backend> Block<'b, B> {
+    pub fn new(backend: &'b B, config: &Config, w: &Weights, with_image: bool) -> Result<Self> {
+        let [dim, ffn] = [config.dim, config.ffn_dim];
         Ok(Self {
-            modulation: w.tensor((1, 6, config.dim), "modulation")?,
+            backend,
+            modulation: backend.modulation(dim, w)?,
             eps: config.eps,
-            self_attn: SelfAttention::new(config, &w.pp("self_attn"))?,
-            norm3: LayerNorm::affine(config.dim, config.eps, &w.pp("norm3"))?,
-            cross_attn: CrossAttention::new(config, &w.pp("cross_attn"), with_image)?,
-            ffn_in: Linear::new(config.dim, config.ffn_dim, &w.pp("ffn.0"))?,
-            ffn_out: Linear::new(config.ffn_dim, config.dim, &w.pp("ffn.2"))?,
+            heads: config.num_heads,
+            compute: w.compute(),
+            self_attn: SelfAttention::new(backend, config, &w.pp("self_attn"))?,
+            norm3: backend.layer_norm(dim, config.eps, &w.pp("norm3"))?,
+            cross_attn: CrossAttention::new(backend, config, &w.pp("cross_attn"), with_image)?,
+            ffn_in: backend.linear([ffn, dim], &w.pp("ffn.0"))?,
+            ffn_out: backend.linear([dim, ffn], &w.pp("ffn.2"))?,
         })
     }
 
     /// `x` `[1, L, D]` residual stream → `[1, L, D]`.
-    pub fn forward(&self, x: Tensor, pass: &Pass) -> Result<Tensor> {
-        let m = (&self.modulation + pass.time)?;
-        let tokens = x.dim(1)?;
+    pub fn forward(&self, x: B::Activations, pass: &Pass<B>) -> Result<B::Activations> {
+        let backend = self.backend;
+        let m = backend.modulate(&self.modulation, pass.time)?;
+        let tokens = backend.tokens(&x)?;
         let all = self.keys_values(&x, &m, pass)?;
         if let Chunking::Minimal { .. } = pass.chunking {
             let most = pass.chunking.attention_tokens(tokens);
-            let context = self.cross_attn.keys_values(pass.context, pass.block)?;
-            return by_runs(tokens, most, |run| {
-                let x = x.narrow(1, run.start, run.len())?;
-                let x = self.attend(&x, &m, &all, &pass.rope.rows(run)?)?;
+            let context = self.context_keys(pass)?;
+            return by_runs(backend, [tokens, most], |run| {
+                let x = backend.run(&x, run.clone())?;
+                let x = self.attend(&x, &m, &all, &backend.rope_run(pass.rope, run)?)?;
                 let x = self.attend_to_context(&{ x }, &context)?;
                 self.feed_forward(&x, &m)
             });
         }
         let attended = self.attend(&x, &m, &all, pass.rope)?;
         drop((x, all));
-        let x = self.attend_to_context(&attended, &*self.cross_attn.keys_values(pass.context, pass.block)?)?;
+        let x = self.attend_to_context(&attended, &*self.context_keys(pass)?)?;
         drop(attended);
-        by_runs(tokens, pass.chunking.ffn_tokens(tokens), |run| {
-            self.feed_forward(&x.narrow(1, run.start, run.len())?, &m)
+        by_runs(backend, [tokens, pass.chunking.ffn_tokens(tokens)], |run| {
+            self.feed_forward(&backend.run(&x, run)?, &m)
         })
     }
 
     /// Keys and values of all tokens.
-    fn keys_values(&self, x: &Tensor, m: &Tensor, pass: &Pass) -> Result<KeysValues> {
-        let tokens = x.dim(1)?;
-        let (mut k, mut v) = (Gathered::new(1, tokens), Gathered::new(1, tokens));
+    fn keys_values(&self, x: &B::Activations, m: &B::Modulation, pass: &Pass<B>) -> Result<KeysValues<B>> {
+        let (backend, net) = (self.backend, &self.self_attn);
+        let tokens = backend.tokens(x)?;
+        let (mut k, mut v) = (Gathered::new(backend, tokens), Gathered::new(backend, tokens));
         for run in pieces(tokens, pass.chunking.attention_tokens(tokens)) {
-            let u = self.modulated(&x.narrow(1, run.start, run.len())?, m, 0)?;
-            let part = self.self_attn.keys_values(&u, &pass.rope.rows(run)?)?;
-            k.push(part.k)?;
-            v.push(part.v)?;
+            let u = self.modulated(&backend.run(x, run.clone())?, m, 0)?;
+            let keys = backend.product(&u, &net.k)?;
+            let keys = backend.norm_rope_in_heads(keys, &net.norm_k, &backend.rope_run(pass.rope, run)?, self.heads)?;
+            let values = backend.in_heads(backend.product(&u, &net.v)?, self.heads)?;
+            drop(u);
+            k.push(keys)?;
+            v.push(values)?;
         }
         Ok(KeysValues { k: k.finish()?, v: v.finish()? })
     }
 
     /// Self-attention of the tokens `x` to `all`, added.
-    fn attend(&self, x: &Tensor, m: &Tensor, all: &KeysValues, rope: &RopeTables) -> Result<Tensor> {
-        self.self_attn.forward(self.modulated(x, m, 0)?, all, rope, x, &m.narrow(1, 2, 1)?)
+    fn attend(
+        &self,
+        x: &B::Activations,
+        m: &B::Modulation,
+        all: &KeysValues<B>,
+        rope: &B::Rope,
+    ) -> Result<B::Activations> {
+        let (backend, net) = (self.backend, &self.self_attn);
+        let u = self.modulated(x, m, 0)?;
+        let q = backend.norm_rope_in_heads(backend.product(&u, &net.q)?, &net.norm_q, rope, self.heads)?;
+        drop(u);
+        let attended = backend.attention(&q, all, None, self.compute)?;
+        drop(q);
+        backend.product_gated(&backend.input(attended)?, &net.o, x, Rows { all: m, first: 2 })
     }
 
-    /// Cross-attention, added.
-    fn attend_to_context(&self, x: &Tensor, context: &ContextKeys) -> Result<Tensor> {
-        add_in_place(x, self.cross_attn.forward(self.norm3.forward(x)?, context)?)
+    /// Keys and values of text and image.
+    fn context_keys(&self, pass: &Pass<B>) -> Result<Arc<ContextKeys<B>>> {
+        match (&pass.context.kept, pass.block) {
+            (Some(kept), Some(block)) => kept.of(block, || self.make_context_keys(pass.context)),
+            _ => Ok(Arc::new(self.make_context_keys(pass.context)?)),
+        }
+    }
+
+    fn make_context_keys(&self, context: &Context<B>) -> Result<ContextKeys<B>> {
+        let (backend, heads) = (self.backend, self.heads);
+        let make = |tokens: &B::Activations, k: &B::Linear, v: &B::Linear, norm_k: &B::RmsNorm| {
+            let tokens = backend.input(tokens.clone())?;
+            let k = backend.norm_in_heads(backend.product(&tokens, k)?, norm_k, heads)?;
+            Ok::<_, candle_core::Error>(KeysValues { k, v: backend.in_heads(backend.product(&tokens, v)?, heads)? })
+        };
+        let CrossAttention { text, image } = &self.cross_attn;
+        let text = make(&context.text, &text.k, &text.v, &text.norm_k)?;
+        let image = match (image, &context.image) {
+            (Some(image), Some(tokens)) => Some(make(tokens, &image.k, &image.v, &image.norm_k)?),
+            _ => None,
+        };
+        Ok(ContextKeys { text, counts: context.counts.clone(), image })
+    }
+
+    /// Cross-attention, added: text and image are attended to separately with the same queries, and summed.
+    fn attend_to_context(
+        &self,
+        x: &B::Activations,
+        ContextKeys { text, counts, image }: &ContextKeys<B>,
+    ) -> Result<B::Activations> {
+        let (backend, net) = (self.backend, &self.cross_attn.text);
+        let u = backend.normalised(x, &self.norm3)?;
+        let q = backend.norm_in_heads(backend.product(&u, &net.q)?, &net.norm_q, self.heads)?;
+        drop(u);
+        let mut attended = backend.attention(&q, text, counts.as_ref(), self.compute)?;
+        if let Some(image) = image {
+            attended = backend.add(&backend.attention(&q, image, None, self.compute)?, attended)?;
+        }
+        drop(q);
+        backend.product_added(&backend.input(attended)?, &net.o, x)
     }
 
     /// The feed-forward layer, added.
-    fn feed_forward(&self, x: &Tensor, m: &Tensor) -> Result<Tensor> {
+    fn feed_forward(&self, x: &B::Activations, m: &B::Modulation) -> Result<B::Activations> {
+        let backend = self.backend;
         let u = self.modulated(x, m, 3)?;
-        let hidden = self.ffn_in.forward_with(&u, Epilogue::GeluTanh)?;
+        let hidden = backend.product_gelu(&u, &self.ffn_in)?;
         drop(u);
-        self.ffn_out.forward_with(&hidden, Epilogue::GatedResidual { residual: x, gate: &m.narrow(1, 5, 1)? })
+        backend.product_gated(&backend.input(hidden)?, &self.ffn_out, x, Rows { all: m, first: 5 })
     }
 
     /// `LN(x)` modulated by the rows of `m` `[1, 6, D]` from `first` on: shift, then scale.
-    fn modulated(&self, x: &Tensor, m: &Tensor, first: usize) -> Result<Tensor> {
-        norm_modulate(x, &m.narrow(1, first + 1, 1)?, &m.narrow(1, first, 1)?, self.eps)
+    fn modulated(&self, x: &B::Activations, m: &B::Modulation, first: usize) -> Result<B::Input> {
+        self.backend.norm_modulated(x, Rows { all: m, first }, self.eps)
     }
 }
 

@@ -2,9 +2,11 @@
 
 use std::ops::Range;
 
-use candle_core::{Result, Tensor};
+use candle_core::Result;
 use kernels::{INDEPENDENT_ROWS, pieces};
 use serde::{Deserialize, Serialize};
+
+use crate::backend::Backend;
 
 /// What of a block is computed for all tokens together and what a run of tokens at a time. Rows do not know of each other,
 /// so results are the same to the bit; smaller runs take less memory and read each matrix more often.
@@ -47,47 +49,47 @@ impl Chunking {
     }
 }
 
-/// A tensor that comes in pieces along one dimension, in their order.
-pub(crate) struct Gathered {
-    dim: usize,
+/// Tokens that come in pieces, in their order.
+pub(crate) struct Gathered<'a, B: Backend> {
+    backend: &'a B,
     total: usize,
     next: usize,
-    out: Option<Tensor>,
+    out: Option<B::Activations>,
 }
 
-impl Gathered {
-    pub fn new(dim: usize, total: usize) -> Self {
-        Self { dim, total, next: 0, out: None }
+impl<'a, B: Backend> Gathered<'a, B> {
+    pub fn new(backend: &'a B, total: usize) -> Self {
+        Self { backend, total, next: 0, out: None }
     }
 
     /// The next piece; one that is all there is, is taken as it is.
-    pub fn push(&mut self, piece: Tensor) -> Result<()> {
-        let count = piece.dim(self.dim)?;
+    pub fn push(&mut self, piece: B::Activations) -> Result<()> {
+        let count = self.backend.tokens(&piece)?;
         if count == self.total {
             self.out = Some(piece);
             return Ok(());
         }
         let out = match &self.out {
             Some(out) => out,
-            None => {
-                let mut dims = piece.dims().to_vec();
-                dims[self.dim] = self.total;
-                self.out.insert(Tensor::zeros(dims, piece.dtype(), piece.device())?)
-            }
+            None => self.out.insert(self.backend.room(&piece, self.total)?),
         };
-        out.slice_set(&piece, self.dim, self.next)?;
+        self.backend.put(&piece, out, self.next)?;
         self.next += count;
         Ok(())
     }
 
-    pub fn finish(self) -> Result<Tensor> {
+    pub fn finish(self) -> Result<B::Activations> {
         self.out.ok_or_else(|| candle_core::Error::msg("no tokens"))
     }
 }
 
 /// What `f` makes of runs of at most `most` of `tokens` tokens, `[1, run, D]` each → `[1, tokens, D]`.
-pub(crate) fn by_runs(tokens: usize, most: usize, mut f: impl FnMut(Range<usize>) -> Result<Tensor>) -> Result<Tensor> {
-    let mut out = Gathered::new(1, tokens);
+pub(crate) fn by_runs<B: Backend>(
+    backend: &B,
+    [tokens, most]: [usize; 2],
+    mut f: impl FnMut(Range<usize>) -> Result<B::Activations>,
+) -> Result<B::Activations> {
+    let mut out = Gathered::new(backend, tokens);
     for run in pieces(tokens, most) {
         out.push(f(run)?)?;
     }

@@ -6,6 +6,7 @@
 //! Shapes: F latent frames, h×w latent size, D width, S text tokens (512), L = F·(h/2)·(w/2) tokens, to which
 //! SteadyDancer appends two frames' worth.
 
+mod backend;
 mod block;
 mod chunking;
 mod condition;
@@ -19,7 +20,7 @@ mod vace;
 pub use chunking::Chunking;
 pub use config::{Config, VaceConfig};
 pub use keymap::{diffusers_names, keymap};
-pub use memory::{PassShape, activation_bytes};
+pub use memory::{PassShape, activation_bytes, gpu_activation_bytes};
 pub use model::{Conditioning, Dit, Inputs, PoseInputs, Tap, VaceInputs, manifest, no_tap};
 
 /// What the repeated parts are called under which weights are asked for: `blocks.0` and on, and VACE's.

@@ -44,6 +44,14 @@ pub fn activation_bytes(config: &Config, shape: &PassShape) -> u64 {
     SCRATCH + shape.conditions as u64 * s.condition() + s.prepare().max(s.embedding()).max(s.blocks()).max(s.head())
 }
 
+/// Most bytes that one [`Dit::forward_branches`](crate::Dit::forward_branches) takes in a GPU's memory with its blocks there, with
+/// what is held there of the conditions. Weights are not in it, nor what differences beside a matrix take while they are added.
+/// What the host takes meanwhile is within [`activation_bytes`].
+pub fn gpu_activation_bytes(config: &Config, shape: &PassShape) -> u64 {
+    let s = Sizes::new(config, shape);
+    SCRATCH + shape.conditions as u64 * s.condition_on_gpu() + s.blocks_on_gpu()
+}
+
 /// Keys and values of so many context tokens in all blocks.
 pub(crate) fn context_bytes(config: &Config, tokens: usize) -> u64 {
     2 * config.num_layers as u64 * rows(tokens, config.dim)
@@ -169,6 +177,46 @@ impl<'a> Sizes<'a> {
         }
         let out = if ffn_run < all { self.tokens(all) } else { 0 };
         keys_values.max(kv + attend).max(context + make_context.max(cross)).max(out + ffn)
+    }
+
+    /// One condition: its context tokens, and keys and values if they are kept.
+    fn condition_on_gpu(&self) -> u64 {
+        let tokens = self.text + self.image;
+        let all = context_bytes(self.config, tokens);
+        self.tokens(tokens) + if all <= KEPT_CONTEXT_BYTES { all / 2 } else { 0 }
+    }
+
+    /// As [`blocks`](Self::blocks): residual streams in f32, all else in bf16, and beside it in the 8 bits of a matrix.
+    fn blocks_on_gpu(&self) -> u64 {
+        let (c, all) = (self.config, self.all);
+        let streams = (if self.is_vace() { 4 } else { 1 }) * self.shape.branches as u64 * self.tokens(all);
+        let angles = rows(all, c.head_dim());
+        let modulation = rows(24, c.dim);
+
+        let minimal = matches!(self.shape.chunking, Chunking::Minimal { .. });
+        let run = largest_piece(all, self.shape.chunking.attention_tokens(all));
+        let ffn_run = largest_piece(all, self.shape.chunking.ffn_tokens(all));
+        let (residual, half) = (self.tokens(run), self.tokens(run) / 2);
+        // What a matrix is multiplied with: bf16, or that and 8 bits.
+        let input = |bf16: u64| bf16 + bf16 / 2;
+        // Input and queries; queries and what they attend to, of text and of image; or what becomes of it.
+        let attention = (input(half) + half).max(3 * half).max(input(half) + residual);
+        let (ffn, hidden) = (self.tokens(ffn_run), rows(ffn_run, c.ffn_dim) / 2);
+        let feed_forward = (input(ffn / 2) + hidden).max(input(hidden) + ffn);
+
+        let kv = self.tokens(all);
+        let keys_values = (if run < all { kv } else { 0 }) + input(half) + 2 * half;
+        let context = self.tokens(self.text + self.image) + 2 * self.tokens(self.text.max(self.image));
+        let block = if minimal {
+            let out = if run < all { self.tokens(all) } else { 0 };
+            kv + context + out + residual + attention.max(feed_forward)
+        } else {
+            let out = if ffn_run < all { self.tokens(all) } else { 0 };
+            (kv + attention).max(context + attention).max(out + feed_forward)
+        };
+        // Everything begins at a multiple of some bytes.
+        const PADDING: u64 = 64 << 10;
+        streams + angles + modulation + PADDING + block.max(keys_values)
     }
 
     /// Attention of `run` tokens to `keys`, with its result.

@@ -1,12 +1,12 @@
 //! The network: what is prepared once per clip, and one forward pass.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use candle_core::{DType, Device, Result, Tensor};
-use kernels::residual::gated_add_in_place;
-use nn::RopeTables;
+use kernels::cuda::Gpu;
 use weights::{Manifest, WeightSource, Weights};
 
+use crate::backend::{Backend, Host, OnGpu};
 use crate::block::{Block, Context, Pass};
 use crate::condition::{Align, Spatial, Temporal};
 use crate::embed::{Head, ImageEmbedding, PATCH, PatchEmbedding, TextEmbedding, TimeEmbedding};
@@ -64,7 +64,9 @@ pub struct VaceInputs {
 
 /// Conditions brought to the network's width, the same in every step: made once per clip and branch.
 pub struct Conditioning {
-    context: Context,
+    pub(crate) context: Context<Host>,
+    /// The same in a GPU's memory, from the first pass there on.
+    pub(crate) on_gpu: OnceLock<Context<OnGpu>>,
     image_latents: Option<Tensor>,
     pose: Option<PoseConditioning>,
     vace: Option<VaceConditioning>,
@@ -83,16 +85,50 @@ struct VaceConditioning {
 }
 
 /// One branch on its way through the blocks.
-struct Stream {
-    /// `[1, L, D]`.
-    x: Tensor,
-    side: Option<Side>,
+struct Stream<T> {
+    /// `[1, L, D]`, but for as long as a block has it.
+    x: Option<T>,
+    side: Option<Side<T>>,
 }
 
 /// VACE's side of a branch, `[1, L, D]` each.
-struct Side {
-    tokens: Tensor,
-    control: Tensor,
+struct Side<T> {
+    tokens: T,
+    control: T,
+}
+
+impl Stream<Tensor> {
+    /// The same where blocks are computed.
+    fn brought<B: Backend>(self, backend: &B) -> Result<Stream<B::Activations>> {
+        let side = match self.side {
+            Some(Side { tokens, control }) => {
+                Some(Side { tokens: backend.bring(tokens)?, control: backend.bring(control)? })
+            }
+            None => None,
+        };
+        Ok(Stream { x: self.x.map(|x| backend.bring(x)).transpose()?, side })
+    }
+}
+
+impl<T> Stream<T> {
+    /// The tokens, so that whoever computes with them can let go of them.
+    fn take(&mut self) -> Result<T> {
+        self.x.take().ok_or_else(|| candle_core::Error::msg("the tokens of a branch are gone"))
+    }
+}
+
+/// What all blocks of a pass share.
+struct Passing<'a> {
+    branches: &'a [&'a Conditioning],
+    /// `[1, 6, D]` of the timestep.
+    time: &'a Tensor,
+    /// Tokens along (t, y, x).
+    grid: (usize, usize, usize),
+    chunking: Chunking,
+    /// How many of the tokens are the clip's own; the frames appended to them have served after the last block.
+    own_tokens: usize,
+    /// Whether each block's result is looked at even if that takes waiting for it.
+    each_block: bool,
 }
 
 /// The three condition modules and the two further patch embeddings of SteadyDancer.
@@ -132,6 +168,8 @@ pub struct Dit {
     head: Head,
     /// Embeddings of the timesteps that were announced.
     times: Mutex<Vec<(f64, TimeRows)>>,
+    /// Where blocks are computed, if not on the host.
+    gpu: Option<OnGpu>,
 }
 
 /// Of one timestep: `[1, D]` and `[1, 6, D]`.
@@ -182,7 +220,15 @@ impl Dit {
             steadydancer,
             vace_patch,
             times: Mutex::default(),
+            gpu: None,
         })
+    }
+
+    /// The same with its blocks computed on a GPU, whose memory the source brings them to. Everything else stays on the host.
+    /// Matrices must be in a form that the GPU multiplies with ([`kernels::cuda::ops::input_form`]), and a head's channels a
+    /// multiple of 8.
+    pub fn on_gpu(self, gpu: Gpu) -> Self {
+        Self { gpu: Some(OnGpu::new(gpu)), ..self }
     }
 
     /// The sizes it was built with.
@@ -231,7 +277,7 @@ impl Dit {
         };
         let padding = self.config.text_len.saturating_sub(words);
         let context = self.kept(context.collapsed(padding)?)?;
-        Ok(Conditioning { context, image_latents, pose, vace })
+        Ok(Conditioning { context, on_gpu: OnceLock::new(), image_latents, pose, vace })
     }
 
     fn prepare_pose(&self, net: &SteadyDancer, pose: &PoseInputs, tap: Tap) -> Result<PoseConditioning> {
@@ -270,10 +316,10 @@ impl Dit {
     }
 
     /// With room for keys and values, if they are few enough to be kept.
-    fn kept(&self, context: Context) -> Result<Context> {
+    fn kept(&self, context: Context<Host>) -> Result<Context<Host>> {
         let tokens = context.text.dim(1)? + context.image.as_ref().map_or(Ok(0), |t| t.dim(1))?;
         let keep = crate::memory::context_bytes(&self.config, tokens) <= KEPT_CONTEXT_BYTES;
-        Ok(Context { kept: keep.then(Arc::default), ..context })
+        Ok(Context { kept: keep.then(Default::default), ..context })
     }
 
     /// Predicts the velocity of `latents` `[16, F, h, w]` f32 at `timestep` (0..=1000) → `[16, F, h, w]` f32.
@@ -292,6 +338,9 @@ impl Dit {
     /// block's weights are asked for once and serve all branches in turn. What is computed for a branch depends neither on
     /// the others nor on `chunking`. `tap` sees each branch's results in the order of `branches`.
     ///
+    /// On a GPU blocks are computed one after another without anybody looking on: `tap` sees a branch's blocks only when the tokens
+    /// after the last are not finite, in a second pass that shows where that began. A wish to stop is heard between passes.
+    ///
     /// # Errors
     /// As there, and conditions with different numbers of tokens.
     pub fn forward_branches(
@@ -304,30 +353,73 @@ impl Dit {
     ) -> Result<Vec<Tensor>> {
         let (_, frames, height, width) = latents.dims4()?;
         let grid = (frames, height / PATCH, width / PATCH);
-        let own_tokens = frames * grid.1 * grid.2;
+        let frame_tokens = grid.1 * grid.2;
         let mut streams = Vec::with_capacity(branches.len());
         for cond in branches {
             streams.push(self.stream(latents, cond, tap)?);
         }
-        let Some(tokens) = streams.first().map(|s| s.x.dim(1)).transpose()? else { return Ok(Vec::new()) };
-        if streams.iter().any(|s| s.x.dims() != [1, tokens, self.config.dim]) {
+        let Some(tokens) = streams.iter().find_map(|s| s.x.as_ref()).map(|x| x.dim(1)).transpose()? else {
+            return Ok(Vec::new());
+        };
+        let alike = |s: &Stream<Tensor>| s.x.as_ref().is_some_and(|x| x.dims() == [1, tokens, self.config.dim]);
+        if !streams.iter().all(alike) {
             candle_core::bail!("the branches of one pass have different numbers of tokens");
         }
-        let (e, e0) = self.time_of(timestep, latents.device())?;
-        tap("time_projection", &e0)?;
-        let all_frames = tokens / (grid.1 * grid.2).max(1);
-        let rope = RopeTables::video(self.config.head_dim(), (all_frames, grid.1, grid.2), latents.device())?;
-        let pass = |context, block| Pass { time: &e0, context, rope: &rope, chunking, block };
+        let (e, time) = self.time_of(timestep, latents.device())?;
+        tap("time_projection", &time)?;
+        let mut pass = Passing {
+            branches,
+            time: &time,
+            grid: (tokens / frame_tokens.max(1), grid.1, grid.2),
+            chunking,
+            own_tokens: frames * frame_tokens,
+            each_block: false,
+        };
+        let computed = match &self.gpu {
+            None => self.through_blocks(&Host, streams, &pass, tap)?,
+            Some(gpu) => {
+                let computed = self.through_blocks(gpu, streams, &pass, tap)?;
+                if !all_finite(&computed)? {
+                    pass.each_block = true;
+                    let streams = branches.iter().map(|cond| self.stream(latents, cond, &mut no_tap));
+                    self.through_blocks(gpu, streams.collect::<Result<_>>()?, &pass, tap)?;
+                }
+                computed
+            }
+        };
+        let mut velocities = Vec::with_capacity(computed.len());
+        for x in computed {
+            let velocity = self.head.forward(&x, &e, grid)?;
+            tap("velocity", &velocity)?;
+            velocities.push(velocity);
+        }
+        Ok(velocities)
+    }
+
+    /// The branches' own tokens after all blocks, `[1, own_tokens, D]` each.
+    fn through_blocks<B: Backend>(
+        &self,
+        backend: &B,
+        streams: Vec<Stream<Tensor>>,
+        passing: &Passing,
+        tap: Tap,
+    ) -> Result<Vec<Tensor>> {
+        let Passing { branches, chunking, .. } = *passing;
+        let (time, rope) = (backend.time(passing.time)?, backend.rope(self.config.head_dim(), passing.grid)?);
+        let contexts = branches.iter().map(|c| backend.context(c)).collect::<Result<Vec<_>>>()?;
+        let pass = |context, block| Pass { time: &time, context, rope: &rope, chunking, block };
+        let brought = streams.into_iter().map(|s| s.brought(backend));
+        let mut streams = brought.collect::<Result<Vec<Stream<B::Activations>>>>()?;
 
         for i in 0..self.config.num_layers {
             let _span = tracing::info_span!(target: "steadydance", "block", i).entered();
-            let mut hints: Vec<Option<Tensor>> = branches.iter().map(|_| None).collect();
+            let mut hints: Vec<Option<B::Activations>> = branches.iter().map(|_| None).collect();
             if let Some(index) = self.hint_index(i).filter(|_| branches.iter().any(|c| c.vace.is_some())) {
                 let group = self.blocks.group(&format!("vace_blocks.{index}"))?;
-                let block = VaceBlock::new(&self.config, index, &group)?;
-                for ((stream, hint), cond) in streams.iter_mut().zip(&mut hints).zip(branches) {
+                let block = VaceBlock::new(backend, &self.config, index, &group)?;
+                for ((stream, hint), context) in streams.iter_mut().zip(&mut hints).zip(&contexts) {
                     if let Some(Side { tokens, control }) = stream.side.take() {
-                        let (control, made) = block.forward(control, &tokens, &pass(&cond.context, None))?;
+                        let (control, made) = block.forward(control, &tokens, &pass(context, None))?;
                         stream.side = Some(Side { tokens, control });
                         *hint = Some(made);
                     }
@@ -335,32 +427,28 @@ impl Dit {
             }
             self.blocks.prefetch(&format!("blocks.{}", (i + 1) % self.config.num_layers));
             let group = self.blocks.group(&format!("blocks.{i}"))?;
-            let block = Block::new(&self.config, &group, self.config.has_image_context())?;
-            for ((stream, hint), cond) in streams.iter_mut().zip(hints).zip(branches) {
-                // Taken out, so that the block can let go of its input.
-                let x = std::mem::replace(&mut stream.x, e0.clone());
-                let mut x = block.forward(x, &pass(&cond.context, Some(i)))?;
+            let block = Block::new(backend, &self.config, &group, self.config.has_image_context())?;
+            for (((stream, hint), cond), context) in streams.iter_mut().zip(hints).zip(branches).zip(&contexts) {
+                let mut x = block.forward(stream.take()?, &pass(context, Some(i)))?;
                 if let (Some(hint), Some(vace)) = (hint, &cond.vace) {
-                    let scale = Tensor::full(vace.scale as f32, self.config.dim, x.device())?;
-                    x = gated_add_in_place(&x, hint, &scale)?;
+                    x = backend.add_scaled(x, hint, vace.scale)?;
                 }
-                tap(&format!("block_{i}"), &x)?;
-                stream.x = x;
+                if B::AT_ONCE || passing.each_block {
+                    tap(&format!("block_{i}"), &backend.fetch(&x)?)?;
+                }
+                stream.x = Some(x);
             }
         }
         drop(rope);
-        let mut velocities = Vec::with_capacity(streams.len());
-        for stream in streams {
-            // The appended frames have served; only the clip's own tokens are projected.
-            let velocity = self.head.forward(&stream.x.narrow(1, 0, own_tokens)?, &e, grid)?;
-            tap("velocity", &velocity)?;
-            velocities.push(velocity);
-        }
-        Ok(velocities)
+        let own = |mut stream: Stream<B::Activations>| {
+            let x = backend.run(&stream.take()?, 0..passing.own_tokens)?;
+            backend.fetch(&x)
+        };
+        streams.into_iter().map(own).collect()
     }
 
     /// The tokens of one branch before any block.
-    fn stream(&self, latents: &Tensor, cond: &Conditioning, tap: Tap) -> Result<Stream> {
+    fn stream(&self, latents: &Tensor, cond: &Conditioning, tap: Tap) -> Result<Stream<Tensor>> {
         let stacked = match &cond.image_latents {
             Some(y) => Tensor::cat(&[latents, y], 0)?,
             None => latents.clone(),
@@ -383,7 +471,7 @@ impl Dit {
         };
         // VACE's first side block starts from the tokens before any block.
         let side = cond.vace.as_ref().map(|v| Side { tokens: x.clone(), control: v.tokens.clone() });
-        Ok(Stream { x, side })
+        Ok(Stream { x: Some(x), side })
     }
 
     fn hint_index(&self, layer: usize) -> Option<usize> {
@@ -391,10 +479,20 @@ impl Dit {
     }
 }
 
+/// Whether no number is infinite or none. A sum is finite unless one is not, or magnitudes reach 1e38, which is as wrong.
+fn all_finite(tensors: &[Tensor]) -> Result<bool> {
+    for tensor in tensors {
+        if !tensor.sum_all()?.to_scalar::<f32>()?.is_finite() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Wan i2v joins image and text tokens and takes all but the last 512 as image tokens, whatever the text length.
 /// That is the true border for the published S = 512; for a shorter text (small test networks only) the border
 /// moves as a negative index does in the source, and stays inside the tokens.
-fn split_context(text: Tensor, image: Tensor) -> Result<Context> {
+fn split_context(text: Tensor, image: Tensor) -> Result<Context<Host>> {
     const TEXT_TOKENS: usize = 512;
     let (s, n) = (text.dim(1)?, image.dim(1)?);
     if s == TEXT_TOKENS {
@@ -416,10 +514,10 @@ pub fn manifest(config: &Config) -> Result<Manifest> {
         let source = Arc::new(Fixed(w.clone()));
         Dit::with_blocks(config, w, source)?;
         for i in 0..config.num_layers {
-            Block::new(config, &w.pp(format!("blocks.{i}")), config.has_image_context())?;
+            Block::new(&Host, config, &w.pp(format!("blocks.{i}")), config.has_image_context())?;
         }
         for i in 0..config.vace.as_ref().map_or(0, |v| v.vace_layers.len()) {
-            VaceBlock::new(config, i, &w.pp(format!("vace_blocks.{i}")))?;
+            VaceBlock::new(&Host, config, i, &w.pp(format!("vace_blocks.{i}")))?;
         }
         Ok(())
     })

@@ -1,38 +1,44 @@
 //! VACE's side branch: blocks beside the main ones that turn control latents into hints (spec wan_components §4.6).
 
-use candle_core::{Result, Tensor};
-use kernels::residual::add_in_place;
-use nn::Linear;
+use candle_core::Result;
 use weights::Weights;
 
 use crate::Config;
+use crate::backend::Backend;
 use crate::block::{Block, Pass};
 
 /// One side block with its projections; the first also projects its input and adds the main tokens.
-pub(crate) struct VaceBlock {
-    before: Option<Linear>,
-    block: Block,
-    after: Linear,
+pub(crate) struct VaceBlock<'b, B: Backend> {
+    backend: &'b B,
+    before: Option<B::Linear>,
+    block: Block<'b, B>,
+    after: B::Linear,
 }
 
-impl VaceBlock {
-    pub fn new(config: &Config, index: usize, w: &Weights) -> Result<Self> {
-        let d = config.dim;
+impl<'b, B: Backend> VaceBlock<'b, B> {
+    pub fn new(backend: &'b B, config: &Config, index: usize, w: &Weights) -> Result<Self> {
+        let square = |name| backend.linear([config.dim; 2], &w.pp(name));
         Ok(Self {
-            before: if index == 0 { Some(Linear::new(d, d, &w.pp("before_proj"))?) } else { None },
-            block: Block::new(config, w, false)?,
-            after: Linear::new(d, d, &w.pp("after_proj"))?,
+            backend,
+            before: if index == 0 { Some(square("before_proj")?) } else { None },
+            block: Block::new(backend, config, w, false)?,
+            after: square("after_proj")?,
         })
     }
 
     /// `control` `[1, L, D]` side stream, `tokens` the main stream before any block → (side stream, hint).
-    pub fn forward(&self, control: Tensor, tokens: &Tensor, pass: &Pass) -> Result<(Tensor, Tensor)> {
+    pub fn forward(
+        &self,
+        control: B::Activations,
+        tokens: &B::Activations,
+        pass: &Pass<B>,
+    ) -> Result<(B::Activations, B::Activations)> {
         let x = match &self.before {
-            Some(before) => add_in_place(tokens, before.forward(&control)?)?,
+            Some(before) => self.backend.product_added(&self.backend.input(control)?, before, tokens)?,
             None => control,
         };
         let x = self.block.forward(x, pass)?;
-        let hint = self.after.forward(&x)?;
+        let hint = self.backend.product(&self.backend.input(x.clone())?, &self.after)?;
         Ok((x, hint))
     }
 }

@@ -55,6 +55,11 @@ impl RopeTables {
         })
     }
 
+    /// Cosines and sines, `[tokens, head_dim / 2]` each.
+    pub fn parts(&self) -> [&Tensor; 2] {
+        [&self.cos, &self.sin]
+    }
+
     /// Rotates `x` `[B, L, H, D]` f32 → the same shape.
     ///
     /// # Errors

@@ -420,8 +420,13 @@ impl Inner {
         while state.staging.len() >= HOST_STAGING {
             let done = state.staging.iter().position(|b| Arc::strong_count(b) == 1);
             let Some(buffer) = done.and_then(|at| Arc::into_inner(state.staging.swap_remove(at))) else {
-                // Copies let go of it without telling.
-                self.device.release_copied();
+                drop(state);
+                let waited = self.device.wait_for_copy();
+                state = self.locked();
+                if waited {
+                    continue;
+                }
+                // The copy's thread lets go of it without telling.
                 let pause = std::time::Duration::from_micros(200);
                 state = self.changed.wait_timeout(state, pause).map_or_else(|e| e.into_inner().0, |(state, _)| state);
                 continue;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "fibers.h"
+#include "instructions.h"
 #include "memory.h"
 #include "streams.h"
 
@@ -722,6 +723,14 @@ API int sdEmulatedFail(const char *function, int nth, int code) {
     std::lock_guard<std::recursive_mutex> guard(lock);
     injected[function] = {nth, code};
     return SUCCESS;
+}
+
+// Bank conflicts of ldmatrix since the last call.
+API size_t sdEmulatedBankConflicts() {
+    std::lock_guard<std::recursive_mutex> guard(lock);
+    size_t conflicts = bank_conflicts;
+    bank_conflicts = 0;
+    return conflicts;
 }
 
 // The last complaint, and a context that works again. The text lives until the next complaint.

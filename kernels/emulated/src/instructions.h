@@ -7,6 +7,9 @@ namespace emulated {
 
 // ---- ldmatrix: 8x8 matrices of 16-bit elements; lane 8i+r brings the address of row r of matrix i. ------------------
 
+// Rows that ldmatrix read from banks that another row of the same matrix had taken; each costs a turn.
+inline size_t bank_conflicts = 0;
+
 struct LdMatrix {
     const void *row;
     uint32_t *out;
@@ -15,9 +18,12 @@ struct LdMatrix {
 template <int COUNT, bool TRANSPOSED> void ldmatrix_work(void **all) {
     for (int m = 0; m < COUNT; m++) {
         uint16_t rows[8][8];
+        unsigned banks = 0;
         for (int r = 0; r < 8; r++) {
             const void *row = static_cast<LdMatrix *>(all[8 * m + r])->row;
-            shared_offset(row, 16);
+            unsigned bank = 1u << (shared_offset(row, 16) / 16 % 8);
+            bank_conflicts += banks & bank ? 1 : 0;
+            banks |= bank;
             if (reinterpret_cast<uintptr_t>(row) % 16 != 0) {
                 fail("ldmatrix of row %d of matrix %d, which is not aligned to 16 bytes", r, m);
             }

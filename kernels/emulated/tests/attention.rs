@@ -238,6 +238,7 @@ fn bf16_attention_is_softmax_attention() {
                 },
             );
             assert!(error < BF16, "{name}: {error} for {:?}", [batch, heads, queries, keys, dim]);
+            assert!(gpu.real || call!(gpu, sdEmulatedBankConflicts()) == 0, "bank conflicts of {name}");
         }
     }
 }
@@ -583,6 +584,7 @@ fn attention_of_8_bits_is_near_softmax_attention() {
                     if !sparse || sees(b, h, i, j) { 0.0 } else { f32::NEG_INFINITY }
                 },
             );
+            assert!(gpu.real || call!(gpu, sdEmulatedBankConflicts()) == 0, "bank conflicts of {name}");
             assert!(error < most, "{name}: {error}, {} queries, {} keys, {sparse}", case.queries, case.keys);
         }
     }

@@ -2,7 +2,7 @@
 
 mod driver;
 
-use driver::{Gpu, assert_near, from_bf16, normal, random, rounded, to_bf16};
+use driver::{Gpu, assert_near, call, from_bf16, normal, random, rounded, to_bf16};
 use rand::RngExt;
 use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
@@ -157,6 +157,7 @@ fn convolutions_are_those_of_the_definition() {
         let grid = [(positions as u32).div_ceil(128), (p.out_channels as u32).div_ceil(columns), 1];
         gpu.launch(name, grid, 128, shared, &p).expect(name);
         let found: Vec<f32> = gpu.download::<u16>(out).into_iter().map(from_bf16).collect();
+        assert!(gpu.real || call!(gpu, sdEmulatedBankConflicts()) == 0, "bank conflicts of {name}");
         let expected = expected(&p, [&x, &history, &weight, &bias, &residual]);
         // Rounding to bf16, and sums in another order.
         assert_near(&found, &expected, 1e-5, 1.0 / 256.0, &format!("{name} {p:?}"));

@@ -118,6 +118,11 @@ impl Context {
         self.driver.check(operation, code)
     }
 
+    /// Whether the driver can describe tensors to the copy engine.
+    pub fn has_tensor_maps(&self) -> bool {
+        self.driver.functions().tensor_map.is_some()
+    }
+
     /// Free and total memory of the GPU in bytes, whoever has the rest.
     pub fn memory(&self) -> Result<(u64, u64)> {
         let (mut free, mut total) = (0, 0);

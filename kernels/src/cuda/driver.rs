@@ -27,6 +27,23 @@ unsafe impl Sync for Handle {}
 /// Where memory of a device begins.
 pub(crate) type Address = u64;
 
+/// Map, type of numbers, rank, where it begins, lengths, strides, sides of tiles, steps; then how tiles are interleaved, swizzled,
+/// brought to the cache, and filled outside of the tensor.
+pub(crate) type EncodeTensorMap = unsafe extern "system" fn(
+    *mut c_void,
+    c_int,
+    u32,
+    Address,
+    *const u64,
+    *const u64,
+    *const u32,
+    *const u32,
+    c_int,
+    c_int,
+    c_int,
+    c_int,
+) -> c_int;
+
 macro_rules! functions {
     ($($field:ident: $symbol:literal ($($argument:ty),*);)*) => {
         /// What is called of the driver.
@@ -34,6 +51,8 @@ macro_rules! functions {
             $(pub $field: unsafe extern "system" fn($($argument),*) -> c_int,)*
             /// Offset and size of a kernel's argument; of drivers since CUDA 12.4.
             pub param_info: Option<unsafe extern "system" fn(Handle, usize, *mut usize, *mut usize) -> c_int>,
+            /// Describes tensors to the copy engine of GPUs since Hopper; of drivers since CUDA 12.
+            pub tensor_map: Option<EncodeTensorMap>,
         }
 
         impl Functions {
@@ -47,6 +66,8 @@ macro_rules! functions {
                     },)*
                     // SAFETY: as above.
                     param_info: unsafe { library.get(b"cuFuncGetParamInfo\0") }.ok().map(|found| *found),
+                    // SAFETY: as above.
+                    tensor_map: unsafe { library.get(b"cuTensorMapEncodeTiled\0") }.ok().map(|found| *found),
                 })
             }
         }
@@ -118,6 +139,7 @@ const NO_DEVICE: c_int = 100;
 const INSUFFICIENT_DRIVER: c_int = 35;
 pub(crate) const OUT_OF_MEMORY: c_int = 2;
 pub(crate) const NOT_READY: c_int = 600;
+pub(crate) const NOT_SUPPORTED: c_int = 801;
 
 impl Driver {
     /// The system's driver.

@@ -67,11 +67,13 @@ pub struct GpuOptions {
     pub pinned_bytes: u64,
     /// Where kernels come from.
     pub code: Code,
+    /// Kernels that need a newer GPU than this are left alone; `None` for the best that it can.
+    pub most: Option<Capability>,
 }
 
 impl Default for GpuOptions {
     fn default() -> Self {
-        Self { ordinal: 0, budget_bytes: None, pinned_bytes: 1 << 30, code: Code::Embedded }
+        Self { ordinal: 0, budget_bytes: None, pinned_bytes: 1 << 30, code: Code::Embedded, most: None }
     }
 }
 
@@ -82,6 +84,7 @@ pub struct Gpu(Arc<Inner>);
 // In the order in which things go.
 struct Inner {
     facts: GpuFacts,
+    level: Capability,
     kernels: Kernels,
     held: Mutex<Vec<(Event, Box<dyn Any + Send>)>>,
     pool: Pool,
@@ -111,7 +114,7 @@ impl Gpu {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn open_with(driver: &Driver, options: &GpuOptions) -> std::result::Result<Self, NoGpu> {
-        let GpuOptions { ordinal, budget_bytes, pinned_bytes, code } = *options;
+        let GpuOptions { ordinal, budget_bytes, pinned_bytes, code, most } = *options;
         match driver.count()? {
             0 => return Err(NoGpu::NoDevice),
             count if ordinal >= count => return Err(NoGpu::NoSuchDevice { asked: ordinal, count }),
@@ -119,18 +122,43 @@ impl Gpu {
         }
         let facts = GpuFacts::of(driver, ordinal)?;
         check(&facts, code, embedded_code())?;
+        let level = most.unwrap_or(facts.capability).min(facts.capability);
         let context = Context::new(driver, ordinal)?;
         let kernels = Kernels::load(&context, code)?;
         let (compute, copies) = (Arc::new(context.stream(0)?), Arc::new(context.stream(0)?));
         let budget_bytes = budget_bytes.map_or_else(|| context.memory().map(|(free, _)| free), Ok)?;
         let pool = Pool::new(compute.clone(), budget_bytes);
         let pinned = PinnedPool::new(context.clone(), pinned_bytes);
-        Ok(Self(Arc::new(Inner { facts, kernels, held: Mutex::default(), pool, pinned, compute, copies, context })))
+        Ok(Self(Arc::new(Inner {
+            facts,
+            level,
+            kernels,
+            held: Mutex::default(),
+            pool,
+            pinned,
+            compute,
+            copies,
+            context,
+        })))
     }
 
     /// What it is.
     pub fn facts(&self) -> &GpuFacts {
         &self.0.facts
+    }
+
+    /// The newest GPUs whose kernels are used.
+    pub fn level(&self) -> Capability {
+        self.0.level
+    }
+
+    /// Whether kernels for Hopper alone are used: its matrix and copy instructions are of no other GPU.
+    pub(crate) fn is_hopper(&self) -> bool {
+        self.0.level == Capability(9, 0) && self.0.context.has_tensor_maps()
+    }
+
+    pub(crate) fn context(&self) -> &Context {
+        &self.0.context
     }
 
     /// The stream that everything is computed on.
@@ -211,6 +239,20 @@ impl Gpu {
         let done: Vec<_> = held.extract_if(.., |(event, _)| event.is_done().unwrap_or(true)).collect();
         drop(held);
         drop(done);
+    }
+
+    /// Waits for what comes to pass first of what it holds things for, and lets go of these; `false` when it holds nothing.
+    pub fn release_oldest(&self) -> bool {
+        let mut held = self.0.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.is_empty() {
+            return false;
+        }
+        let (event, what) = held.remove(0);
+        drop(held);
+        // After an error nothing will use it any more.
+        let _ = event.synchronise();
+        drop(what);
+        true
     }
 
     /// Gives the compute stream a call of a kernel.

@@ -23,6 +23,7 @@ pub mod ops;
 mod pinned;
 mod pool;
 mod tensor;
+mod tensor_map;
 
 pub use code::{Code, KernelFacts, embedded_bytes, embedded_code};
 pub use context::{Event, GpuFacts, Stream};

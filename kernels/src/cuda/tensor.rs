@@ -144,7 +144,7 @@ impl GpuTensor {
     /// It is not in the buffer.
     pub fn within(buffer: Arc<SharedBuffer>, offset: usize, shape: &[usize], dtype: GpuDtype) -> Result<Self> {
         let end = count(shape).and_then(|n| n.checked_mul(dtype.bytes())).and_then(|n| n.checked_add(offset));
-        match end.is_some_and(|end| end <= buffer.len()) && offset % dtype.bytes() == 0 {
+        match end.is_some_and(|end| end <= buffer.len()) && offset.is_multiple_of(dtype.bytes()) {
             true => Ok(Self { buffer, offset, shape: shape.to_vec(), dtype }),
             false => {
                 let bytes = buffer.len();

@@ -5,7 +5,7 @@ use kernels::attention::reference::attention_with_bias;
 use kernels::cuda::GpuDtype;
 use kernels::cuda::ops::{Heads, attention};
 
-use crate::{Bench, Random, assert_close};
+use crate::{Bench, LEVELS, Random, assert_close};
 
 /// bf16 has 8 bits: weights, values and results are rounded to them.
 const TOLERANCE: f32 = 6e-3;
@@ -16,9 +16,12 @@ fn heads_first(x: &Tensor) -> Tensor {
 
 #[test]
 fn agrees_with_the_definition() {
-    let Some(bench) = Bench::open() else { return };
+    LEVELS.into_iter().filter_map(Bench::at).for_each(|bench| agrees_with_the_definition_at(&bench));
+}
+
+fn agrees_with_the_definition_at(bench: &Bench) {
     let mut random = Random::new();
-    for case in 0..14 {
+    for case in 0..9 {
         let biased = case % 3 == 2;
         let dim = if biased { random.one_of(&[8, 64, 72, 128]) } else { random.one_of(&[8, 40, 64, 96, 128, 384]) };
         let (batch, heads) = (random.within(1..3), random.within(1..4));
@@ -42,7 +45,13 @@ fn agrees_with_the_definition() {
 
 #[test]
 fn projections_that_lie_behind_each_other_are_read_in_place() {
-    let Some(bench) = Bench::open() else { return };
+    LEVELS
+        .into_iter()
+        .filter_map(Bench::at)
+        .for_each(|bench| projections_that_lie_behind_each_other_are_read_in_place_at(&bench));
+}
+
+fn projections_that_lie_behind_each_other_are_read_in_place_at(bench: &Bench) {
     let (rows, heads, dim) = (37, 2, 16);
     let qkv = Random::new().normal(&[1, rows, 3 * heads * dim], DType::BF16);
     let there = bench.upload(&qkv, GpuDtype::Bf16);

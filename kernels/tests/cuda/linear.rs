@@ -8,7 +8,7 @@ use kernels::cuda::{GpuDtype, GpuMatrix};
 use kernels::linear::{Difference, Matrix, reference};
 use kernels::quant::{Encoding, Scaling, Target, encode};
 
-use crate::{Bench, Random, assert_close};
+use crate::{Bench, LEVELS, Random, assert_close};
 
 /// A matrix of the numbers of `w`, in a form that is multiplied with as it is.
 fn stored(w: &Tensor, encoding: Encoding, scaling: Scaling, rotation: Option<usize>) -> Matrix {
@@ -23,9 +23,12 @@ fn stored(w: &Tensor, encoding: Encoding, scaling: Scaling, rotation: Option<usi
 
 #[test]
 fn agrees_with_the_definition() {
-    let Some(bench) = Bench::open() else { return };
+    LEVELS.into_iter().filter_map(Bench::at).for_each(|bench| agrees_with_the_definition_at(&bench));
+}
+
+fn agrees_with_the_definition_at(bench: &Bench) {
     let mut random = Random::new();
-    for case in 0..32 {
+    for case in 0..16 {
         let (encoding, scaling, rotation) = [
             (Encoding::BF16, Scaling::None, None),
             (Encoding::I8, Scaling::Rows, None),
@@ -94,7 +97,10 @@ fn agrees_with_the_definition() {
 
 #[test]
 fn differences_are_added_before_anything_else() {
-    let Some(bench) = Bench::open() else { return };
+    LEVELS.into_iter().filter_map(Bench::at).for_each(|bench| differences_are_added_before_anything_else_at(&bench));
+}
+
+fn differences_are_added_before_anything_else_at(bench: &Bench) {
     let mut random = Random::new();
     for encoding in [Encoding::BF16, Encoding::I8] {
         let (count, inner, out, rank) = (random.within(1..40), 64, 48, random.one_of(&[3, 8, 16]));

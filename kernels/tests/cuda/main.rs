@@ -11,7 +11,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use candle_core::{DType, Device, Tensor};
-use kernels::cuda::{Code, Driver, Gpu, GpuDtype, GpuOptions, GpuTensor};
+use kernels::cuda::{Capability, Code, Driver, Gpu, GpuDtype, GpuOptions, GpuTensor};
 use libloading::Library;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -22,7 +22,10 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// Options that fit both.
 const OPTIONS: GpuOptions =
-    GpuOptions { ordinal: 0, budget_bytes: Some(1 << 30), pinned_bytes: 256 << 20, code: Code::Embedded };
+    GpuOptions { ordinal: 0, budget_bytes: Some(1 << 30), pinned_bytes: 256 << 20, code: Code::Embedded, most: None };
+
+/// GPUs whose kernels are tested, as far as this one has them.
+const LEVELS: [Capability; 3] = [Capability(8, 0), Capability(8, 9), Capability(9, 0)];
 
 /// A GPU to test on.
 struct Bench {
@@ -32,6 +35,11 @@ struct Bench {
 }
 
 impl Bench {
+    /// With kernels of GPUs of this capability at most.
+    fn at(level: Capability) -> Option<Self> {
+        Self::with(GpuOptions { most: Some(level), ..OPTIONS })
+    }
+
     /// `None` where there is none, not even an emulated one.
     fn open() -> Option<Self> {
         Self::with(OPTIONS)

@@ -138,8 +138,8 @@ impl DeviceMemory for CudaMemory {
         self.gpu.pinned().trim();
     }
 
-    fn release_copied(&self) {
-        self.gpu.release_done();
+    fn wait_for_copy(&self) -> bool {
+        self.gpu.release_oldest()
     }
 
     fn pinned_ceiling(&self) -> u64 {

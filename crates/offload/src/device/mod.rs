@@ -229,8 +229,10 @@ pub trait DeviceMemory: Send + Sync {
     /// Gives unused memory back to the system.
     fn trim(&self) {}
 
-    /// Lets go of what finished copies were made from.
-    fn release_copied(&self) {}
+    /// Waits for a copy that was started, and lets go of what it was made from; `false` where that happens by itself.
+    fn wait_for_copy(&self) -> bool {
+        false
+    }
 
     /// The most memory of the host that may be [`Use::Pinned`] at a time, in bytes.
     fn pinned_ceiling(&self) -> u64 {

@@ -46,6 +46,8 @@ pub struct Diagnosis {
     pub cpu: Cpu,
     /// What the driver tells of NVIDIA's GPUs; none without one.
     pub gpus: Vec<Gpu>,
+    /// Why there are none.
+    pub no_gpu: Option<String>,
     /// The devices that this build can compute on.
     pub devices: Vec<&'static str>,
     /// Memory, with the limit of a container honoured.
@@ -103,11 +105,13 @@ pub fn diagnose(options: &DoctorOptions) -> Diagnosis {
     let contents = cache.contents();
     let memory = Memory::of_host();
     let models = models::hosted(options, &cache, &memory);
+    let (gpus, no_gpu) = gpu::find();
     let mut found = Diagnosis {
         version: env!("CARGO_PKG_VERSION"),
         system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
         cpu: cpu(),
-        gpus: gpu::find(&gpu::Places::of_system()),
+        gpus,
+        no_gpu,
         devices: vec!["cpu"],
         memory,
         disk: disk::examine(cache.root(), &contents, options.measure_disk),

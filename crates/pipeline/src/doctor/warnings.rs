@@ -22,7 +22,8 @@ pub(super) fn problem(found: &Diagnosis) -> Option<String> {
 pub(super) fn warnings(found: &Diagnosis) -> Vec<String> {
     let mut list = Vec::new();
     if !found.gpus.is_empty() && found.devices.iter().all(|d| !d.starts_with("cuda")) {
-        list.push(format!("{} is not used: this build computes on the CPU only", found.gpus[0].name));
+        let name = &found.gpus[0].name;
+        list.push(format!("{name} is not used: this version computes on the CPU only, its GPU engine is not finished"));
     }
     if found.cpu.instruction_set == "portable" && found.system.ends_with("x86_64") {
         list.push("this CPU has no AVX2: everything is several times slower; use a CPU from 2015 or later".to_owned());

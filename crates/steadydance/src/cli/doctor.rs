@@ -45,7 +45,7 @@ fn text(found: &Diagnosis) -> String {
     let name = if cpu.name.is_empty() { "unknown" } else { &cpu.name };
     line("CPU", format!("{name}; {} threads{cores}; kernels for {}", cpu.threads, cpu.instruction_set));
     match found.gpus.is_empty() {
-        true => line("GPU", "none found (no NVIDIA driver answers)".to_owned()),
+        true => line("GPU", format!("none: {}", found.no_gpu.as_deref().unwrap_or("nobody could be asked"))),
         false => found.gpus.iter().for_each(|gpu| line("GPU", gpu_text(gpu))),
     }
     line("memory", format!("{} available of {}", bytes(memory.available_bytes), bytes(memory.total_bytes)));
@@ -81,12 +81,11 @@ fn text(found: &Diagnosis) -> String {
 }
 
 fn gpu_text(gpu: &Gpu) -> String {
-    let memory = gpu.memory_bytes.map(|all| {
-        let free = gpu.free_bytes.map(|free| format!("{} free of ", bytes(free))).unwrap_or_default();
-        format!(", {free}{}", bytes(all))
-    });
-    let driver = gpu.driver.as_ref().map(|v| format!(", driver {v}")).unwrap_or_default();
-    format!("{}{}{driver}", gpu.name, memory.unwrap_or_default())
+    let free = gpu.free_bytes.map(|free| format!("{} free of ", bytes(free))).unwrap_or_default();
+    let code =
+        gpu.problem.as_ref().map_or_else(|| "kernels for it are here".to_owned(), |p| format!("not usable: {p}"));
+    let Gpu { name, capability, cuda, memory_bytes, .. } = gpu;
+    format!("{name}, compute capability {capability}, {free}{}, driver for CUDA {cuda}; {code}", bytes(*memory_bytes))
 }
 
 fn model_text(model: &HostedModel) -> String {
@@ -141,12 +140,15 @@ mod tests {
         assert!(model_text(&model).contains("not known"));
         let mut gpu = Gpu {
             name: "G".into(),
-            driver: Some("570.1".into()),
-            memory_bytes: Some(8 << 30),
+            capability: "8.6".into(),
+            cuda: "13.0".into(),
+            memory_bytes: 8 << 30,
             free_bytes: Some(1 << 30),
+            problem: None,
         };
-        assert_eq!(gpu_text(&gpu), "G, 1.00 GiB free of 8.00 GiB, driver 570.1");
-        gpu.memory_bytes = None;
-        assert_eq!(gpu_text(&gpu), "G, driver 570.1");
+        let first = "G, compute capability 8.6, 1.00 GiB free of 8.00 GiB, driver for CUDA 13.0; ";
+        assert_eq!(gpu_text(&gpu), format!("{first}kernels for it are here"));
+        (gpu.free_bytes, gpu.problem) = (None, Some("too old".into()));
+        assert_eq!(gpu_text(&gpu), "G, compute capability 8.6, 8.00 GiB, driver for CUDA 13.0; not usable: too old");
     }
 }

@@ -3,6 +3,7 @@
 use super::{blocks, check_dtype, int};
 use crate::cuda::code::{Launch, Params};
 use crate::cuda::error::{CudaError, Result};
+use crate::cuda::tensor_map::{TensorMap, Tiles};
 use crate::cuda::{Gpu, GpuDtype, GpuTensor};
 
 const NAME: &str = "attention";
@@ -43,14 +44,26 @@ impl<'a> Heads<'a> {
         };
         let width: usize = rest.iter().product();
         let end = heads.checked_mul(dim).and_then(|n| n.checked_add(first));
-        if end.is_none_or(|end| end > width) || first % 8 != 0 || dim % 8 != 0 || width % 8 != 0 || dim == 0 {
+        if end.is_none_or(|end| end > width) || [first, dim, width].iter().any(|n| !n.is_multiple_of(8)) || dim == 0 {
             let problem = format!("{heads} heads of {dim} from channel {first} on of {tensor:?}; all multiples of 8");
             return CudaError::arguments(NAME, problem);
         }
-        if tensor.address() % 16 != 0 {
+        if !tensor.address().is_multiple_of(16) {
             return CudaError::arguments(NAME, format!("{tensor:?} begins at no multiple of 16 bytes"));
         }
         Ok(Self { tensor, batch, rows, width, first, heads, dim })
+    }
+
+    /// For the copy engine: tiles of 128 rows and 64 channels of a head.
+    fn map(&self, gpu: &Gpu) -> Result<TensorMap> {
+        let row = 2 * self.width;
+        gpu.tensor_map(&Tiles {
+            address: self.tensor.address() + 2 * self.first as u64,
+            dtype: GpuDtype::Bf16,
+            dims: &[self.dim, self.rows, self.heads, self.batch],
+            strides: &[row, 2 * self.dim, row * self.rows],
+            tile: &[64, 128, 1, 1],
+        })
     }
 
     fn view(&self) -> View {
@@ -93,6 +106,27 @@ struct AttentionParams {
 
 // SAFETY: as in attention.cu.
 unsafe impl Params for AttentionParams {}
+
+/// For Hopper, heads of at most 128 channels; a bias is that of keys.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct AttentionSm90Params {
+    q: TensorMap,
+    k: TensorMap,
+    v: TensorMap,
+    out: u64,
+    out_batch: i64,
+    out_row: i64,
+    out_head: i64,
+    bias: u64,
+    queries: i32,
+    keys: i32,
+    dim: i32,
+    scale: f32,
+}
+
+// SAFETY: as in attention_sm90.cu.
+unsafe impl Params for AttentionSm90Params {}
 
 /// A compiled shape: the most channels of a head, queries of a block, threads, shared bytes.
 struct Shape(&'static str, usize, usize, u32, u32);
@@ -141,6 +175,32 @@ pub fn attention(gpu: &Gpu, [q, k, v]: [Heads; 3], scale: f32, bias: Option<&Gpu
     }
     let out = GpuTensor::empty(gpu, &[batch, queries, heads, dim], GpuDtype::Bf16)?;
     if out.elements() == 0 {
+        return Ok(out);
+    }
+    let of_keys = bias.is_none_or(|b| b.shape()[..2] == [1, 1]);
+    if gpu.is_hopper() && dim <= 128 && of_keys {
+        let params = AttentionSm90Params {
+            q: q.map(gpu)?,
+            k: k.map(gpu)?,
+            v: v.map(gpu)?,
+            out: out.address(),
+            out_batch: (queries * heads * dim) as i64,
+            out_row: (heads * dim) as i64,
+            out_head: dim as i64,
+            bias: bias.map_or(0, GpuTensor::address),
+            queries: int(NAME, queries)?,
+            keys: int(NAME, keys)?,
+            dim: int(NAME, dim)?,
+            scale,
+        };
+        let launch = Launch {
+            kernel: if bias.is_some() { "sd_attention_sm90_bias" } else { "sd_attention_sm90" },
+            grid: [blocks(NAME, queries.div_ceil(128))?, blocks(NAME, heads)?, blocks(NAME, batch)?],
+            block: [384, 1, 1],
+            shared_bytes: 163_912,
+        };
+        // SAFETY: the maps are of the tensors, the result is as large as it is said, and all are alive now.
+        unsafe { gpu.launch(&launch, &params) }?;
         return Ok(out);
     }
     let params = AttentionParams {

@@ -24,7 +24,10 @@ impl<'a> Columns<'a> {
     /// There are not so many.
     pub fn part(tensor: &'a GpuTensor, first: usize, count: usize) -> Result<Self> {
         let width = tensor.rows().1;
-        match first.checked_add(count).is_some_and(|end| end <= width) && first % 8 == 0 && count % 8 == 0 {
+        match first.checked_add(count).is_some_and(|end| end <= width)
+            && first.is_multiple_of(8)
+            && count.is_multiple_of(8)
+        {
             true => Ok(Self { tensor, first, count }),
             false => {
                 let problem = format!("columns {first} to {first} + {count} of {tensor:?}; multiples of 8 are needed");
@@ -59,7 +62,7 @@ impl<'a> Columns<'a> {
     /// Whether kernels that take eight numbers at a time can read it.
     pub(super) fn check(&self, operation: &'static str) -> Result<()> {
         check_aligned(operation, self.tensor)?;
-        match self.count % 8 == 0 && self.stride() % 8 == 0 {
+        match self.count.is_multiple_of(8) && self.stride().is_multiple_of(8) {
             true => Ok(()),
             false => CudaError::arguments(operation, format!("{} columns; a multiple of 8 is needed", self.count)),
         }

@@ -6,6 +6,7 @@ use super::{
 };
 use crate::cuda::code::{Launch, Params};
 use crate::cuda::error::{Capability, CudaError, Result};
+use crate::cuda::tensor_map::{TensorMap, Tiles};
 use crate::cuda::{Gpu, GpuDifference, GpuDtype, GpuMatrix, GpuScales, GpuTensor};
 use crate::quant::Encoding;
 
@@ -64,7 +65,7 @@ impl Way {
         Ok(match weight.encoding() {
             Encoding::BF16 => Self::Bf16,
             Encoding::I8 if !blocks => Self::Int8,
-            Encoding::F8E4M3 if !blocks && gpu.facts().capability >= Capability(8, 9) => Self::E4m3,
+            Encoding::F8E4M3 if !blocks && gpu.level() >= Capability(8, 9) => Self::E4m3,
             _ => Self::Decoded,
         })
     }
@@ -172,11 +173,11 @@ fn multiply(
         GpuScales::Rows(scales) => Some(scales),
         GpuScales::None | GpuScales::Blocks { .. } => None,
     };
-    let stored = Factors { kernel: "sd_gemm_bf16", x, x_scale, w: weight.bytes(), w_scale, columns, inner };
+    let stored = Factors { kernel: &BF16, x, x_scale, w: weight.bytes(), w_scale, columns, inner };
     match Way::of(gpu, weight)? {
         Way::Bf16 => gemm(gpu, &stored, terms, y, 0),
-        Way::Int8 => gemm(gpu, &Factors { kernel: "sd_gemm_int8", ..stored }, terms, y, 0),
-        Way::E4m3 => gemm(gpu, &Factors { kernel: "sd_gemm_e4m3", ..stored }, terms, y, 0),
+        Way::Int8 => gemm(gpu, &Factors { kernel: &INT8, ..stored }, terms, y, 0),
+        Way::E4m3 => gemm(gpu, &Factors { kernel: &E4M3, ..stored }, terms, y, 0),
         Way::Decoded => {
             let step = (DECODED_BYTES / (2 * inner.max(1))).max(1).next_multiple_of(TILE);
             for first in (0..columns).step_by(step) {
@@ -192,8 +193,7 @@ fn multiply(
 fn add_difference(gpu: &Gpu, x: &GpuTensor, difference: &GpuDifference, sum: &GpuTensor) -> Result<()> {
     let (count, inner) = x.rows();
     let add = Terms { residual: Some(sum), output: GpuDtype::F32, ..Terms::default() };
-    let of =
-        |x, w, columns, inner| Factors { kernel: "sd_gemm_bf16", x, x_scale: None, w, w_scale: None, columns, inner };
+    let of = |x, w, columns, inner| Factors { kernel: &BF16, x, x_scale: None, w, w_scale: None, columns, inner };
     match difference {
         GpuDifference::Whole { difference } => gemm(gpu, &of(x, difference, sum.rows().1, inner), &add, sum, 0),
         GpuDifference::LowRank { down, up, first_row } => {
@@ -205,10 +205,24 @@ fn add_difference(gpu: &Gpu, x: &GpuTensor, difference: &GpuDifference, sum: &Gp
     }
 }
 
+/// Kernels for one form of numbers.
+struct Product {
+    /// For all GPUs.
+    name: &'static str,
+    /// For Hopper.
+    hopper: &'static str,
+    /// Rows and columns of a block's results there.
+    hopper_tile: [usize; 2],
+}
+
+const BF16: Product = Product { name: "sd_gemm_bf16", hopper: "sd_gemm_sm90_bf16", hopper_tile: [128, 256] };
+const INT8: Product = Product { name: "sd_gemm_int8", hopper: "sd_gemm_sm90_int8", hopper_tile: [128, 256] };
+const E4M3: Product = Product { name: "sd_gemm_e4m3", hopper: "sd_gemm_sm90_e4m3", hopper_tile: [256, 128] };
+
 /// What is multiplied.
 #[derive(Clone, Copy)]
 struct Factors<'a> {
-    kernel: &'static str,
+    kernel: &'static Product,
     x: &'a GpuTensor,
     x_scale: Option<&'a GpuTensor>,
     w: &'a GpuTensor,
@@ -244,6 +258,17 @@ struct GemmParams {
 // SAFETY: as in gemm.cuh.
 unsafe impl Params for GemmParams {}
 
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct GemmSm90Params {
+    x: TensorMap,
+    w: TensorMap,
+    product: GemmParams,
+}
+
+// SAFETY: as in gemm_sm90.cu.
+unsafe impl Params for GemmSm90Params {}
+
 /// Rows and columns of a block's results.
 const TILE: usize = 128;
 
@@ -253,7 +278,7 @@ fn gemm(gpu: &Gpu, factors: &Factors, terms: &Terms, y: &GpuTensor, first: usize
     let wrong = |problem: String| CudaError::arguments(NAME, problem);
     let ((count, _), (y_count, width)) = (x.rows(), y.rows());
     let step = if x.dtype() == GpuDtype::Bf16 { 8 } else { 16 };
-    if inner % step != 0 || inner == 0 {
+    if !inner.is_multiple_of(step) || inner == 0 {
         return wrong(format!("{inner} inputs; a multiple of {step} is needed"));
     }
     check_dtype(NAME, y, &[GpuDtype::F32, GpuDtype::Bf16])?;
@@ -262,7 +287,11 @@ fn gemm(gpu: &Gpu, factors: &Factors, terms: &Terms, y: &GpuTensor, first: usize
     }
     // Pairs and chunks of results are stored at once.
     check_aligned(NAME, y)?;
-    if y_count != count || first + columns > width || (first % 8 != 0 && width % 8 == 0) || terms.output != y.dtype() {
+    if y_count != count
+        || first + columns > width
+        || (!first.is_multiple_of(8) && width.is_multiple_of(8))
+        || terms.output != y.dtype()
+    {
         return wrong(format!("columns {first} to {first} + {columns} of {y:?} from {x:?}"));
     }
     for (vector, length) in [(terms.bias, width), (w_scale, columns), (x_scale, count)] {
@@ -277,7 +306,7 @@ fn gemm(gpu: &Gpu, factors: &Factors, terms: &Terms, y: &GpuTensor, first: usize
     if let Some(gate) = terms.gate {
         check_dtype(NAME, gate, &[GpuDtype::F32])?;
         gates = gate.rows().0;
-        if gate.rows().1 != width || gates == 0 || count % gates != 0 {
+        if gate.rows().1 != width || gates == 0 || !count.is_multiple_of(gates) {
             return wrong(format!("gate {gate:?} for {y:?}"));
         }
     }
@@ -311,8 +340,28 @@ fn gemm(gpu: &Gpu, factors: &Factors, terms: &Terms, y: &GpuTensor, first: usize
         activation: terms.activation as i32,
         y_is_f32: i32::from(y.dtype() == GpuDtype::F32),
     };
+    if gpu.is_hopper() {
+        let [rows, across] = kernel.hopper_tile;
+        let width = x.dtype().bytes();
+        let map = |tensor: &GpuTensor, count, tile| {
+            gpu.tensor_map(&Tiles {
+                address: tensor.address(),
+                dtype: x.dtype(),
+                dims: &[inner, count],
+                strides: &[inner * width],
+                tile: &[(128 / width) as u32, tile],
+            })
+        };
+        let params =
+            GemmSm90Params { x: map(x, count, rows as u32)?, w: map(w, columns, across as u32)?, product: params };
+        let tiles = count.div_ceil(rows) * columns.div_ceil(across);
+        let at_once = tiles.min(gpu.facts().multiprocessors.max(1) as usize);
+        let launch = Launch { shared_bytes: 196_672, ..Launch::row(kernel.hopper, blocks(NAME, at_once)?, 384) };
+        // SAFETY: the maps are of the tensors, all sizes are theirs, and they are alive now.
+        return unsafe { gpu.launch(&launch, &params) };
+    }
     let tiles = blocks(NAME, count.div_ceil(TILE) * columns.div_ceil(TILE))?;
-    let launch = Launch { shared_bytes: 49_152, ..Launch::row(kernel, tiles, 128) };
+    let launch = Launch { shared_bytes: 49_152, ..Launch::row(kernel.name, tiles, 128) };
     // SAFETY: all sizes are those of the tensors, which are alive now.
     unsafe { gpu.launch(&launch, &params) }
 }

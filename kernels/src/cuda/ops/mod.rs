@@ -50,7 +50,7 @@ fn check_dtype(operation: &'static str, tensor: &GpuTensor, allowed: &[GpuDtype]
 
 /// Whether 16 bytes can be read at once from its beginning on.
 fn check_aligned(operation: &'static str, tensor: &GpuTensor) -> Result<()> {
-    match tensor.address() % 16 == 0 {
+    match tensor.address().is_multiple_of(16) {
         true => Ok(()),
         false => CudaError::arguments(operation, format!("{tensor:?} begins at no multiple of 16 bytes")),
     }

@@ -205,7 +205,7 @@ fn launch(gpu: &Gpu, x: Columns, work: &RowWork, out: &Out) -> Result<()> {
         Norm::Layer { eps } => (1, eps),
         Norm::Rms { eps } => (2, eps),
     };
-    if !(eps > 0.0) {
+    if eps.is_nan() || eps <= 0.0 {
         return wrong(format!("eps {eps}; a positive number is needed"));
     }
     let sizes = [2048, 5120, 14_336];

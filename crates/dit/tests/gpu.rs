@@ -1,0 +1,233 @@
+//! The transformer with its blocks on a GPU: an emulated one, or a real one with `STEADYDANCE_TEST_GPU=1`.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use candle_core::{DType, Device, Result, Tensor};
+use dit::{
+    Chunking, Conditioning, Config, Dit, GROUPS, Inputs, PassShape, PoseInputs, VaceConfig, VaceInputs,
+    gpu_activation_bytes, manifest, no_tap,
+};
+use kernels::Compute;
+use kernels::cuda::{Code, Driver, Gpu, GpuOptions};
+use kernels::quant::{Encoding, Scaling, Target, encode};
+use libloading::Library;
+use offload::{CudaMemory, Network, Placed, Residence};
+use weights::{Matrix, RandomWeights, Resident, TensorSource};
+
+/// The emulated GPU's settings are of the process.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// `None` where there is none, not even an emulated one. That one does nothing before it is waited for, so that whatever is not
+/// waited for shows.
+fn open() -> Option<Gpu> {
+    let options = GpuOptions { budget_bytes: Some(1 << 30), ..GpuOptions::default() };
+    if std::env::var("STEADYDANCE_TEST_GPU").is_ok_and(|v| v == "1") {
+        return Some(Gpu::open(&options).unwrap());
+    }
+    let path = emulated_gpu::library()?;
+    let options = GpuOptions { code: Code::Images(&[b"emulated"]), ..options };
+    let gpu = Gpu::open_with(&Driver::load_from(path).unwrap(), &options).unwrap();
+    // SAFETY: it is loaded already, and the function takes and gives an integer.
+    unsafe {
+        let library = Library::new(path).unwrap();
+        library.get::<unsafe extern "C" fn(usize) -> usize>(b"sdEmulatedLazyStreams").unwrap()(1);
+    }
+    Some(gpu)
+}
+
+fn gpu() -> Option<(Gpu, MutexGuard<'static, ()>)> {
+    let alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    Some((open()?, alone))
+}
+
+/// Random weights whose matrices have this form; `None` is bf16.
+struct Held(Option<Target>);
+
+impl TensorSource for Held {
+    fn tensor(&self, name: &str, shape: &[usize], dtype: Option<DType>, device: &Device) -> Result<Tensor> {
+        RandomWeights::new(5).tensor(name, shape, dtype, device)
+    }
+
+    fn matrix(&self, name: &str, shape: &[usize], _: Option<DType>, device: &Device) -> Result<Matrix> {
+        let Some(target) = self.0 else { return Ok(self.tensor(name, shape, Some(DType::BF16), device)?.into()) };
+        let values = self.tensor(name, shape, Some(DType::F32), device)?.flatten_all()?.to_vec1::<f32>()?;
+        Ok(encode(&values, [shape[0], shape[1]], target).map_err(|e| e.into_candle())?.into())
+    }
+}
+
+fn rows_of(encoding: Encoding) -> Option<Target> {
+    Some(Target { encoding, scaling: Scaling::Rows, rotation: None })
+}
+
+fn on_host(config: &Config, form: Option<Target>) -> Dit {
+    Dit::new(config, Arc::new(Resident::new(Arc::new(Held(form)), Device::Cpu, None))).unwrap()
+}
+
+fn on_gpu(config: &Config, form: Option<Target>, residence: Residence, gpu: &Gpu) -> Dit {
+    let manifest = manifest(config).unwrap();
+    let network = Network { source: Arc::new(Held(form)), manifest: &manifest, groups: GROUPS, dtype: None };
+    let placed = Placed::new(network, residence, Arc::new(CudaMemory::new(gpu.clone()))).unwrap();
+    assert!(placed.gpu().is_some());
+    Dit::new(config, Arc::new(placed)).unwrap().on_gpu(gpu.clone())
+}
+
+/// 108 tokens, and with the appended frames 180: more than runs must have at least.
+const LATENT: [usize; 4] = [16, 3, 12, 12];
+
+fn waves(shape: &[usize], phase: f32) -> Tensor {
+    let count: usize = shape.iter().product();
+    let values: Vec<f32> =
+        (0..count).map(|i| (i as f32 * 0.37 + phase).sin() + 0.3 * (i as f32 * 0.011 * phase).cos()).collect();
+    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+}
+
+fn prepared(net: &Dit, phase: f32) -> Conditioning {
+    let config = net.config();
+    let [_, f, h, w] = LATENT;
+    let inputs = Inputs {
+        text_embeds: Some(waves(&[11, config.text_dim], phase)),
+        ref_image_embeds: config.has_image_context().then(|| waves(&[1, 257, config.clip_dim], phase + 1.0)),
+        image_latents: config.has_image_context().then(|| waves(&[20, f, h, w], phase + 2.0)),
+        pose: config.is_steadydancer().then(|| PoseInputs {
+            pose_latents: waves(&[16, f, h, w], phase + 3.0),
+            ref_latents: waves(&[36, 1, h, w], phase + 4.0),
+            pose_ref_latents: waves(&[16, 1, h, w], phase + 5.0),
+            pose_image_embeds: waves(&[1, 257, config.clip_dim], phase + 6.0),
+        }),
+        vace: config.vace.is_some().then(|| VaceInputs { context: waves(&[96, f, h, w], phase + 7.0), scale: 0.8 }),
+    };
+    net.prepare(&inputs, &mut no_tap).unwrap()
+}
+
+fn forward(net: &Dit, conds: &[&Conditioning], chunking: Chunking) -> Vec<Vec<f32>> {
+    let all = net.forward_branches(&waves(&LATENT, 9.0), 700.0, conds, chunking, &mut no_tap).unwrap();
+    all.iter().map(|t| t.flatten_all().unwrap().to_vec1().unwrap()).collect()
+}
+
+fn alone(net: &Dit, chunking: Chunking) -> Vec<f32> {
+    forward(net, &[&prepared(net, 0.5)], chunking).remove(0)
+}
+
+fn relative_error(got: &[f32], want: &[f32]) -> f64 {
+    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
+    let apart = norm(&mut got.iter().zip(want).map(|(g, w)| f64::from(g - w)));
+    apart / norm(&mut want.iter().map(|w| f64::from(*w)))
+}
+
+fn plain(model_type: &str, in_dim: usize) -> Config {
+    Config { model_type: model_type.into(), in_dim, in_dim_c: None, ..Config::tiny() }
+}
+
+#[test]
+fn blocks_on_a_gpu_compute_what_the_host_does() {
+    let Some((gpu, _alone)) = gpu() else { return };
+    let vace = Some(VaceConfig { vace_layers: vec![0], vace_in_dim: 96 });
+    let vace = Config { vace, ..plain("vace", 16) };
+    // Inputs are rounded to bf16, or to the 8 bits of their matrix; the host takes them as they are.
+    let cases = [
+        (Config::tiny(), None, 0.01),
+        (plain("t2v", 16), None, 0.01),
+        (plain("i2v", 36), None, 0.01),
+        (vace, None, 0.01),
+        (Config::tiny(), rows_of(Encoding::I8), 0.03),
+        (Config::tiny(), rows_of(Encoding::F8E4M3), 0.06),
+    ];
+    for (config, form, tolerance) in cases {
+        let want = alone(&on_host(&config, form), Chunking::Whole);
+        let net = on_gpu(&config, form, Residence::WHOLE, &gpu);
+        let got = alone(&net, Chunking::Whole);
+        let error = relative_error(&got, &want);
+        println!("{} {form:?}: {error:e}", config.label());
+        assert!(error < tolerance && error > 0.0, "{} {form:?}: {error:e}", config.label());
+    }
+}
+
+#[test]
+fn neither_runs_nor_branches_nor_residence_change_a_bit() {
+    let Some((gpu, _alone)) = gpu() else { return };
+    let config = Config::tiny();
+    for form in [None, rows_of(Encoding::I8)] {
+        let net = on_gpu(&config, form, Residence::WHOLE, &gpu);
+        let conds = [0.5, 2.0].map(|phase| prepared(&net, phase));
+        let want = forward(&net, &[&conds[0]], Chunking::Whole);
+        assert!(forward(&net, &[&conds[0]], Chunking::Whole) == want, "repeated");
+        for chunking in [Chunking::FeedForward { tokens: 130 }, Chunking::Minimal { tokens: 130 }] {
+            assert!(forward(&net, &[&conds[0]], chunking) == want, "{chunking:?}");
+        }
+        let together = forward(&net, &[&conds[1], &conds[0]], Chunking::Whole);
+        assert!(together[1] == want[0] && together[0] != want[0], "branches");
+        let by_matrix = Residence { by_matrix: true, ..Residence::STREAMED };
+        for residence in [Residence::STREAMED, Residence { ring: 1, ahead: false, ..by_matrix }] {
+            let net = on_gpu(&config, form, residence, &gpu);
+            assert!(alone(&net, Chunking::Whole) == want[0], "{residence:?}");
+        }
+    }
+}
+
+#[test]
+fn predictions_of_memory_hold_and_are_not_wasteful() {
+    let Some((_, _alone)) = gpu() else { return };
+    let config = Config { text_len: 512, dim: 384, ffn_dim: 1024, num_heads: 3, num_layers: 1, ..Config::tiny() };
+    let [_, f, h, w] = LATENT;
+    for (branches, chunking) in [
+        (1, Chunking::Whole),
+        (2, Chunking::Whole),
+        (1, Chunking::FeedForward { tokens: 130 }),
+        (1, Chunking::Minimal { tokens: 130 }),
+    ] {
+        // With a pool of its own, whose peak is this pass's.
+        let Some(gpu) = open() else { return };
+        let net = on_gpu(&config, None, Residence::WHOLE, &gpu);
+        let conds: Vec<Conditioning> = (0..branches).map(|i| prepared(&net, i as f32)).collect();
+        forward(&net, &conds.iter().collect::<Vec<_>>(), chunking);
+        let weights = manifest(&config).unwrap();
+        let block = weights.tensors().filter(|t| t.name.starts_with("blocks."));
+        let block: u64 = block.map(|t| (t.elements() * if t.matrix { 2 } else { 4 }) as u64).sum();
+        let measured = gpu.pool().counts().peak_bytes - block;
+        let shape = PassShape {
+            latent: [f, h, w],
+            image_tokens: 257,
+            text_tokens: 12,
+            conditions: branches,
+            branches,
+            chunking,
+            compute: Compute::F32,
+        };
+        let predicted = gpu_activation_bytes(&config, &shape);
+        println!("{branches} {chunking:?}: measured {measured}, predicted {predicted}");
+        assert!(predicted >= measured && predicted <= measured + measured / 2 + (1 << 20), "{measured} {predicted}");
+    }
+}
+
+#[test]
+fn a_number_that_is_none_is_found_in_its_block() {
+    let Some((gpu, _alone)) = gpu() else { return };
+    /// The second block adds infinity.
+    struct Broken(Held);
+    impl TensorSource for Broken {
+        fn tensor(&self, name: &str, shape: &[usize], dtype: Option<DType>, device: &Device) -> Result<Tensor> {
+            match name {
+                "blocks.1.ffn.2.bias" => Tensor::full(f32::INFINITY, shape, device),
+                _ => self.0.tensor(name, shape, dtype, device),
+            }
+        }
+        fn matrix(&self, name: &str, shape: &[usize], dtype: Option<DType>, device: &Device) -> Result<Matrix> {
+            self.0.matrix(name, shape, dtype, device)
+        }
+    }
+    let config = plain("t2v", 16);
+    let manifest = manifest(&config).unwrap();
+    let network = Network { source: Arc::new(Broken(Held(None))), manifest: &manifest, groups: GROUPS, dtype: None };
+    let placed = Placed::new(network, Residence::WHOLE, Arc::new(CudaMemory::new(gpu.clone()))).unwrap();
+    let net = Dit::new(&config, Arc::new(placed)).unwrap().on_gpu(gpu.clone());
+    let cond = prepared(&net, 0.5);
+    let mut finite = Vec::new();
+    let mut look = |name: &str, t: &Tensor| {
+        if name.starts_with("block_") {
+            finite.push((name.to_owned(), t.sum_all()?.to_scalar::<f32>()?.is_finite()));
+        }
+        Ok(())
+    };
+    net.forward_branches(&waves(&LATENT, 9.0), 700.0, &[&cond], Chunking::Whole, &mut look).unwrap();
+    assert_eq!(finite, [("block_0".to_owned(), true), ("block_1".to_owned(), false)]);
+}
