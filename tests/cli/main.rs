@@ -6,6 +6,7 @@ mod config;
 mod convert;
 mod doctor;
 mod eval;
+mod gpu;
 mod hostile;
 mod lora;
 mod models;
