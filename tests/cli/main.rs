@@ -7,6 +7,7 @@ mod convert;
 mod directions;
 mod doctor;
 mod eval;
+mod gpu;
 mod hostile;
 mod lora;
 mod models;

@@ -141,7 +141,7 @@ impl Clip<'_> {
         let plan = &self.resolved.plan;
         let first = Rung::of(&plan.stages, plan.activations, phase);
         self.pressure.run(phase, first, progress, |rung, progress| {
-            let running = Running { phase, rung, memory: self.pressure.memory };
+            let running = Running { phase, rung, memory: self.pressure.memory.of(phase) };
             (0, running.counted().and_then(|_working| attempt(&running, progress)))
         })
     }
@@ -360,7 +360,8 @@ impl Clip<'_> {
         }
         let first = Rung::of(&plan.stages, plan.activations, Phase::Denoise);
         let result = self.pressure.run(Phase::Denoise, first, progress, |rung, progress| {
-            let running = Running { phase: Phase::Denoise, rung, memory: self.pressure.memory };
+            let memory = self.pressure.memory.of(Phase::Denoise);
+            let running = Running { phase: Phase::Denoise, rung, memory };
             let result = running
                 .counted()
                 .and_then(|_working| self.go_on(&running, &conditions, &mut position, keeper, progress));
@@ -389,11 +390,16 @@ impl Clip<'_> {
             .placed(&model.dit)
             .and_then(|source| Dit::new(&model.blueprint.dit, source))
             .map_err(|e| progress.explain(|| "dit".into(), e))?;
+        let net = match running.memory.gpu() {
+            Some(gpu) => net.on_gpu(gpu.clone()),
+            None => net,
+        };
         let mut watch = LoopWatch {
             progress,
             keeper,
             plan,
             memory: running.memory,
+            layers: model.blueprint.dit.num_layers,
             step_started: Instant::now(),
             place: "dit".into(),
             not_finite: false,
@@ -500,6 +506,8 @@ struct LoopWatch<'a, 'b, 'c> {
     keeper: &'a mut Keeper<'c>,
     plan: &'a AnimatePlan,
     memory: &'a Arc<dyn DeviceMemory>,
+    /// Blocks of the transformer.
+    layers: usize,
     step_started: Instant,
     /// Where the loop is, for error messages.
     place: String,
@@ -533,6 +541,11 @@ impl Watch for LoopWatch<'_, '_, '_> {
         let schedule = &self.plan.schedule;
         self.check_finite(format!("sampler, step {}/{}", step + 1, schedule.num_steps()), latents)?;
         self.progress.tensor("velocity", velocity);
+        // A GPU's blocks are not told of one by one.
+        if self.memory.gpu().is_some() {
+            let done: usize = (0..=step).map(|step| self.plan.guidance.forwards(step)).sum();
+            self.progress.set(done * self.layers).map_err(stop)?;
+        }
         let event = crate::Event::Step {
             step: step + 1,
             total: schedule.num_steps(),

@@ -9,24 +9,25 @@ use image::RgbImage;
 use kernels::Compute;
 use media::output::PendingFile;
 use offload::{
-    DeviceMemory, Machine, MemoryFlags, OnPressure, Phase, QualityProfile, Residence, StagePlan, VirtualDevice,
+    DeviceMemory, Machine, MemoryFlags, OnPressure, Phase, Place, QualityProfile, Residence, StagePlan, VirtualDevice,
 };
 use scheduler::{GuidancePlan, Schedule};
 use serde::{Deserialize, Serialize};
 use weights::convert::Form;
 
 use crate::animate::animate;
+use crate::gpu::Chosen;
 use crate::lora::Loras;
 use crate::model::{OpenModel, Part, compute_of};
 use crate::motion::poses_at_hand;
 use crate::needs::{Blueprint, ClipShape, held_in, pose_phase};
 use crate::poses::lossy;
-use crate::pressure::Pressure;
+use crate::pressure::{Memories, Pressure};
 use crate::progress::Progress;
 use crate::resolve::{ModelSide, PoseSide, Resolved, make_plan, only_phase, resolve};
 use crate::{
     Activations, AnimateRequest, EmbeddedPoses, FinderOptions, Lora, LoraInfo, ModelSource, Observer, PipelineError,
-    PoseSettings, RequestError, Settings, clips, pixels,
+    PoseSettings, Settings, clips, pixels,
 };
 
 /// The precision in which matrices are held. Arithmetic on a CPU is f32 whatever it is.
@@ -238,6 +239,9 @@ pub struct Engine {
     source: ModelSource,
     info: ModelInfo,
     options: EngineOptions,
+    /// What computes, and the wishes that are left to the planner then.
+    device: Chosen,
+    flags: MemoryFlags,
     memory: Option<Arc<dyn DeviceMemory>>,
 }
 
@@ -247,13 +251,14 @@ impl Engine {
     /// # Errors
     /// Missing or damaged files, tensors that do not fit, or a device that is not there.
     pub fn open(source: &ModelSource, options: &EngineOptions) -> Result<Self, PipelineError> {
-        check_device(&options.device)?;
         let model = OpenModel::open(source, options)?;
+        let device = Chosen::of(&options.device, &model.blueprint.dit)?;
+        let flags = device.flags(&options.memory)?;
         let mut options = options.clone();
         if *source == ModelSource::Demo {
             options.poses.models.embedded.get_or_insert(EmbeddedPoses::UnlessNamed);
         }
-        Ok(Self { info: model.info(), model, source: source.clone(), options, memory: None })
+        Ok(Self { info: model.info(), model, source: source.clone(), options, device, flags, memory: None })
     }
 
     /// The same with weights in other memory than the host's within the plan: one that counts, is behind a bus, or fails.
@@ -283,15 +288,22 @@ impl Engine {
     /// # Errors
     /// Impossible numbers, unusable inputs, or memory that does not suffice.
     pub fn plan(&self, request: &AnimateRequest) -> Result<AnimatePlan, PipelineError> {
-        self.plan_on(request, &Machine::of_host())
+        Ok(self.resolve(&self.complete(request), &self.device.machine())?.plan)
     }
 
-    /// As [`plan`](Self::plan), for another machine.
+    /// As [`plan`](Self::plan), for another machine, and as if everything could be computed there.
     ///
     /// # Errors
     /// The same.
     pub fn plan_on(&self, request: &AnimateRequest, machine: &Machine) -> Result<AnimatePlan, PipelineError> {
-        Ok(self.resolve(&self.complete(request), machine)?.plan)
+        let request = self.complete(request);
+        let side = ModelSide {
+            flags: &self.options.memory,
+            on_own_gpu: false,
+            device_note: None,
+            ..self.model_side(&request, machine)
+        };
+        Ok(resolve(&request, &side, &self.options.poses)?.plan)
     }
 
     /// Makes the clip.
@@ -300,7 +312,7 @@ impl Engine {
     /// See [`PipelineError`]. No partial file is left under any name.
     pub fn animate(&self, request: &AnimateRequest, observer: &mut dyn Observer) -> Result<Report, PipelineError> {
         let request = &*self.complete(request);
-        let machine = Machine::of_host();
+        let machine = self.device.machine();
         let policy = self.options.memory.on_pressure.unwrap_or(OnPressure::Replan);
         let (mut smaller, mut changes) = (Cow::Borrowed(request), Vec::new());
         loop {
@@ -331,9 +343,12 @@ impl Engine {
         policy: OnPressure,
         observer: &mut dyn Observer,
     ) -> Result<Report, PipelineError> {
-        let machine = Machine::of_host();
-        let memory = self.memory.clone();
-        let memory = memory.unwrap_or_else(|| Arc::new(VirtualDevice::host(resolved.plan.stages.budgets.ram_bytes)));
+        let machine = self.device.machine();
+        let (stages, memory) = (&resolved.plan.stages, self.memory.clone());
+        let memory = Memories {
+            host: memory.unwrap_or_else(|| Arc::new(VirtualDevice::host(stages.budgets.ram_bytes))),
+            gpu: self.device.memory(stages),
+        };
         let replan = |phase, bytes| self.replan(request, resolved, &machine, phase, bytes);
         let pressure = Pressure { memory: &memory, policy, replan: &replan };
         animate(&self.model, request, resolved, &self.options.poses, &pressure, observer)
@@ -348,14 +363,13 @@ impl Engine {
         phase: Phase,
         bytes: u64,
     ) -> Result<(StagePlan, Activations), PipelineError> {
-        let flags = MemoryFlags {
-            mode: None,
-            blocks_resident: None,
-            ram_budget_bytes: Some(bytes),
-            ..self.options.memory.clone()
-        };
-        let side = ModelSide { flags: &flags, ..self.model_side(request, machine) };
         let plan = &resolved.plan;
+        let mut flags = MemoryFlags { mode: None, blocks_resident: None, ..self.flags.clone() };
+        match plan.stages.phase(phase).map(|p| p.on) {
+            Some(Place::Device) => flags.device_budget_bytes = Some(bytes),
+            _ => flags.ram_budget_bytes = Some(bytes),
+        }
+        let side = ModelSide { flags: &flags, ..self.model_side(request, machine) };
         let clip = ClipShape { width: plan.width, height: plan.height, num_frames: plan.num_frames };
         only_phase(&side, clip, &plan.guidance, phase)
     }
@@ -417,11 +431,13 @@ impl Engine {
             held: [&self.model.dit, &self.model.text_encoder, &self.model.image_encoder].map(Part::held_bytes),
             default_size: self.model.default_size.unwrap_or(request.settings.default_size),
             machine,
-            flags: &self.options.memory,
+            flags: &self.flags,
             half_vae: self.options.half_vae(),
             vae_tile: self.options.vae_tile,
             loras: &self.model.loras,
             compute: self.model.dit.compute,
+            on_own_gpu: self.device.gpu.is_some(),
+            device_note: self.device.note.clone(),
         }
     }
 
@@ -466,6 +482,8 @@ pub fn plan_known(
         vae_tile: options.vae_tile,
         loras: &loras,
         compute: compute_of(options, blueprint.manifests()?[0].parameters()),
+        on_own_gpu: false,
+        device_note: None,
     };
     let [width, height] = request.settings.size.unwrap_or(request.settings.default_size);
     let num_frames = request.settings.num_frames.unwrap_or(request.settings.default_num_frames);
@@ -477,20 +495,5 @@ fn lossy_option<S: serde::Serializer>(path: &Option<PathBuf>, serializer: S) -> 
     match path {
         Some(path) => lossy(path, serializer),
         None => serializer.serialize_none(),
-    }
-}
-
-/// This build computes on the CPU.
-fn check_device(device: &str) -> Result<(), RequestError> {
-    match device {
-        "" | "auto" | "cpu" => Ok(()),
-        other => {
-            let why = if other.starts_with("cuda") {
-                "this build computes on the CPU only"
-            } else {
-                "devices are auto, cpu and cuda:N"
-            };
-            Err(RequestError::Device { found: other.to_owned(), why: why.to_owned() })
-        }
     }
 }

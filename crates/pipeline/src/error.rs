@@ -1,5 +1,6 @@
 //! What can go wrong, and of what kind it is.
 
+use kernels::cuda::CudaError;
 use media::MediaError;
 use offload::{DeviceError, FlagConflict, Phase, PlanError};
 use pose::PoseError;
@@ -365,6 +366,11 @@ impl PipelineError {
     pub(crate) fn from_compute(place: String, source: candle_core::Error) -> Self {
         if let Some(device @ DeviceError::OutOfMemory { .. }) = DeviceError::inside(&source) {
             return PipelineError::OutOfMemory { place, source: device.clone() };
+        }
+        if let Some(&CudaError::OutOfMemory { asked_bytes, used_bytes, budget_bytes }) = CudaError::inside(&source) {
+            let device = "the GPU".to_owned();
+            let source = DeviceError::OutOfMemory { device, asked_bytes, used_bytes, total_bytes: budget_bytes };
+            return PipelineError::OutOfMemory { place, source };
         }
         match WeightsError::from_candle(source) {
             Ok(weights) => PipelineError::Weights(weights),

@@ -12,6 +12,7 @@ mod error;
 pub mod eval;
 mod files;
 mod geometry;
+mod gpu;
 mod inspect;
 mod kept;
 mod lora;

@@ -173,6 +173,8 @@ pub(crate) struct Extent {
     pub half_vae: bool,
     /// Numbers that the transformer multiplies in on the host.
     pub compute: Compute,
+    /// Whether the GPU is computed on, and not only planned for: then what its blocks take is known.
+    pub on_own_gpu: bool,
 }
 
 /// The pose phase: networks that are held whole, frames in flight, and arithmetic for so many frames.
@@ -250,9 +252,18 @@ pub(crate) fn job(
             phase: Phase::Denoise,
             network: network("transformer", &dit, "blocks", None, dit_held),
             passes: extent.passes as u64,
+<<<<<<< HEAD
             work: half(forward_flops(d, tokens) * extent.forwards as f64, extent.compute),
             ways: transformer_ways(d, tokens, extent.merge_bytes),
             host_ways: dit_host_ways(blueprint, clip, extent),
+=======
+            work: half(forward_flops(d, tokens) * extent.forwards as f64),
+            ways: match extent.on_own_gpu {
+                true => dit_ways(blueprint, clip, extent, dit::gpu_activation_bytes),
+                false => transformer_ways(d, tokens, extent.merge_bytes),
+            },
+            host_ways: dit_ways(blueprint, clip, extent, dit::activation_bytes),
+>>>>>>> gpu
         },
         autoencoder(Phase::Decode, VaeSide::Decode, decode_flops)?,
     ])
@@ -282,8 +293,13 @@ fn chunking(how: How, tokens: usize) -> Chunking {
     }
 }
 
-/// The transformer on the CPU, in f32: all of them give the same bits.
-fn dit_host_ways(blueprint: &Blueprint, clip: ClipShape, extent: &Extent) -> Vec<Way> {
+/// The transformer where its `activations` are known: all of them give the same bits.
+fn dit_ways(
+    blueprint: &Blueprint,
+    clip: ClipShape,
+    extent: &Extent,
+    activations: fn(&dit::Config, &dit::PassShape) -> u64,
+) -> Vec<Way> {
     let d = &blueprint.dit;
     let tokens = clip.tokens(appended_frames(d));
     let bytes = |how| {
@@ -296,7 +312,7 @@ fn dit_host_ways(blueprint: &Blueprint, clip: ClipShape, extent: &Extent) -> Vec
             chunking: chunking(how, tokens),
             compute: extent.compute,
         };
-        dit::activation_bytes(d, &shape) + extent.merge_bytes
+        activations(d, &shape) + extent.merge_bytes
     };
     let way = |how, time_factor| Way { how, bytes: bytes(how), time_factor, exact: true };
     less_and_less([way(How::Whole, 1.0), way(How::FfnChunks(FFN_PIECES as u32), 1.02), way(How::TokenChunks, 1.1)])

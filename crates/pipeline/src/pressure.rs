@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use offload::{DeviceMemory, OnPressure, Phase, Residence, StagePlan};
+use offload::{CONTEXT_BYTES, DeviceMemory, OnPressure, Phase, Place, Residence, StagePlan};
 
 use crate::progress::Progress;
 use crate::{Activations, PipelineError};
@@ -26,10 +26,14 @@ impl Rung {
     /// What a plan says of a phase.
     pub fn of(stages: &StagePlan, activations: Activations, phase: Phase) -> Self {
         let plan = stages.phase(phase);
+        let held = match plan.map(|p| p.on) {
+            Some(Place::Device) => stages.held.device_bytes.saturating_sub(CONTEXT_BYTES),
+            _ => stages.held.ram_bytes,
+        };
         Self {
             residence: plan.map_or(Residence::WHOLE, Residence::of),
             activations,
-            working_bytes: stages.held.ram_bytes + plan.map_or(0, |p| p.way.bytes),
+            working_bytes: held + plan.map_or(0, |p| p.way.bytes),
             peak_bytes: plan.map_or(0, |p| p.peak_bytes()),
         }
     }
@@ -38,10 +42,24 @@ impl Rung {
 /// Plans one phase within so many bytes, in an exact way.
 pub(crate) type Replan<'a> = dyn Fn(Phase, u64) -> Result<(StagePlan, Activations), PipelineError> + 'a;
 
+/// What phases compute in.
+pub(crate) struct Memories {
+    pub host: Arc<dyn DeviceMemory>,
+    /// The transformer's, if a GPU computes its blocks.
+    pub gpu: Option<Arc<dyn DeviceMemory>>,
+}
+
+impl Memories {
+    /// A phase's.
+    pub fn of(&self, phase: Phase) -> &Arc<dyn DeviceMemory> {
+        self.gpu.as_ref().filter(|_| phase == Phase::Denoise).unwrap_or(&self.host)
+    }
+}
+
 /// Memory, and what to do without it.
 #[derive(Clone, Copy)]
 pub(crate) struct Pressure<'a> {
-    pub memory: &'a Arc<dyn DeviceMemory>,
+    pub memory: &'a Memories,
     pub policy: OnPressure,
     pub replan: &'a Replan<'a>,
 }
@@ -73,8 +91,11 @@ impl Pressure<'_> {
             if self.policy == OnPressure::Fail || tries > MOST_RUNGS {
                 return Err(error);
             }
-            self.memory.trim();
-            let left = self.memory.memory().available_bytes;
+            let memory = self.memory.of(phase);
+            memory.trim();
+            // Plans count a GPU's context, which is there already.
+            let context = memory.gpu().map_or(0, |_| CONTEXT_BYTES);
+            let left = memory.memory().available_bytes.saturating_add(context);
             match (self.replan)(phase, left.min(rung.peak_bytes.saturating_sub(1))) {
                 Ok((stages, activations)) => {
                     rung = Rung::of(&stages, activations, phase);

@@ -43,6 +43,10 @@ pub(crate) struct ModelSide<'a> {
     pub loras: &'a Loras,
     /// Numbers that the transformer's products are computed in.
     pub compute: Compute,
+    /// Whether the machine's GPU is the one that this program computes on.
+    pub on_own_gpu: bool,
+    /// What is to be said of where it is computed.
+    pub device_note: Option<String>,
 }
 
 /// Checks inputs by their headers, output by its place, numbers and memory.
@@ -120,6 +124,7 @@ pub(crate) fn make_plan(
             "the preset's distilled timesteps fit its own sampler and steps only; a computed schedule is used".into(),
         );
     }
+    notes.extend(model.device_note.clone());
     notes.extend(model.loras.notes());
     if let Some(profile) = model.flags.quality_profile {
         notes.push(format!(
@@ -218,6 +223,7 @@ fn stages_of(
             merge_bytes: model.loras.merge_bytes,
             half_vae: model.half_vae,
             compute: model.compute,
+            on_own_gpu: model.on_own_gpu,
         };
         let mut phases = job(model.blueprint, clip, &model.held, pose.clone(), &extent)?;
         select(&mut phases);
@@ -274,6 +280,9 @@ fn described(plan: &AnimatePlan, request: &AnimateRequest) -> serde_json::Value 
     });
     if plan.compute != Compute::F32 {
         value["compute"] = serde_json::json!(plan.compute);
+    }
+    if plan.stages.phase(Phase::Denoise).is_some_and(|p| p.on == Place::Device) {
+        value["device"] = serde_json::json!("cuda");
     }
     if !plan.loras.is_empty() {
         value["loras"] =

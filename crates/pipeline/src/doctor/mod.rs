@@ -106,13 +106,14 @@ pub fn diagnose(options: &DoctorOptions) -> Diagnosis {
     let memory = Memory::of_host();
     let models = models::hosted(options, &cache, &memory);
     let (gpus, no_gpu) = gpu::find();
+    let devices = if gpus.iter().any(|gpu| gpu.problem.is_none()) { vec!["cpu", "cuda"] } else { vec!["cpu"] };
     let mut found = Diagnosis {
         version: env!("CARGO_PKG_VERSION"),
         system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
         cpu: cpu(),
         gpus,
         no_gpu,
-        devices: vec!["cpu"],
+        devices,
         memory,
         disk: disk::examine(cache.root(), &contents, options.measure_disk),
         codecs: media::video::codecs(),

@@ -2,7 +2,7 @@
 
 use weights::hub::Bytes;
 
-use super::{Diagnosis, Verdict};
+use super::{Diagnosis, Gpu, Verdict};
 
 /// Reading slower than this makes streamed weights the longest part of a step.
 const SLOW_DISK: f64 = 200e6;
@@ -22,8 +22,8 @@ pub(super) fn problem(found: &Diagnosis) -> Option<String> {
 pub(super) fn warnings(found: &Diagnosis) -> Vec<String> {
     let mut list = Vec::new();
     if !found.gpus.is_empty() && found.devices.iter().all(|d| !d.starts_with("cuda")) {
-        let name = &found.gpus[0].name;
-        list.push(format!("{name} is not used: this version computes on the CPU only, its GPU engine is not finished"));
+        let Gpu { name, problem, .. } = &found.gpus[0];
+        list.push(format!("{name} is not used: {}", problem.as_deref().unwrap_or("this build cannot")));
     }
     if found.cpu.instruction_set == "portable" && found.system.ends_with("x86_64") {
         list.push("this CPU has no AVX2: everything is several times slower; use a CPU from 2015 or later".to_owned());

@@ -20,11 +20,16 @@ use super::terminal::{self, Terminal};
 /// As a run's, before its first weight is read.
 pub fn plan(args: &PlanArgs, terminal: Terminal) -> Result<(), Failure> {
     let job = Job::new(&args.run, terminal)?;
+<<<<<<< HEAD
     let (mut machine, mut notes) = machine(&job, args.card.as_deref())?;
     if args.probe {
         machine = probed(machine, &mut notes);
     }
     show(&args.run, &job, &machine, notes, terminal)
+=======
+    let (machine, notes) = machine(&job, args.card.as_deref())?;
+    show(&args.run, &job, machine, notes, terminal)
+>>>>>>> gpu
 }
 
 /// Shows what a run would do on this machine.
@@ -32,12 +37,12 @@ pub fn plan(args: &PlanArgs, terminal: Terminal) -> Result<(), Failure> {
 /// # Errors
 /// As [`plan`].
 pub fn dry_run(args: &RunArgs, terminal: Terminal) -> Result<(), Failure> {
-    show(args, &Job::new(args, terminal)?, &Machine::of_host(), Vec::new(), terminal)
+    show(args, &Job::new(args, terminal)?, None, Vec::new(), terminal)
 }
 
-/// The machine that a plan is for, with what must be said about it: this one, or one with the card that was named, or with a
-/// card of the budget that was named.
-fn machine(job: &Job, name: Option<&str>) -> Result<(Machine, Vec<String>), Failure> {
+/// The machine that a plan is for, with what must be said about it: one with the card that was named, or with a card of the
+/// budget that was named; `None` is this one.
+fn machine(job: &Job, name: Option<&str>) -> Result<(Option<Machine>, Vec<String>), Failure> {
     let flags = &job.options.memory;
     let device = match (name, flags.device_budget_bytes) {
         (Some(name), _) => Some(card(name).map_err(Failure::usage)?),
@@ -52,16 +57,17 @@ fn machine(job: &Job, name: Option<&str>) -> Result<(Machine, Vec<String>), Fail
         None => host,
     };
     let machine = Machine::cpu(ram);
-    let Some(device) = device else { return Ok((machine, Vec::new())) };
+    let Some(device) = device else { return Ok((elsewhere.then_some(machine), Vec::new())) };
     let notes = match flags.ram_budget_bytes {
         Some(_) => Vec::new(),
         None => {
             vec![format!("RAM is what is available here, {}; --ram-budget is another's", bytes(ram.available_bytes))]
         }
     };
-    Ok((machine.with_device(device), notes))
+    Ok((Some(machine.with_device(device)), notes))
 }
 
+<<<<<<< HEAD
 /// The machine with what its processor and its disk do just now.
 fn probed(machine: Machine, notes: &mut Vec<String>) -> Machine {
     let host = HostRates::measured();
@@ -78,9 +84,19 @@ fn probed(machine: Machine, notes: &mut Vec<String>) -> Machine {
 }
 
 fn show(args: &RunArgs, job: &Job, machine: &Machine, notes: Vec<String>, terminal: Terminal) -> Result<(), Failure> {
+=======
+fn show(
+    args: &RunArgs,
+    job: &Job,
+    machine: Option<Machine>,
+    notes: Vec<String>,
+    terminal: Terminal,
+) -> Result<(), Failure> {
+>>>>>>> gpu
     let mut plan = match &job.model {
         Model::Known(known) if known.is_built_in() => {
-            plan_known(&known.name, &job.request_for_shapes(args)?, machine, &job.options_for_shapes())?
+            let machine = machine.unwrap_or_else(Machine::of_host);
+            plan_known(&known.name, &job.request_for_shapes(args)?, &machine, &job.options_for_shapes())?
         }
         Model::Demo | Model::Path(_) | Model::Known(_) => {
             let mut request = job.request(args)?;
@@ -89,7 +105,11 @@ fn show(args: &RunArgs, job: &Job, machine: &Machine, notes: Vec<String>, termin
                 request.output = Some(request::output(args, &request)?);
             }
             let engine = Engine::open(&job.source()?, &job.options)?;
-            engine.plan_on(&request, machine).map_err(|e| request::explain(e, &request))?
+            let plan = match &machine {
+                Some(machine) => engine.plan_on(&request, machine),
+                None => engine.plan(&request),
+            };
+            plan.map_err(|e| request::explain(e, &request))?
         }
     };
     plan.notes.extend(notes);

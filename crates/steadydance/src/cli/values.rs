@@ -40,7 +40,7 @@ pub struct Values {
     #[arg(long, value_name = "FILE[:STRENGTH]", help_heading = "Model")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lora: Option<Vec<LoraValue>>,
-    /// auto, cpu or cuda:N
+    /// auto, cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", help_heading = "Model")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,

@@ -1,0 +1,56 @@
+//! The transformer's blocks on a GPU, which is an emulated one: its driver is named by its path.
+
+use std::path::Path;
+
+use crate::support::{Sandbox, tiny_run};
+
+const DRIVER: &str = "STEADYDANCE_CUDA_DRIVER";
+
+/// Root of the mean square of the differences of all pictures of two folders, in steps of 255.
+fn apart(a: &Path, b: &Path) -> f64 {
+    let (mut sum, mut count) = (0.0, 0);
+    for frame in 0..9 {
+        let [a, b] = [a, b].map(|folder| image::open(folder.join(format!("frame_{frame:04}.png"))).unwrap().to_rgb8());
+        assert_eq!(a.dimensions(), b.dimensions());
+        sum += a.iter().zip(b.iter()).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum::<f64>();
+        count += a.len();
+    }
+    (sum / count as f64).sqrt()
+}
+
+#[test]
+fn a_clip_from_a_gpu_is_the_cpus_but_for_rounding() {
+    let Some(driver) = emulated_gpu::library().and_then(Path::to_str) else { return };
+    let sandbox = Sandbox::new();
+    let run = |name: &str, device: &str, more: &[&str]| {
+        let out = sandbox.out(name);
+        let mut line = tiny_run(&out);
+        line.extend(["--device", device].iter().chain(more).map(|s| (*s).to_owned()));
+        let outcome = sandbox.run_with(&line, &[(DRIVER, driver)]);
+        outcome.ok();
+        (out, outcome.stderr)
+    };
+    let (cpu, _) = run("cpu", "cpu", &[]);
+    let (gpu, said) = run("gpu", "cuda:0", &[]);
+    assert!(said.contains("blocks compute on emulated GPU"), "{said}");
+    let error = apart(&gpu, &cpu);
+    assert!(error > 0.0 && error < 4.0, "{error} of 255");
+    // Where weights live changes nothing.
+    let (streamed, _) = run("streamed", "auto", &["--memory-mode", "stream"]);
+    assert!(apart(&streamed, &gpu) == 0.0);
+}
+
+#[test]
+fn a_gpu_that_is_not_there_is_told_and_auto_does_without() {
+    let sandbox = Sandbox::new();
+    let nowhere = [(DRIVER, "/nowhere/libcuda.so.1")];
+    let with = |name: &str, device: &str| {
+        let mut line = tiny_run(&sandbox.out(name));
+        line.extend(["--device", device].map(str::to_owned));
+        sandbox.run_with(&line, &nowhere)
+    };
+    with("a.mp4", "cuda").fails(7, &["cuda", "/nowhere/libcuda.so.1", "--device cpu"]);
+    let outcome = with("b.mp4", "auto");
+    outcome.ok();
+    assert!(outcome.stderr.contains("computing on the CPU: no NVIDIA driver"), "{}", outcome.stderr);
+}
