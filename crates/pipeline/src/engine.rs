@@ -288,7 +288,20 @@ impl Engine {
     /// # Errors
     /// Impossible numbers, unusable inputs, or memory that does not suffice.
     pub fn plan(&self, request: &AnimateRequest) -> Result<AnimatePlan, PipelineError> {
-        Ok(self.resolve(&self.complete(request), &self.device.machine())?.plan)
+        self.plan_here(request, &self.machine())
+    }
+
+    /// This machine as plans for it see it, with the GPU that is computed on.
+    pub fn machine(&self) -> Machine {
+        self.device.machine()
+    }
+
+    /// As [`plan`](Self::plan), by other figures for [`machine`](Self::machine), measured ones say.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn plan_here(&self, request: &AnimateRequest, machine: &Machine) -> Result<AnimatePlan, PipelineError> {
+        Ok(self.resolve(&self.complete(request), machine)?.plan)
     }
 
     /// As [`plan`](Self::plan), for another machine, and as if everything could be computed there.

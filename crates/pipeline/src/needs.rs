@@ -252,18 +252,12 @@ pub(crate) fn job(
             phase: Phase::Denoise,
             network: network("transformer", &dit, "blocks", None, dit_held),
             passes: extent.passes as u64,
-<<<<<<< HEAD
             work: half(forward_flops(d, tokens) * extent.forwards as f64, extent.compute),
-            ways: transformer_ways(d, tokens, extent.merge_bytes),
-            host_ways: dit_host_ways(blueprint, clip, extent),
-=======
-            work: half(forward_flops(d, tokens) * extent.forwards as f64),
             ways: match extent.on_own_gpu {
                 true => dit_ways(blueprint, clip, extent, dit::gpu_activation_bytes),
                 false => transformer_ways(d, tokens, extent.merge_bytes),
             },
             host_ways: dit_ways(blueprint, clip, extent, dit::activation_bytes),
->>>>>>> gpu
         },
         autoencoder(Phase::Decode, VaeSide::Decode, decode_flops)?,
     ])

@@ -20,16 +20,9 @@ use super::terminal::{self, Terminal};
 /// As a run's, before its first weight is read.
 pub fn plan(args: &PlanArgs, terminal: Terminal) -> Result<(), Failure> {
     let job = Job::new(&args.run, terminal)?;
-<<<<<<< HEAD
-    let (mut machine, mut notes) = machine(&job, args.card.as_deref())?;
-    if args.probe {
-        machine = probed(machine, &mut notes);
-    }
-    show(&args.run, &job, &machine, notes, terminal)
-=======
-    let (machine, notes) = machine(&job, args.card.as_deref())?;
-    show(&args.run, &job, machine, notes, terminal)
->>>>>>> gpu
+    let (machine, mut notes) = machine(&job, args.card.as_deref())?;
+    let probed = args.probe.then(|| Probed::now(&mut notes));
+    show(&args.run, &job, (machine, probed), notes, terminal)
 }
 
 /// Shows what a run would do on this machine.
@@ -37,7 +30,7 @@ pub fn plan(args: &PlanArgs, terminal: Terminal) -> Result<(), Failure> {
 /// # Errors
 /// As [`plan`].
 pub fn dry_run(args: &RunArgs, terminal: Terminal) -> Result<(), Failure> {
-    show(args, &Job::new(args, terminal)?, None, Vec::new(), terminal)
+    show(args, &Job::new(args, terminal)?, (None, None), Vec::new(), terminal)
 }
 
 /// The machine that a plan is for, with what must be said about it: one with the card that was named, or with a card of the
@@ -67,35 +60,48 @@ fn machine(job: &Job, name: Option<&str>) -> Result<(Option<Machine>, Vec<String
     Ok((Some(machine.with_device(device)), notes))
 }
 
-<<<<<<< HEAD
-/// The machine with what its processor and its disk do just now.
-fn probed(machine: Machine, notes: &mut Vec<String>) -> Machine {
-    let host = HostRates::measured();
-    let [single, half, int8] = [host.single, host.half, host.int8].map(|flops| flops / 1e9);
-    let mut note =
-        format!("probed: sustained products of {single:.0} GFLOP/s in f32, {half:.0} in bf16, {int8:.0} in int8");
-    let mut machine = machine.with_host(host);
-    if let Some(read) = doctor::disk_speed(&hub::Settings::from_env()) {
-        machine.disk_bytes_per_second = read.bytes_per_s;
-        let _ = write!(note, "; the disk reads {}/s", bytes(read.bytes_per_s as u64));
-    }
-    notes.push(note);
-    machine
+/// What the processor and the disk of this machine do just now.
+struct Probed {
+    host: HostRates,
+    disk_bytes_per_second: Option<f64>,
 }
 
-fn show(args: &RunArgs, job: &Job, machine: &Machine, notes: Vec<String>, terminal: Terminal) -> Result<(), Failure> {
-=======
+impl Probed {
+    fn now(notes: &mut Vec<String>) -> Self {
+        let host = HostRates::measured();
+        let [single, half, int8] = [host.single, host.half, host.int8].map(|flops| flops / 1e9);
+        let mut note =
+            format!("probed: sustained products of {single:.0} GFLOP/s in f32, {half:.0} in bf16, {int8:.0} in int8");
+        let disk_bytes_per_second = doctor::disk_speed(&hub::Settings::from_env()).map(|read| read.bytes_per_s);
+        if let Some(speed) = disk_bytes_per_second {
+            let _ = write!(note, "; the disk reads {}/s", bytes(speed as u64));
+        }
+        notes.push(note);
+        Self { host, disk_bytes_per_second }
+    }
+
+    /// The machine with this of its host.
+    fn applied(&self, machine: Machine) -> Machine {
+        let mut machine = machine.with_host(self.host);
+        machine.disk_bytes_per_second = self.disk_bytes_per_second.unwrap_or(machine.disk_bytes_per_second);
+        machine
+    }
+}
+
 fn show(
     args: &RunArgs,
     job: &Job,
-    machine: Option<Machine>,
+    (machine, probed): (Option<Machine>, Option<Probed>),
     notes: Vec<String>,
     terminal: Terminal,
 ) -> Result<(), Failure> {
->>>>>>> gpu
+    let measured = |machine: &Machine| match &probed {
+        Some(probed) => probed.applied(machine.clone()),
+        None => machine.clone(),
+    };
     let mut plan = match &job.model {
         Model::Known(known) if known.is_built_in() => {
-            let machine = machine.unwrap_or_else(Machine::of_host);
+            let machine = measured(&machine.unwrap_or_else(Machine::of_host));
             plan_known(&known.name, &job.request_for_shapes(args)?, &machine, &job.options_for_shapes())?
         }
         Model::Demo | Model::Path(_) | Model::Known(_) => {
@@ -106,8 +112,8 @@ fn show(
             }
             let engine = Engine::open(&job.source()?, &job.options)?;
             let plan = match &machine {
-                Some(machine) => engine.plan_on(&request, machine),
-                None => engine.plan(&request),
+                Some(machine) => engine.plan_on(&request, &measured(machine)),
+                None => engine.plan_here(&request, &measured(&engine.machine())),
             };
             plan.map_err(|e| request::explain(e, &request))?
         }
