@@ -237,7 +237,7 @@ mod tests {
                 match step {
                     Step::Take(bytes) => {
                         let place = get(&mut book, bytes);
-                        prop_assert!(place.bytes >= bytes.max(1) && place.offset % ALIGNMENT == 0);
+                        prop_assert!(place.bytes >= bytes.max(1) && place.offset.is_multiple_of(ALIGNMENT));
                         live.push(place);
                     }
                     Step::GiveBack(_) if live.is_empty() => {}
