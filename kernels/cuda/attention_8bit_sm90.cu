@@ -3,7 +3,7 @@
 // wgmma adds e4m3 products up with some 22 bits, so each block of 128 keys has a sum of its own, which is then added in f32 together with
 // the correction for the running maximum.
 #include "attention_8bit.cuh"
-#include "hopper.cuh"
+#include "wgmma.cuh"
 
 namespace attention_8bit_sm90 {
 

@@ -4,7 +4,7 @@
 // issuing products, so that one's softmax runs while the other's products do; and within one, the scores of a block are computed
 // while the values of the block before are added up.
 #include "attention.cuh"
-#include "hopper.cuh"
+#include "wgmma.cuh"
 
 namespace attention_sm90 {
 

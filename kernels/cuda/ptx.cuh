@@ -226,4 +226,4 @@ __device__ __forceinline__ int not_hoisted(int x) {
     return x;
 }
 
-// mbarrier, TMA, wgmma and setmaxnreg are in hopper.cuh, their twins in kernels/emulated/src/hopper.h.
+// mbarrier, TMA and setmaxnreg are in hopper.cuh, wgmma in wgmma.cuh, their twins in kernels/emulated/src/hopper.h.

@@ -1,54 +1,135 @@
-// Products of a warpgroup that the matrix products use; see hopper.cuh for the layouts. A and B are in shared memory, both K-major.
+// wgmma: products of a warpgroup, for sm_90a alone. hopper.cuh has the rules around them, kernels/emulated/src/hopper.h their twins.
 #pragma once
 #include "hopper.cuh"
 
 #ifdef SD_HOPPER
 
-#define SD_WGMMA_D128 \
+// D[64, N] (+)= A[64, K]·B[K, N] with K of 32 bytes. Warp w of the warpgroup has rows 16w..16w+15 as in mma.sync: d[4j + e] is what d[e]
+// of column tile j is there, and A in registers is laid out as there.
+
+// Descriptor of a matrix in shared memory with the 128-byte swizzle, at a multiple of 1024 bytes (plus steps along K).
+// K-major (rows of 128 bytes along K): `stride` is the distance of 8-row groups, 1024 where rows follow each other; `leading` is not used.
+// MN-major (rows of 64 elements along M or N, one for each k): `stride` is the distance of groups of 8 k, `leading` that of groups of 64 m or n.
+__device__ __forceinline__ uint64_t wgmma_matrix(uint32_t address, int stride, int leading) {
+    return uint64_t(1) << 62 | uint64_t(stride >> 4) << 32 | uint64_t(leading >> 4) << 16 | (address >> 4 & 0x3fff);
+}
+
+// The same matrix `bytes` further.
+__device__ __forceinline__ uint64_t wgmma_matrix_at(uint64_t matrix, int bytes) { return matrix + (bytes >> 4); }
+
+__device__ __forceinline__ void wgmma_fence() {
+#ifndef SD_EMULATED
+    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void wgmma_commit() {
+#ifdef SD_EMULATED
+    emulated::wgmma_commit();
+#else
+    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+#endif
+}
+template <int IN_FLIGHT> __device__ __forceinline__ void wgmma_wait() {
+#ifdef SD_EMULATED
+    emulated::wgmma_wait(IN_FLIGHT);
+#else
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(IN_FLIGHT) : "memory");
+#endif
+}
+
+// Keeps the compiler from moving reads or writes of these registers across this place.
+template <int N> __device__ __forceinline__ void wgmma_hold(float (&registers)[N]) {
+#ifndef SD_EMULATED
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        asm volatile("" : "+f"(registers[i])::"memory");
+    }
+#else
+    (void)registers;
+#endif
+}
+template <int N> __device__ __forceinline__ void wgmma_hold(int (&registers)[N]) {
+#ifndef SD_EMULATED
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        asm volatile("" : "+r"(registers[i])::"memory");
+    }
+#else
+    (void)registers;
+#endif
+}
+
+// Registers of an accumulator as operands: their numbers in the text, and the registers, floats and whole numbers.
+#define SD_WGMMA_D64 \
     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
     "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
-    "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, " \
+    "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define SD_WGMMA_D128 \
+    SD_WGMMA_D64 ", " \
     "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
     "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, " \
     "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
     "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
-#define SD_WGMMA_F128 \
-    "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), \
-    "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), \
-    "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), \
-    "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31]), \
-    "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]), \
-    "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]), \
-    "+f"(d[48]), "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]), \
-    "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63]), \
-    "+f"(d[64]), "+f"(d[65]), "+f"(d[66]), "+f"(d[67]), "+f"(d[68]), "+f"(d[69]), "+f"(d[70]), "+f"(d[71]), \
-    "+f"(d[72]), "+f"(d[73]), "+f"(d[74]), "+f"(d[75]), "+f"(d[76]), "+f"(d[77]), "+f"(d[78]), "+f"(d[79]), \
-    "+f"(d[80]), "+f"(d[81]), "+f"(d[82]), "+f"(d[83]), "+f"(d[84]), "+f"(d[85]), "+f"(d[86]), "+f"(d[87]), \
-    "+f"(d[88]), "+f"(d[89]), "+f"(d[90]), "+f"(d[91]), "+f"(d[92]), "+f"(d[93]), "+f"(d[94]), "+f"(d[95]), \
-    "+f"(d[96]), "+f"(d[97]), "+f"(d[98]), "+f"(d[99]), "+f"(d[100]), "+f"(d[101]), "+f"(d[102]), "+f"(d[103]), \
-    "+f"(d[104]), "+f"(d[105]), "+f"(d[106]), "+f"(d[107]), "+f"(d[108]), "+f"(d[109]), "+f"(d[110]), "+f"(d[111]), \
-    "+f"(d[112]), "+f"(d[113]), "+f"(d[114]), "+f"(d[115]), "+f"(d[116]), "+f"(d[117]), "+f"(d[118]), "+f"(d[119]), \
-    "+f"(d[120]), "+f"(d[121]), "+f"(d[122]), "+f"(d[123]), "+f"(d[124]), "+f"(d[125]), "+f"(d[126]), "+f"(d[127])
-#define SD_WGMMA_R128 \
-    "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3]), "+r"(d[4]), "+r"(d[5]), "+r"(d[6]), "+r"(d[7]), \
-    "+r"(d[8]), "+r"(d[9]), "+r"(d[10]), "+r"(d[11]), "+r"(d[12]), "+r"(d[13]), "+r"(d[14]), "+r"(d[15]), \
-    "+r"(d[16]), "+r"(d[17]), "+r"(d[18]), "+r"(d[19]), "+r"(d[20]), "+r"(d[21]), "+r"(d[22]), "+r"(d[23]), \
-    "+r"(d[24]), "+r"(d[25]), "+r"(d[26]), "+r"(d[27]), "+r"(d[28]), "+r"(d[29]), "+r"(d[30]), "+r"(d[31]), \
-    "+r"(d[32]), "+r"(d[33]), "+r"(d[34]), "+r"(d[35]), "+r"(d[36]), "+r"(d[37]), "+r"(d[38]), "+r"(d[39]), \
-    "+r"(d[40]), "+r"(d[41]), "+r"(d[42]), "+r"(d[43]), "+r"(d[44]), "+r"(d[45]), "+r"(d[46]), "+r"(d[47]), \
-    "+r"(d[48]), "+r"(d[49]), "+r"(d[50]), "+r"(d[51]), "+r"(d[52]), "+r"(d[53]), "+r"(d[54]), "+r"(d[55]), \
-    "+r"(d[56]), "+r"(d[57]), "+r"(d[58]), "+r"(d[59]), "+r"(d[60]), "+r"(d[61]), "+r"(d[62]), "+r"(d[63]), \
-    "+r"(d[64]), "+r"(d[65]), "+r"(d[66]), "+r"(d[67]), "+r"(d[68]), "+r"(d[69]), "+r"(d[70]), "+r"(d[71]), \
-    "+r"(d[72]), "+r"(d[73]), "+r"(d[74]), "+r"(d[75]), "+r"(d[76]), "+r"(d[77]), "+r"(d[78]), "+r"(d[79]), \
-    "+r"(d[80]), "+r"(d[81]), "+r"(d[82]), "+r"(d[83]), "+r"(d[84]), "+r"(d[85]), "+r"(d[86]), "+r"(d[87]), \
-    "+r"(d[88]), "+r"(d[89]), "+r"(d[90]), "+r"(d[91]), "+r"(d[92]), "+r"(d[93]), "+r"(d[94]), "+r"(d[95]), \
-    "+r"(d[96]), "+r"(d[97]), "+r"(d[98]), "+r"(d[99]), "+r"(d[100]), "+r"(d[101]), "+r"(d[102]), "+r"(d[103]), \
-    "+r"(d[104]), "+r"(d[105]), "+r"(d[106]), "+r"(d[107]), "+r"(d[108]), "+r"(d[109]), "+r"(d[110]), "+r"(d[111]), \
-    "+r"(d[112]), "+r"(d[113]), "+r"(d[114]), "+r"(d[115]), "+r"(d[116]), "+r"(d[117]), "+r"(d[118]), "+r"(d[119]), \
-    "+r"(d[120]), "+r"(d[121]), "+r"(d[122]), "+r"(d[123]), "+r"(d[124]), "+r"(d[125]), "+r"(d[126]), "+r"(d[127])
+#define SD_WGMMA_8(kind, i) \
+    kind(d[i]), kind(d[i + 1]), kind(d[i + 2]), kind(d[i + 3]), kind(d[i + 4]), kind(d[i + 5]), kind(d[i + 6]), kind(d[i + 7])
+#define SD_WGMMA_64(kind, i) \
+    SD_WGMMA_8(kind, i), SD_WGMMA_8(kind, i + 8), SD_WGMMA_8(kind, i + 16), SD_WGMMA_8(kind, i + 24), \
+        SD_WGMMA_8(kind, i + 32), SD_WGMMA_8(kind, i + 40), SD_WGMMA_8(kind, i + 48), SD_WGMMA_8(kind, i + 56)
+#define SD_WGMMA_F64 SD_WGMMA_64("+f", 0)
+#define SD_WGMMA_F128 SD_WGMMA_64("+f", 0), SD_WGMMA_64("+f", 64)
+#define SD_WGMMA_R64 SD_WGMMA_64("+r", 0)
+#define SD_WGMMA_R128 SD_WGMMA_64("+r", 0), SD_WGMMA_64("+r", 64)
 
-// `add`: onto d; otherwise d is overwritten.
+// A and B bf16 in shared memory, both K-major. `add`: onto d; otherwise d is overwritten.
+__device__ __forceinline__ void wgmma_m64n128k16_bf16(float (&d)[64], uint64_t a, uint64_t b, bool add) {
+#ifdef SD_EMULATED
+    emulated::wgmma<emulated::Bf16, 128, false>(d, a, b, add);
+#else
+    asm volatile("{\n.reg .pred onto;\nsetp.ne.b32 onto, %66, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" SD_WGMMA_D64 "}, %64, %65, onto, 1, 1, 0, 0;\n}"
+                 : SD_WGMMA_F64
+                 : "l"(a), "l"(b), "r"(int(add)));
+#endif
+}
+
+// A bf16 in registers, B bf16 in shared memory, N-major.
+__device__ __forceinline__ void wgmma_m64n128k16_bf16_ra_bn(float (&d)[64], const uint32_t (&a)[4], uint64_t b, bool add) {
+#ifdef SD_EMULATED
+    emulated::wgmma<emulated::Bf16, 128, true>(d, a, b, add);
+#else
+    asm volatile("{\n.reg .pred onto;\nsetp.ne.b32 onto, %69, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" SD_WGMMA_D64 "}, {%64, %65, %66, %67}, %68, onto, 1, 1, 1;\n}"
+                 : SD_WGMMA_F64
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int(add)));
+#endif
+}
+
+// A and B int8 in shared memory, both K-major.
+__device__ __forceinline__ void wgmma_m64n128k32_s8(int (&d)[64], uint64_t a, uint64_t b, bool add) {
+#ifdef SD_EMULATED
+    emulated::wgmma<emulated::S8, 128, false>(d, a, b, add);
+#else
+    asm volatile("{\n.reg .pred onto;\nsetp.ne.b32 onto, %66, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n128k32.s32.s8.s8 {" SD_WGMMA_D64 "}, %64, %65, onto;\n}"
+                 : SD_WGMMA_R64
+                 : "l"(a), "l"(b), "r"(int(add)));
+#endif
+}
+
+// A e4m3 in registers, B e4m3 in shared memory, K-major.
+__device__ __forceinline__ void wgmma_m64n128k32_e4m3_ra(float (&d)[64], const uint32_t (&a)[4], uint64_t b, bool add) {
+#ifdef SD_EMULATED
+    emulated::wgmma<emulated::E4m3, 128, false>(d, a, b, add);
+#else
+    asm volatile("{\n.reg .pred onto;\nsetp.ne.b32 onto, %69, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n128k32.f32.e4m3.e4m3 {" SD_WGMMA_D64 "}, {%64, %65, %66, %67}, %68, onto, 1, 1;\n}"
+                 : SD_WGMMA_F64
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int(add)));
+#endif
+}
+
+// N of 256: A and B in shared memory, both K-major.
 __device__ __forceinline__ void wgmma_m64n256k16_bf16(float (&d)[128], uint64_t a, uint64_t b, bool add) {
 #ifdef SD_EMULATED
     emulated::wgmma<emulated::Bf16, 256, false>(d, a, b, add);
@@ -71,6 +152,7 @@ __device__ __forceinline__ void wgmma_m64n256k32_s8(int (&d)[128], uint64_t a, u
 #endif
 }
 
+// A and B e4m3 in shared memory, both K-major.
 __device__ __forceinline__ void wgmma_m64n128k32_e4m3(float (&d)[64], uint64_t a, uint64_t b, bool add) {
 #ifdef SD_EMULATED
     emulated::wgmma<emulated::E4m3, 128, false>(d, a, b, add);

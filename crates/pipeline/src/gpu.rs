@@ -61,7 +61,7 @@ impl Chosen {
             (Ok(own), _) => {
                 let name = &own.gpu.facts().name;
                 let note = format!(
-                    "the transformer's blocks compute on {name}; the GPU engine has no kernels for the rest yet, which is computed on the CPU"
+                    "the transformer's blocks compute on {name}, the rest on the CPU; this engine was tested on an emulated GPU only, so look at the first clip, or choose --device cpu"
                 );
                 Ok(Self { note: Some(note), gpu: Some(own) })
             }
@@ -87,10 +87,10 @@ impl Chosen {
             return Ok(flags.clone());
         }
         let asked = [flags.text_encoder, flags.clip, flags.vae, flags.pose];
-        let names = ["--text-encoder-on", "--clip-on", "--vae-on", "--pose-on"];
+        let names = ["--gpu-text-encoder", "--gpu-clip", "--gpu-vae", "--gpu-pose"];
         if let Some(at) = asked.iter().position(|place| *place == Some(Place::Device)) {
             let why = "only the transformer computes on a GPU yet".to_owned();
-            return Err(RequestError::Device { found: format!("{} device", names[at]), why });
+            return Err(RequestError::Device { found: names[at].to_owned(), why });
         }
         let cpu = Some(Place::Cpu);
         Ok(MemoryFlags { text_encoder: cpu, clip: cpu, vae: cpu, pose: cpu, ..flags.clone() })
