@@ -108,20 +108,20 @@ impl<K: VectorRowKernel> InplaceOp1 for InPlace<'_, K> {
 }
 
 /// Rows that a kernel reads. They are never those that it writes.
-enum Input<'a> {
+pub(crate) enum Input<'a> {
     Apart(&'a [f32]),
     /// Those that it writes over, one after the other copied here, where they stay in the cache.
     Copied(&'a mut [f32]),
 }
 
 /// Rows that lie behind each other.
-struct Rows<'a, K> {
-    kernel: &'a K,
+pub(crate) struct Rows<'a, K> {
+    pub kernel: &'a K,
     /// Index of the first.
-    first: usize,
-    width: usize,
-    input: Input<'a>,
-    out: &'a mut [f32],
+    pub first: usize,
+    pub width: usize,
+    pub input: Input<'a>,
+    pub out: &'a mut [f32],
 }
 
 impl<K: VectorRowKernel> Task for Rows<'_, K> {

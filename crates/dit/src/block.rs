@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{Result, Tensor};
-use kernels::norm::layer_norm;
+use kernels::linear::Input;
 use kernels::{Compute, pieces};
 use weights::Weights;
 
@@ -290,9 +290,8 @@ impl<'b, B: Backend> Block<'b, B> {
     }
 }
 
-/// `LN(x)·(1 + scale) + shift` in one pass, LN without parameters; `x` `[1, L, D]`, `scale` and `shift` `[1, 1, D]`.
-pub(crate) fn norm_modulate(x: &Tensor, scale: &Tensor, shift: &Tensor, eps: f64) -> Result<Tensor> {
-    let _span = tracing::info_span!(target: "steadydance", "norm").entered();
+/// `LN(x)·(1 + scale) + shift` as inputs of layers, LN without parameters; `x` `[1, L, D]`, `scale` and `shift` `[1, 1, D]`.
+pub(crate) fn norm_modulated(x: &Tensor, scale: &Tensor, shift: &Tensor, eps: f64) -> Result<Input> {
     let gain = (scale + 1.0)?.flatten_all()?;
-    layer_norm(x, Some(&gain), Some(&shift.flatten_all()?), eps)
+    Input::normed(x.clone(), Some(&gain), Some(&shift.flatten_all()?), eps)
 }

@@ -1,11 +1,12 @@
 //! What stands before and after the blocks: patches, time, text and image embeddings, the head.
 
 use candle_core::{DType, Device, Result, Tensor};
+use kernels::linear::Epilogue;
 use nn::{LayerNorm, Linear};
 use weights::Weights;
 
 use crate::Config;
-use crate::block::norm_modulate;
+use crate::block::norm_modulated;
 
 /// Rows and columns of latent pixels that make one token.
 pub(crate) const PATCH: usize = 2;
@@ -176,11 +177,11 @@ impl Head {
     /// `x` `[1, L, D]`, `e` `[1, D]`, `grid` = (F, h/2, w/2) → `[C, F, h, w]`.
     pub fn forward(&self, x: &Tensor, e: &Tensor, grid: (usize, usize, usize)) -> Result<Tensor> {
         let m = self.modulation.broadcast_add(&e.unsqueeze(1)?)?;
-        let u = norm_modulate(x, &m.narrow(1, 1, 1)?, &m.narrow(1, 0, 1)?, self.eps)?;
+        let u = norm_modulated(x, &m.narrow(1, 1, 1)?, &m.narrow(1, 0, 1)?, self.eps)?;
         let (f, y, x) = grid;
         // [F, y, x, q, r, C] → [C, F, y, q, x, r]: here the channel is fastest.
         self.projection
-            .forward(&u)?
+            .forward_of(&u, Epilogue::None)?
             .reshape(&[f, y, x, PATCH, PATCH, self.out_dim][..])?
             .permute([5, 0, 1, 3, 2, 4])?
             .reshape((self.out_dim, f, y * PATCH, x * PATCH))

@@ -1,6 +1,6 @@
 use candle_core::{Result, Tensor};
 use kernels::Compute;
-use kernels::linear::{Epilogue, Matrix, linear_with};
+use kernels::linear::{Epilogue, Input, Matrix, linear_of};
 use weights::Weights;
 
 /// `y = x·Wᵀ + b`. There is one Linear for all precisions: f32, bf16, f16 and quantised weights give f32 outputs.
@@ -51,9 +51,17 @@ impl Linear {
     /// # Errors
     /// Shapes that do not fit.
     pub fn forward_with(&self, x: &Tensor, epilogue: Epilogue) -> Result<Tensor> {
+        self.forward_of(&x.clone().into(), epilogue)
+    }
+
+    /// As [`forward_with`](Self::forward_with), of inputs that may be shared with other layers and normalised before.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn forward_of(&self, x: &Input, epilogue: Epilogue) -> Result<Tensor> {
         let (out_features, in_features) = self.weight.dims2()?;
-        let rows = x.elem_count() / in_features.max(1);
+        let rows = x.dims().iter().product::<usize>() / in_features.max(1);
         let _span = tracing::info_span!(target: "steadydance", "linear", rows, in_features, out_features).entered();
-        linear_with(x, &self.weight, self.bias.as_ref(), epilogue)
+        linear_of(x, &self.weight, self.bias.as_ref(), epilogue)
     }
 }

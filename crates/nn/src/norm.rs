@@ -1,4 +1,5 @@
 use candle_core::{Result, Tensor};
+use kernels::linear::Input;
 use weights::Weights;
 
 /// LayerNorm over the last dimension, with or without gain and bias; statistics in f32.
@@ -41,6 +42,14 @@ impl LayerNorm {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let _span = tracing::info_span!(target: "steadydance", "norm").entered();
         kernels::norm::layer_norm(x, self.weight.as_ref(), self.bias.as_ref(), self.eps)
+    }
+
+    /// The same as inputs of layers, with which it is computed.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn before(&self, x: &Tensor) -> Result<Input> {
+        Input::normed(x.clone(), self.weight.as_ref(), self.bias.as_ref(), self.eps)
     }
 }
 

@@ -2,19 +2,20 @@
 
 use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor};
 
-use super::{TILE_ELEMENTS, Terms, on_host};
+use super::{Input, TILE_ELEMENTS, Terms, in_rows, on_host};
 use crate::quant::{Encoding, Scales, View};
 use crate::rows::{RowKernel, map_rows_in_place, with_f32};
 
-/// `x` `[rows, in]` f32 times `weight` `[out, in]` f32, bf16 or f16, transposed, and what belongs to it → `[rows, out]` f32. On the
+/// `x` `[.., in]` times `weight` `[out, in]` f32, bf16 or f16, transposed, and what belongs to it → `[rows, out]` f32. On the
 /// host by our tiles, elsewhere by candle.
-pub(super) fn product(x: &Tensor, weight: &Tensor, terms: &Terms) -> Result<Tensor> {
+pub(super) fn product(x: &Input, weight: &Tensor, terms: &Terms) -> Result<Tensor> {
     if matches!(x.device(), Device::Cpu)
         && let Some(product) = with_view(&weight.contiguous()?, |weight| on_host(x, weight, terms))
     {
         return product;
     }
-    terms.epilogue.apply(elsewhere(x, weight, terms.bias)?)
+    let x = in_rows(x.plain()?, weight.dim(1)?)?;
+    terms.epilogue.apply(elsewhere(&x, weight, terms.bias)?)
 }
 
 /// [`product`] by candle.

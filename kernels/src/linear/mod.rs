@@ -2,6 +2,7 @@
 
 mod epilogue;
 mod float;
+mod input;
 mod matrix;
 #[cfg(target_arch = "x86_64")]
 mod narrow;
@@ -18,9 +19,14 @@ use crate::quant::View;
 use crate::rows::with_f32;
 use crate::{Compute, pieces};
 use epilogue::Output;
+#[cfg(target_arch = "x86_64")]
+use input::Form;
 use matrix::Stored;
+#[cfg(target_arch = "x86_64")]
+use narrow::Values;
 
 pub use epilogue::Epilogue;
+pub use input::Input;
 pub use matrix::{Difference, LaterMatrix, Matrix};
 
 /// Elements of a matrix that are widened to f32 at a time: a tile of 16 MiB, whatever the size of the matrix.
@@ -46,6 +52,14 @@ pub fn linear(x: &Tensor, weight: &Matrix, bias: Option<&Tensor>) -> Result<Tens
 /// # Errors
 /// Shapes that do not fit.
 pub fn linear_with(x: &Tensor, weight: &Matrix, bias: Option<&Tensor>, epilogue: Epilogue) -> Result<Tensor> {
+    linear_of(&x.clone().into(), weight, bias, epilogue)
+}
+
+/// As [`linear_with`], of inputs that may be shared with other products and normalised before.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn linear_of(x: &Input, weight: &Matrix, bias: Option<&Tensor>, epilogue: Epilogue) -> Result<Tensor> {
     let (out_features, in_features) = weight.dims2()?;
     let mut shape = x.dims().to_vec();
     let Some(last) = shape.last_mut().filter(|last| **last == in_features) else {
@@ -57,17 +71,22 @@ pub fn linear_with(x: &Tensor, weight: &Matrix, bias: Option<&Tensor>, epilogue:
     }
     epilogue.check(&shape)?;
     if let Stored::Later(_) = &weight.stored {
-        return linear_with(x, &weight.now()?, bias, epilogue);
+        return linear_of(x, &weight.now()?, bias, epilogue);
     }
-    let count: usize = shape.iter().rev().skip(1).product();
-    let rows = x.reshape((count, in_features))?;
     if weight.differences.is_empty() {
         let terms = Terms { bias, epilogue, compute: weight.compute() };
-        return product(&rows, &weight.stored, &terms)?.reshape(shape);
+        return product(x, &weight.stored, &terms)?.reshape(shape);
     }
     let terms = Terms { bias, epilogue: Epilogue::None, compute: weight.compute() };
-    let product = product(&rows, &weight.stored, &terms)?;
+    let rows = in_rows(x.plain()?, in_features)?;
+    let product = product(&rows.clone().into(), &weight.stored, &terms)?;
     epilogue.apply(add_differences(&rows, product, &weight.differences)?.reshape(shape)?)
+}
+
+/// `[.., in]` → `[rows, in]`, if there are no columns as well.
+fn in_rows(x: &Tensor, in_features: usize) -> Result<Tensor> {
+    let count: usize = x.dims().iter().rev().skip(1).product();
+    x.reshape((count, in_features))
 }
 
 /// What belongs to a product.
@@ -78,8 +97,8 @@ struct Terms<'a> {
     compute: Compute,
 }
 
-/// `x` `[rows, in]` with a matrix that is there → `[rows, out]`.
-fn product(x: &Tensor, weight: &Stored, terms: &Terms) -> Result<Tensor> {
+/// `x` `[.., in]` with a matrix that is there → `[rows, out]`.
+fn product(x: &Input, weight: &Stored, terms: &Terms) -> Result<Tensor> {
     match weight {
         Stored::Later(later) => candle_core::bail!("linear: {later:?} is not there"),
         Stored::Float(weight) => float::product(x, weight, terms),
@@ -87,7 +106,8 @@ fn product(x: &Tensor, weight: &Stored, terms: &Terms) -> Result<Tensor> {
         Stored::Quantised(weight) => {
             let [out_features, in_features] = weight.shape();
             let tile = |start, count| matrix::decoded(weight, start, count)?.to_device(x.device());
-            let product = float::in_tiles(x, out_features, float::tile_rows(in_features), terms.bias, tile)?;
+            let x = in_rows(x.plain()?, in_features)?;
+            let product = float::in_tiles(&x, out_features, float::tile_rows(in_features), terms.bias, tile)?;
             terms.epilogue.apply(product)
         }
     }
@@ -95,27 +115,26 @@ fn product(x: &Tensor, weight: &Stored, terms: &Terms) -> Result<Tensor> {
 
 /// A product to be computed on the host.
 struct Job<'a> {
-    /// `[count, in]`.
-    x: &'a [f32],
+    /// Rows of inputs.
     count: usize,
     weight: View<'a>,
     output: Output<'a>,
 }
 
-/// `x` `[rows, in]` f32 with a matrix in the host's memory.
-fn on_host(x: &Tensor, weight: View, terms: &Terms) -> Result<Tensor> {
-    let count = x.dim(0)?;
+/// `x` `[.., in]` with a matrix in the host's memory → `[rows, out]`.
+fn on_host(x: &Input, weight: View, terms: &Terms) -> Result<Tensor> {
+    let count: usize = x.dims().iter().rev().skip(1).product();
+    let compute = available(terms.compute, weight);
     let product = terms.epilogue.with(terms.bias, |output| {
-        with_f32(x, |x| {
-            let job = Job { x, count, weight, output };
-            Ok(match available(terms.compute, weight) {
-                #[cfg(target_arch = "x86_64")]
-                Compute::Int8 => narrow::int8(job),
-                #[cfg(target_arch = "x86_64")]
-                Compute::Bf16 => narrow::bf16(job),
-                _ => tiles::product(job, Level::detect()),
-            })
-        })
+        let job = Job { count, weight, output };
+        #[cfg(target_arch = "x86_64")]
+        if compute != Compute::F32 {
+            if let Some(rounded) = x.rounded(Form { compute, rotation: weight.rotation })? {
+                return Ok(narrow::product(Values::Rounded(&rounded), compute, job));
+            }
+            return with_f32(x.plain()?, |x| Ok(narrow::product(Values::Floats(x), compute, job)));
+        }
+        with_f32(x.plain()?, |x| Ok(tiles::product(x, job, Level::detect())))
     })?;
     Tensor::from_vec(product, (count, weight.rows), &Device::Cpu)
 }
@@ -161,11 +180,11 @@ fn add_differences(x: &Tensor, product: Tensor, differences: &[Difference]) -> R
         for difference in differences {
             sum = match difference {
                 Difference::Whole { difference, factor } => {
-                    (sum + (float::product(&x, difference, &plain)? * *factor)?)?
+                    (sum + (float::product(&x.clone().into(), difference, &plain)? * *factor)?)?
                 }
                 Difference::LowRank { down, up, first_row, factor } => {
-                    let inner = (float::product(&x, down, &plain)? * *factor)?;
-                    float::add_at(&sum, &float::product(&inner, up, &plain)?, 1, *first_row)?
+                    let inner = (float::product(&x.clone().into(), down, &plain)? * *factor)?;
+                    float::add_at(&sum, &float::product(&inner.into(), up, &plain)?, 1, *first_row)?
                 }
             };
         }

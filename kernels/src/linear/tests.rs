@@ -58,7 +58,7 @@ fn quantised_products_agree_over_shapes_and_instruction_sets() {
             let want = reference::linear(&x, &matrix.clone().into(), None).unwrap();
             for level in Level::available() {
                 let (x, output) = (values(&x), Output::NONE);
-                let got = tiles::product(Job { x: &x, count: rows, weight: matrix.view(), output }, level);
+                let got = tiles::product(&x, Job { count: rows, weight: matrix.view(), output }, level);
                 assert_close(&Tensor::from_vec(got, (rows, out), &Device::Cpu).unwrap(), &want, 1e-6);
             }
         }

@@ -25,8 +25,8 @@ const MOST_ROWS: usize = 1024;
 const TASK_ROWS: usize = 32;
 
 /// `x` times the transposed matrix, both in f32.
-pub(super) fn product(job: Job, level: Level) -> Vec<f32> {
-    let Job { x, count, weight, output } = job;
+pub(super) fn product(x: &[f32], job: Job, level: Level) -> Vec<f32> {
+    let Job { count, weight, output } = job;
     let View { rows: out_features, columns: in_features, .. } = weight;
     let mut out = Vec::with_capacity(count * out_features);
     if count * out_features == 0 {

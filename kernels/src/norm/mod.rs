@@ -20,15 +20,23 @@ pub fn layer_norm(x: &Tensor, weight: Option<&Tensor>, bias: Option<&Tensor>, ep
     if !matches!(x.device(), Device::Cpu) {
         return reference::layer_norm(x, weight, bias, eps);
     }
-    let kernel = LayerNorm { weight: vector(weight)?, bias: vector(bias)?, eps: eps as f32 };
-    check_width(x.dim(candle_core::D::Minus1)?, &[kernel.weight.as_ref(), kernel.bias.as_ref()])?;
-    map_rows(x, &kernel)
+    map_rows(x, &LayerNorm::new(x.dim(candle_core::D::Minus1)?, weight, bias, eps)?)
 }
 
-struct LayerNorm {
+/// [`layer_norm`] of one row.
+pub(crate) struct LayerNorm {
     weight: Option<Vec<f32>>,
     bias: Option<Vec<f32>>,
     eps: f32,
+}
+
+impl LayerNorm {
+    /// Of rows of `width`.
+    pub(crate) fn new(width: usize, weight: Option<&Tensor>, bias: Option<&Tensor>, eps: f64) -> Result<Self> {
+        let kernel = Self { weight: vector(weight)?, bias: vector(bias)?, eps: eps as f32 };
+        check_width(width, &[kernel.weight.as_ref(), kernel.bias.as_ref()])?;
+        Ok(kernel)
+    }
 }
 
 impl RowKernel for LayerNorm {

@@ -5,14 +5,14 @@ use std::ops::Range;
 use candle_core::{Device, Result, Tensor};
 use kernels::Compute;
 use kernels::attention::{Attention, Bias};
-use kernels::linear::Epilogue;
+use kernels::linear::{Epilogue, Input};
 use kernels::residual::{add_in_place, gated_add_in_place};
 use nn::{LayerNorm, Linear, RmsNorm, RopeTables, merge_heads, split_heads};
 use weights::Weights;
 
 use super::{Backend, Rows};
 use crate::Conditioning;
-use crate::block::{Context, KeysValues, norm_modulate};
+use crate::block::{Context, KeysValues, norm_modulated};
 
 /// See the module: f32.
 pub(crate) struct Host;
@@ -21,7 +21,7 @@ impl Backend for Host {
     const AT_ONCE: bool = true;
 
     type Activations = Tensor;
-    type Input = Tensor;
+    type Input = Input;
     type Linear = Linear;
     type RmsNorm = RmsNorm;
     type LayerNorm = LayerNorm;
@@ -92,39 +92,39 @@ impl Backend for Host {
         block + time
     }
 
-    fn norm_modulated(&self, x: &Tensor, Rows { all, first }: Rows<Self>, eps: f64) -> Result<Tensor> {
-        norm_modulate(x, &all.narrow(1, first + 1, 1)?, &all.narrow(1, first, 1)?, eps)
+    fn norm_modulated(&self, x: &Tensor, Rows { all, first }: Rows<Self>, eps: f64) -> Result<Input> {
+        norm_modulated(x, &all.narrow(1, first + 1, 1)?, &all.narrow(1, first, 1)?, eps)
     }
 
-    fn normalised(&self, x: &Tensor, norm: &LayerNorm) -> Result<Tensor> {
-        norm.forward(x)
+    fn normalised(&self, x: &Tensor, norm: &LayerNorm) -> Result<Input> {
+        norm.before(x)
     }
 
-    fn input(&self, x: Tensor) -> Result<Tensor> {
-        Ok(x)
+    fn input(&self, x: Tensor) -> Result<Input> {
+        Ok(x.into())
     }
 
-    fn product(&self, x: &Tensor, linear: &Linear) -> Result<Tensor> {
-        linear.forward(x)
+    fn product(&self, x: &Input, linear: &Linear) -> Result<Tensor> {
+        linear.forward_of(x, Epilogue::None)
     }
 
-    fn product_gelu(&self, x: &Tensor, linear: &Linear) -> Result<Tensor> {
-        linear.forward_with(x, Epilogue::GeluTanh)
+    fn product_gelu(&self, x: &Input, linear: &Linear) -> Result<Tensor> {
+        linear.forward_of(x, Epilogue::GeluTanh)
     }
 
     fn product_gated(
         &self,
-        x: &Tensor,
+        x: &Input,
         linear: &Linear,
         residual: &Tensor,
         Rows { all, first }: Rows<Self>,
     ) -> Result<Tensor> {
         let gate = &all.narrow(1, first, 1)?;
-        linear.forward_with(x, Epilogue::GatedResidual { residual, gate })
+        linear.forward_of(x, Epilogue::GatedResidual { residual, gate })
     }
 
-    fn product_added(&self, x: &Tensor, linear: &Linear, residual: &Tensor) -> Result<Tensor> {
-        add_in_place(residual, linear.forward(x)?)
+    fn product_added(&self, x: &Input, linear: &Linear, residual: &Tensor) -> Result<Tensor> {
+        linear.forward_of(x, Epilogue::Residual(residual))
     }
 
     /// A view.

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 
-use super::inputs::{Inputs, Round};
+use super::inputs::{Inputs, Round, Words};
 use super::kernel::{Narrow, NarrowTask, Part, Sink};
 use super::tile::SPAN;
 use super::{FEW, Factored, SMALL_TILE, draw, words};
@@ -13,17 +13,24 @@ use crate::linear::epilogue::Place;
 
 pub(super) fn product<N: Narrow>(inputs: Inputs, count: usize, weight: Factored, out: &Place) {
     let out_features = weight.weight.rows;
-    let words = words::<N>(inputs.columns);
-    let mut rounded = vec![MaybeUninit::uninit(); count * words];
-    let mut scales = vec![0.0; count];
-    // SAFETY, here and below: whoever asks for a kind has its instructions.
-    unsafe { N::call(Round { inputs, words: &mut rounded, scales: &mut scales }) };
+    let (mut rounded, mut row_scales) = (Vec::new(), Vec::new());
+    let Words { words: x, scales } = match inputs {
+        Inputs::Words(words) => words,
+        Inputs::Floats(inputs) => {
+            rounded.resize(count * words::<N>(inputs.columns), MaybeUninit::uninit());
+            row_scales.resize(count, 0.0);
+            // SAFETY: whoever asks for a kind has its instructions.
+            unsafe { N::call(Round { inputs, words: &mut rounded, scales: &mut row_scales }) };
+            Words { words: &rounded, scales: &row_scales }
+        }
+    };
     // Rows of the matrix that a task takes.
     let rows = SMALL_TILE;
     draw(out_features.div_ceil(rows), Buffer::new, |span, task, _| {
         let first = task * rows;
         let rows = rows.min(out_features - first);
-        unsafe { N::call(Dots { x: &rounded, scales: &scales, weight, first, rows, span, out }) };
+        // SAFETY: as above.
+        unsafe { N::call(Dots { x, scales, weight, first, rows, span, out }) };
     });
 }
 

@@ -13,15 +13,45 @@ use crate::linear::rounding::int8_scale;
 use crate::quant::{Rotation, largest_group};
 use crate::vector::run_at;
 
+/// Inputs of a product.
+#[derive(Clone, Copy)]
+pub(super) enum Inputs<'a> {
+    Floats(Floats<'a>),
+    /// Rounded already.
+    Words(Words<'a>),
+}
+
+impl Inputs<'_> {
+    /// `count` rows from `first` on.
+    pub(super) fn rows(self, first: usize, count: usize) -> Self {
+        match self {
+            Self::Floats(Floats { x, columns, rotation }) => {
+                Self::Floats(Floats { x: &x[first * columns..][..count * columns], columns, rotation })
+            }
+            Self::Words(Words { words, scales }) => {
+                let pitch = words.len() / scales.len().max(1);
+                Self::Words(Words { words: &words[first * pitch..][..count * pitch], scales: &scales[first..][..count] })
+            }
+        }
+    }
+}
+
+/// Rows of words as [`Round`] writes them, `[rows]` of whole chunks, and by what their sums are multiplied, `[rows]`.
+#[derive(Clone, Copy)]
+pub(super) struct Words<'a> {
+    pub words: &'a [MaybeUninit<u32>],
+    pub scales: &'a [f32],
+}
+
 /// Inputs `[rows, columns]`, rotated before if the matrix is.
 #[derive(Clone, Copy)]
-pub(super) struct Inputs<'a> {
+pub(super) struct Floats<'a> {
     pub x: &'a [f32],
     pub columns: usize,
     pub rotation: Option<usize>,
 }
 
-impl Inputs<'_> {
+impl Floats<'_> {
     fn row(&self, row: usize) -> &[f32] {
         &self.x[row * self.columns..][..self.columns]
     }
@@ -73,7 +103,7 @@ impl Inputs<'_> {
 
 /// Rounds rows as they lie.
 pub(super) struct Round<'a> {
-    pub inputs: Inputs<'a>,
+    pub inputs: Floats<'a>,
     /// `[rows]` of whole chunks.
     pub words: &'a mut [MaybeUninit<u32>],
     /// `[rows]`.
@@ -128,7 +158,7 @@ impl Panels {
         Self { words, scales: vec![0.0; rows.next_multiple_of(WIDTH)], rows, count }
     }
 
-    /// Rounds and repacks inputs of `rows` rows, at most as many as there is memory for.
+    /// Repacks inputs of `rows` rows, rounded if they are not, at most as many as there is memory for.
     pub(super) fn pack<N: Narrow>(&mut self, inputs: Inputs, rows: usize) {
         self.rows = rows;
         let count = self.count;
@@ -140,7 +170,12 @@ impl Panels {
         panels.for_each_init(Buffer::new, |span, (p, (panel, scales))| {
             let there = WIDTH.min(rows - p * WIDTH);
             // SAFETY: whoever asks for a kind has its instructions.
-            unsafe { N::call(Pack { inputs, first: p * WIDTH, there, panel, scales, span }) };
+            unsafe {
+                match inputs {
+                    Inputs::Floats(inputs) => N::call(Pack { inputs, first: p * WIDTH, there, panel, scales, span }),
+                    Inputs::Words(inputs) => N::call(Repack { inputs, first: p * WIDTH, there, panel, scales }),
+                }
+            }
         });
     }
 
@@ -179,7 +214,7 @@ impl Panels {
 
 /// One panel.
 struct Pack<'a> {
-    inputs: Inputs<'a>,
+    inputs: Floats<'a>,
     first: usize,
     /// Rows that there are.
     there: usize,
@@ -223,11 +258,53 @@ impl NarrowTask for Pack<'_> {
                             rows[i] = N::inputs(base.add(i * pitch + at), count, factors[i]);
                         }
                         let word = (from + at) / N::NUMBERS;
-                        let to = &mut panel[word * vectors..][..CHUNK * vectors];
-                        for (to, x) in to.chunks_exact_mut(vectors).zip(transpose(rows)) {
-                            _mm512_store_si512(to[half].as_mut_ptr().cast(), x);
-                        }
+                        put(&mut panel[word * vectors..], rows, [half, vectors]);
                     }
+                }
+            }
+        }
+    }
+}
+
+/// Writes a chunk of words of sixteen rows, which are the `half`th of `vectors` of a panel's lanes.
+#[inline(always)]
+unsafe fn put(panel: &mut [MaybeUninit<Vector>], rows: [__m512i; CHUNK], [half, vectors]: [usize; 2]) {
+    // SAFETY: the caller has the instructions; whole vectors are written.
+    unsafe {
+        for (to, x) in panel.chunks_exact_mut(vectors).zip(transpose(rows)) {
+            _mm512_store_si512(to[half].as_mut_ptr().cast(), x);
+        }
+    }
+}
+
+/// One panel of rows that are rounded.
+struct Repack<'a> {
+    inputs: Words<'a>,
+    first: usize,
+    /// Rows that there are.
+    there: usize,
+    panel: &'a mut [MaybeUninit<Vector>],
+    scales: &'a mut [f32],
+}
+
+impl NarrowTask for Repack<'_> {
+    #[inline(always)]
+    unsafe fn run<N: Narrow>(self) {
+        let Self { inputs: Words { words, scales: from }, first, there, panel, scales } = self;
+        let (count, vectors) = (words.len() / from.len(), there.div_ceil(CHUNK));
+        let words = &words[first * count..][..there * count];
+        scales[..there].copy_from_slice(&from[first..][..there]);
+        for half in 0..vectors {
+            let words = &words[half * CHUNK * count..];
+            let there = (there - half * CHUNK).min(CHUNK);
+            for at in (0..count).step_by(CHUNK) {
+                // SAFETY: the instructions are the caller's; rows are whole chunks, which have been written.
+                unsafe {
+                    let mut rows = [_mm512_setzero_si512(); CHUNK];
+                    for (i, row) in rows.iter_mut().enumerate().take(there) {
+                        *row = _mm512_loadu_si512(words[i * count + at..][..CHUNK].as_ptr().cast());
+                    }
+                    put(&mut panel[at * vectors..], rows, [half, vectors]);
                 }
             }
         }

@@ -15,11 +15,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
-use super::Job;
+use super::input::{Form, Rounded};
 use super::rounding::scale_is_of_row;
+use super::Job;
+use crate::Compute;
 use crate::gemm::CHUNK;
+use crate::level::Level;
+use crate::norm::LayerNorm;
 use crate::quant::{Scales, View};
-use inputs::{Inputs, Panels};
+use crate::rows::{Input, Rows};
+use crate::vector::run_at;
+use inputs::{Floats, Inputs, Panels, Round, Words};
 use kernel::{Bf16, Int8, Narrow, WIDTH};
 use tile::{Scratch, TILE_ROWS, Tile};
 
@@ -30,17 +36,23 @@ const MOST_ROWS: usize = 1024;
 /// Most bytes of repacked inputs, which all threads go through for every tile: what a shared cache may hold.
 const PACKED_BYTES: usize = 16 << 20;
 
-/// `x` times the transposed matrix, both rounded to bf16; needs the instructions.
-pub(super) fn bf16(job: Job) -> Vec<f32> {
-    product::<Bf16>(job)
+/// What a matrix is multiplied with, `[count, in]`.
+pub(super) enum Values<'a> {
+    Floats(&'a [f32]),
+    /// Likewise rounded already.
+    Rounded(&'a Rounded),
 }
 
-/// `x` rounded to int8 by row times the transposed matrix, which is int8 with at most one scale a row; needs the instructions.
-pub(super) fn int8(job: Job) -> Vec<f32> {
-    product::<Int8>(job)
+/// `x` times the transposed matrix: both rounded to bf16, or `x` rounded to int8 by row and the matrix int8 with at most one scale a
+/// row; needs the instructions.
+pub(super) fn product(x: Values, compute: Compute, job: Job) -> Vec<f32> {
+    match compute {
+        Compute::Int8 => product_in::<Int8>(x, job),
+        Compute::F32 | Compute::Bf16 => product_in::<Bf16>(x, job),
+    }
 }
 
-/// Most bytes of memory that [`bf16`] and [`int8`] take with `threads`.
+/// Most bytes of memory that a [`product`] takes with `threads`.
 pub(super) fn workspace_bytes(rows: usize, columns: usize, threads: usize) -> usize {
     bytes::<Bf16>(rows, columns, threads).max(bytes::<Int8>(rows, columns, threads))
 }
@@ -50,7 +62,7 @@ fn bytes<N: Narrow>(rows: usize, columns: usize, threads: usize) -> usize {
     const MARGIN: usize = 64 << 10;
     let packed = if rows <= FEW { rows } else { step::<N>(rows, columns).min(rows).next_multiple_of(CHUNK) };
     let sums = if rows <= FEW { 0 } else { packed };
-    4 * (packed * words::<N>(columns) + threads * (Inputs::rotated::<N>(columns) + Scratch::words(sums)))
+    4 * (packed * words::<N>(columns) + threads * (Floats::rotated::<N>(columns) + Scratch::words(sums)))
         + threads * MARGIN
 }
 
@@ -90,9 +102,13 @@ impl<'a> Factored<'a> {
     }
 }
 
-fn product<N: Narrow>(job: Job) -> Vec<f32> {
-    let Job { x, count, weight, output } = job;
+fn product_in<N: Narrow>(x: Values, job: Job) -> Vec<f32> {
+    let Job { count, weight, output } = job;
     let View { rows: out_features, columns, rotation, .. } = weight;
+    let inputs = match x {
+        Values::Floats(x) => Inputs::Floats(Floats { x, columns, rotation }),
+        Values::Rounded(Rounded { words, scales }) => Inputs::Words(Words { words, scales }),
+    };
     let mut out = Vec::with_capacity(count * out_features);
     if count * out_features == 0 {
         return out;
@@ -100,13 +116,13 @@ fn product<N: Narrow>(job: Job) -> Vec<f32> {
     let place = output.place(&mut out, [count, out_features]);
     let weight = Factored::new(weight);
     if count <= FEW {
-        few::product::<N>(Inputs { x, columns, rotation }, count, weight, &place);
+        few::product::<N>(inputs, count, weight, &place);
     } else {
         let step = step::<N>(count, columns);
         let mut panels = Panels::new::<N>(step.min(count), columns);
         for first in (0..count).step_by(step) {
             let rows = step.min(count - first);
-            panels.pack::<N>(Inputs { x: &x[first * columns..][..rows * columns], columns, rotation }, rows);
+            panels.pack::<N>(inputs.rows(first, rows), rows);
             let rows = tile_rows(out_features);
             draw(out_features.div_ceil(rows), Scratch::new, |scratch, task, next| {
                 let tile = |task: usize| (task * rows, rows.min(out_features.saturating_sub(task * rows)));
@@ -120,6 +136,36 @@ fn product<N: Narrow>(job: Job) -> Vec<f32> {
     // SAFETY: every element of every row has been written.
     unsafe { out.set_len(count * out_features) };
     out
+}
+
+/// Numbers that are normalised at a time before they are rounded, made whole rows: they stay in a core's cache.
+const NORMED: usize = 16 << 10;
+
+/// Rows `[rows, columns]` of `x` normalised and rounded in one pass; needs the instructions of what they are rounded to.
+pub(super) fn normed(x: &[f32], columns: usize, norm: &LayerNorm, form: Form) -> Rounded {
+    match form.compute {
+        Compute::Int8 => normed_in::<Int8>(x, columns, norm, form.rotation),
+        Compute::F32 | Compute::Bf16 => normed_in::<Bf16>(x, columns, norm, form.rotation),
+    }
+}
+
+fn normed_in<N: Narrow>(x: &[f32], columns: usize, norm: &LayerNorm, rotation: Option<usize>) -> Rounded {
+    let (rows, pitch) = (x.len() / columns.max(1), words::<N>(columns));
+    let mut words = Vec::with_capacity(rows * pitch);
+    // SAFETY: there is room for them, and they need not hold anything.
+    unsafe { words.set_len(rows * pitch) };
+    let mut scales = vec![0.0; rows];
+    let task = NORMED.div_ceil(columns.max(1)).max(1);
+    let tasks = x.par_chunks(task * columns.max(1)).zip(words.par_chunks_mut(task * pitch.max(1)));
+    tasks.zip(scales.par_chunks_mut(task)).for_each_init(Vec::new, |normed, ((x, words), scales)| {
+        normed.resize(x.len(), 0.0);
+        let rows = Rows { kernel: norm, first: 0, width: columns, input: Input::Apart(x), out: normed };
+        run_at(Level::detect(), rows);
+        let inputs = Floats { x: normed, columns, rotation };
+        // SAFETY: whoever asks for a kind has its instructions.
+        unsafe { N::call(Round { inputs, words, scales }) };
+    });
+    Rounded { words, scales }
 }
 
 /// Rows of the matrix that a task takes: so many that no thread waits long for the last one.

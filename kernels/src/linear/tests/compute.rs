@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Tensor};
 use proptest::prelude::*;
 
 use super::{quantise, values};
-use crate::linear::{Difference, Epilogue, Matrix, linear, linear_with, reference};
+use crate::linear::{Difference, Epilogue, Input, Matrix, linear, linear_of, linear_with, reference};
 use crate::quant::{Encoding, QuantMatrix, Scales, Scaling, Target};
 use crate::testing::{assert_close, assert_same, fresh, randn};
 use crate::{Compute, activation, level, residual};
@@ -204,6 +204,44 @@ fn epilogues_are_the_bits_of_one_after_the_other() {
         for epilogue in [Epilogue::Residual(&short), Epilogue::Times(&short)] {
             assert!(linear_with(&x, &float, None, epilogue).unwrap_err().to_string().contains("to go with"));
         }
+    }
+}
+
+/// Whatever the rows' number, which other matrices there are, and the numbers they are multiplied in.
+#[test]
+fn inputs_normalised_on_the_way_are_the_bits_of_one_after_the_other() {
+    let shapes = [(1, 64, 50), (4, 33, 20), (5, 320, 130), (37, 256, 70), (1100, 512, 60)];
+    for (seed, (rows, inner, out)) in shapes.into_iter().enumerate() {
+        let seed = 10 * seed as u64;
+        let x = randn(&[2, inner, rows], seed).transpose(1, 2).unwrap();
+        let (gain, shift, bias) = (randn(&[inner], seed + 1), randn(&[1, inner], seed + 2), randn(&[out], seed + 3));
+        let shift = shift.flatten_all().unwrap();
+        let rotation = inner.is_multiple_of(256).then_some(256);
+        let float = Matrix::from(randn(&[out, inner], seed + 5));
+        let matrices = [
+            Matrix::from(quantise([out, inner], int8(Scaling::Rows, None), seed + 4)),
+            Matrix::from(quantise([out, inner], int8(Scaling::Rows, rotation), seed + 4)),
+            Matrix::from(quantise([out, inner], Encoding::F8E4M3.into(), seed + 6)),
+            float.clone().with(Difference::Whole { difference: randn(&[out, inner], seed + 7), factor: 0.5 }).unwrap(),
+            float,
+        ];
+        for gains in [None, Some((&gain, &shift))] {
+            let (weight, bias_of_norm) = gains.unzip();
+            let normed = crate::norm::reference::layer_norm(&x, weight, bias_of_norm, 1e-6).unwrap();
+            let first = crate::norm::layer_norm(&x, weight, bias_of_norm, 1e-6).unwrap();
+            assert_close(&first, &normed, 3e-6);
+            let shared = Input::normed(x.clone(), weight, bias_of_norm, 1e-6).unwrap();
+            assert_eq!(shared.dims(), [2, rows, inner]);
+            for compute in [Compute::Int8, Compute::F32, Compute::Bf16] {
+                for matrix in &matrices {
+                    let matrix = matrix.clone().with_compute(compute);
+                    let after = linear_with(&first, &matrix, Some(&bias), Epilogue::GeluTanh).unwrap();
+                    assert_same(&linear_of(&shared, &matrix, Some(&bias), Epilogue::GeluTanh).unwrap(), &after);
+                }
+            }
+        }
+        let short = randn(&[inner + 1], 1);
+        assert!(Input::normed(x, Some(&short), None, 1e-6).is_err());
     }
 }
 
