@@ -4,8 +4,10 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
+use kernels::Compute;
 use kernels::activation::gelu_tanh_in_place;
+use kernels::linear::{Epilogue, Input, Matrix, linear_of};
 use kernels::norm::{layer_norm, rms_norm_in_place, rms_norm_rope_in_place};
 use kernels::residual::{add_in_place, gated_add_in_place};
 use kernels::rope::rope_in_place;
@@ -87,8 +89,27 @@ fn bench(width: usize) {
     report("GELU", moved, seconds, copied);
 }
 
+/// A norm and the three products after it: one after the other, and the norm with the rounding of what they share.
+fn norm_with_products(tokens: usize, width: usize) {
+    let (x, gain) = (randn(&[1, tokens, width]), randn(&[width]));
+    let bf16 = |_| Matrix::from(randn(&[width, width]).to_dtype(DType::BF16).unwrap()).with_compute(Compute::Bf16);
+    let matrices = [0, 1, 2].map(bf16);
+    let products = |x: &Input| {
+        for matrix in &matrices {
+            black_box(linear_of(x, matrix, None, Epilogue::None).unwrap());
+        }
+    };
+    let apart = || products(&layer_norm(&x, Some(&gain), None, 1e-6).unwrap().into());
+    let within = || products(&Input::normed(x.clone(), Some(&gain), None, 1e-6).unwrap());
+    let mut ratios: Vec<f64> = (0..5).map(|_| median(apart) / median(within)).collect();
+    ratios.sort_by(f64::total_cmp);
+    println!("{tokens} × {width}, norm and three products in bf16: apart takes {:.3} of what it takes within", ratios[2]);
+}
+
 fn main() {
     for width in [1536, 5120] {
         bench(width);
     }
+    norm_with_products(2550, 1536);
+    norm_with_products(1024, 5120);
 }

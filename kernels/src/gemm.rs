@@ -57,6 +57,8 @@ pub(crate) fn panel_width(level: Level) -> usize {
         Level::Avx512 => 32,
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => 16,
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon => 8,
         Level::Portable => 8,
     }
 }
@@ -82,6 +84,7 @@ impl Rows {
         Self { count, groups: count.div_ceil(V::ROWS), chunks: k.div_ceil(CHUNK) }
     }
 
+    #[cfg(target_arch = "x86_64")]
     pub(crate) fn groups(&self) -> usize {
         self.groups
     }

@@ -12,13 +12,18 @@ pub(crate) enum Level {
     Avx512,
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
     Portable,
 }
 
-/// Instruction sets in the order in which processors got them; each has all before it.
+/// Instruction sets in the order in which processors of a kind got them; each has all before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Instructions {
     Portable,
+    /// Of 64-bit ARM, which always has it.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
     /// With FMA.
     Avx2,
     /// F, BW, DQ and VL.
@@ -30,12 +35,22 @@ enum Instructions {
 }
 
 impl Instructions {
-    const ALL: [Self; 5] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Vnni, Self::Avx512Bf16];
+    const ALL: &[Self] = &[
+        Self::Portable,
+        #[cfg(target_arch = "aarch64")]
+        Self::Neon,
+        Self::Avx2,
+        Self::Avx512,
+        Self::Avx512Vnni,
+        Self::Avx512Bf16,
+    ];
 
     /// As the environment's variable spells it.
     fn spelling(self) -> &'static str {
         match self {
             Self::Portable => "portable",
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => "neon",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
             Self::Avx512Vnni => "avx512-vnni",
@@ -47,6 +62,8 @@ impl Instructions {
     fn name(self) -> &'static str {
         match self {
             Self::Portable => "portable",
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => "NEON",
             Self::Avx2 => "AVX2",
             Self::Avx512 => "AVX-512",
             Self::Avx512Vnni => "AVX-512 VNNI",
@@ -71,7 +88,9 @@ impl Instructions {
                 (false, _) => Self::Avx512,
             }
         }
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(target_arch = "aarch64")]
+        return Self::Neon;
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
         Self::Portable
     }
 
@@ -92,7 +111,7 @@ fn requested() -> Result<Option<Instructions>, CpuLevelError> {
         None => Ok(None),
         Some(value) if value.is_empty() => Ok(None),
         Some(value) => {
-            let found = Instructions::ALL.into_iter().find(|i| value.eq_ignore_ascii_case(i.spelling()));
+            let found = Instructions::ALL.iter().copied().find(|i| value.eq_ignore_ascii_case(i.spelling()));
             found.map(Some).ok_or_else(|| CpuLevelError { value: value.to_string_lossy().into_owned() })
         }
     }
@@ -100,17 +119,22 @@ fn requested() -> Result<Option<Instructions>, CpuLevelError> {
 
 /// [`STEADYDANCE_CPU_LEVEL`](check_cpu_level) says something that is no instruction set.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{VARIABLE} is {value:?}; expected portable, avx2, avx512, avx512-vnni or avx512-bf16, the most that kernels may use"
-)]
+#[error("{VARIABLE} is {value:?}; expected {}, the most that kernels may use", spellings())]
 #[non_exhaustive]
 pub struct CpuLevelError {
     /// What it says.
     pub value: String,
 }
 
+/// `a, b or c`.
+fn spellings() -> String {
+    let all: Vec<&str> = Instructions::ALL.iter().map(|i| i.spelling()).collect();
+    let (last, others) = all.split_last().unwrap_or((&"", &[]));
+    format!("{} or {last}", others.join(", "))
+}
+
 /// Whether the environment's `STEADYDANCE_CPU_LEVEL` can be understood: `portable`, `avx2`, `avx512`, `avx512-vnni` or
-/// `avx512-bf16`, the most that kernels may use. What the machine does not have is not used anyway.
+/// `avx512-bf16` (on ARM also `neon`), the most that kernels may use. What the machine does not have is not used anyway.
 ///
 /// # Errors
 /// Anything else in it; kernels ignore that.
@@ -119,7 +143,7 @@ pub fn check_cpu_level() -> Result<(), CpuLevelError> {
 }
 
 /// The instruction set that kernels use on this machine, the best of those they are compiled for: `AVX-512 BF16`,
-/// `AVX-512 VNNI`, `AVX-512`, `AVX2`, or `portable` where the compiler's own is all there is. The environment may lower
+/// `AVX-512 VNNI`, `AVX-512`, `AVX2`, `NEON`, or `portable` where the compiler's own is all there is. The environment may lower
 /// it ([`check_cpu_level`]).
 pub fn instruction_set() -> &'static str {
     Instructions::allowed().name()
@@ -152,6 +176,10 @@ impl Level {
             if Instructions::allowed() >= Instructions::Avx2 {
                 levels.push(Self::Avx2);
             }
+        }
+        #[cfg(target_arch = "aarch64")]
+        if Instructions::allowed() >= Instructions::Neon {
+            levels.push(Self::Neon);
         }
         levels.push(Self::Portable);
         levels

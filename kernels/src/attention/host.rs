@@ -9,7 +9,9 @@ use super::factors::Kind;
 use super::pack::{Geometry, Heads, PackTile};
 use super::tile::{Attend, BiasRows, Out, Space, words};
 use super::{Attention, Bias};
-use crate::level::{self, Level};
+#[cfg(target_arch = "x86_64")]
+use crate::level;
+use crate::level::Level;
 use crate::memory::PageBuffer;
 use crate::{Compute, memory};
 
@@ -20,6 +22,7 @@ const MAX_PACKED: usize = 8 << 20;
 const TASKS: usize = 8;
 
 /// The best kind of factors for `compute` on this machine.
+#[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables, reason = "sums of f32 are all there is"))]
 pub(super) fn kind_of(compute: Compute) -> Kind {
     #[cfg(target_arch = "x86_64")]
     match compute {

@@ -49,7 +49,8 @@ impl Block<'_> {
                     x86::sweep256::<4, 1>(self, first, done);
                 }
             },
-            Level::Portable => self.portable(positions),
+            // What the compiler makes of it is NEON where that is.
+            _ => self.portable(positions),
         }
     }
 

@@ -124,17 +124,16 @@ struct Job<'a> {
 /// `x` `[.., in]` with a matrix in the host's memory → `[rows, out]`.
 fn on_host(x: &Input, weight: View, terms: &Terms) -> Result<Tensor> {
     let count: usize = x.dims().iter().rev().skip(1).product();
-    let compute = available(terms.compute, weight);
     let product = terms.epilogue.with(terms.bias, |output| {
         let job = Job { count, weight, output };
-        #[cfg(target_arch = "x86_64")]
-        if compute != Compute::F32 {
-            if let Some(rounded) = x.rounded(Form { compute, rotation: weight.rotation })? {
-                return Ok(narrow::product(Values::Rounded(&rounded), compute, job));
-            }
-            return with_f32(x.plain()?, |x| Ok(narrow::product(Values::Floats(x), compute, job)));
-        }
-        with_f32(x.plain()?, |x| Ok(tiles::product(x, job, Level::detect())))
+        Ok(match available(terms.compute, weight) {
+            #[cfg(target_arch = "x86_64")]
+            compute @ (Compute::Bf16 | Compute::Int8) => match x.rounded(Form { compute, rotation: weight.rotation })? {
+                Some(rounded) => narrow::product(Values::Rounded(&rounded), compute, job),
+                None => with_f32(x.plain()?, |x| Ok(narrow::product(Values::Floats(x), compute, job)))?,
+            },
+            _ => with_f32(x.plain()?, |x| Ok(tiles::product(x, job, Level::detect())))?,
+        })
     })?;
     Tensor::from_vec(product, (count, weight.rows), &Device::Cpu)
 }

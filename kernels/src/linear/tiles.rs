@@ -244,6 +244,8 @@ fn tile_rows(level: Level) -> usize {
         Level::Avx512 => 56,
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => 48,
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon => 48,
         Level::Portable => 40,
     }
 }

@@ -2,6 +2,8 @@
 
 use crate::level::Level;
 
+#[cfg(target_arch = "aarch64")]
+mod neon;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -22,6 +24,9 @@ pub(crate) fn run_at(level: Level, task: impl Task) {
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => unsafe { x86::avx2(task) },
+        // SAFETY: every such machine has the instructions; as above.
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon => unsafe { task.run::<std::arch::aarch64::float32x4_t>() },
         // SAFETY: as above.
         Level::Portable => unsafe { task.run::<Lanes>() },
     }
@@ -211,7 +216,7 @@ impl Lanes {
 
 impl Vector for Lanes {
     const LANES: usize = 4;
-    const ROWS: usize = if cfg!(target_arch = "aarch64") { 10 } else { 4 };
+    const ROWS: usize = 4;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {
@@ -254,11 +259,7 @@ impl Vector for Lanes {
     #[inline(always)]
     unsafe fn mul_add(self, b: Self, c: Self) -> Self {
         // Where it is no instruction, a fused product would be a call.
-        if cfg!(target_arch = "aarch64") {
-            Self(std::array::from_fn(|i| self.0[i].mul_add(b.0[i], c.0[i])))
-        } else {
-            Self(std::array::from_fn(|i| self.0[i] * b.0[i] + c.0[i]))
-        }
+        Self(std::array::from_fn(|i| self.0[i] * b.0[i] + c.0[i]))
     }
     #[inline(always)]
     unsafe fn mul_sub_from(self, b: Self, c: Self) -> Self {

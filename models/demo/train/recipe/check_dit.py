@@ -34,7 +34,7 @@ def main():
     vae, model, encoders = load_vae(a.vae), load_teacher(a.dit), load_encoders(a.encoders)
     if a.lora:
         add_lora(model)
-        model.load_state_dict(torch.load(a.lora)["average"], strict=False)
+        model.load_state_dict(torch.load(a.lora, map_location="cpu")["average"], strict=False)
     rows, sheet = [], []
     for path in sorted(a.latents.glob("*.npz"))[: a.count]:
         with np.load(path) as data:

@@ -17,7 +17,7 @@ from torch import nn
 
 from .dit import CONFIG, Dit
 from .encoders import load_encoders
-from .flow import FEW_STEPS, Encoded, conditions, sample, shifted
+from .flow import FEW_STEPS, Encoded, conditions, sample, shifted, stacked
 from .muon import Muon
 from .train_dit import prompts
 
@@ -33,9 +33,9 @@ class LoraLinear(nn.Module):
     def __init__(self, base):
         super().__init__()
         self.base = base.requires_grad_(False)
-        self.down = nn.Parameter(torch.randn(RANK, base.in_features) / base.in_features**0.5)
-        self.up = nn.Parameter(torch.zeros(base.out_features, RANK))
-        self.diff_b = nn.Parameter(torch.zeros(base.out_features))
+        self.down = nn.Parameter(torch.randn(RANK, base.in_features).to(base.weight) / base.in_features**0.5)
+        self.up = nn.Parameter(base.weight.new_zeros(base.out_features, RANK))
+        self.diff_b = nn.Parameter(base.weight.new_zeros(base.out_features))
 
     def forward(self, x):
         if not LoraLinear.on:
@@ -65,20 +65,20 @@ def lora_state(wrapped):
     return out
 
 
-def load_teacher(path):
+def load_teacher(path, device="cpu"):
     model = Dit(CONFIG)
-    model.load_state_dict({k: v.bfloat16().float() for k, v in torch.load(path)["average"].items()})
-    return model.eval()
+    model.load_state_dict({k: v.bfloat16().float() for k, v in torch.load(path, map_location="cpu")["average"].items()})
+    return model.eval().to(device)
 
 
 def loss_of(model, encoders, items, rng, generator, teacher_share):
-    given = conditions(items)
-    text, _ = encoders.text(prompts(items, rng, ()))
-    truth = torch.from_numpy(np.stack([i["truth"] for i in items])).float()
-    figure = torch.from_numpy(np.stack([i["figure"] for i in items])).float()[:, None]
-    x = torch.randn(truth.shape, generator=generator)
+    device = model.head.modulation.device
+    given = conditions(items, device=device)
+    text = encoders.text(prompts(items, rng, ()))[0].to(device)
+    truth, figure = stacked(items, "truth", device), stacked(items, "figure", device)[:, None]
+    x = torch.randn(truth.shape, generator=generator).to(device)
     k = int(rng.choice(4, p=[0.4, 0.25, 0.2, 0.15]))
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(device.type, torch.bfloat16):
         if k:
             x = sample(model, SIGMAS[: k + 1], x, text, given)
         target = truth
@@ -87,7 +87,7 @@ def loss_of(model, encoders, items, rng, generator, teacher_share):
             u = np.linspace(SIGMAS[k] / (5 - 4 * SIGMAS[k]), 0, 6)
             target = sample(model, [float(shifted(v)) for v in u], x, text, given)
             LoraLinear.on = True
-        v = model(x, torch.full((len(items),), 1000 * SIGMAS[k]), text, **given)
+        v = model(x, torch.full((len(items),), 1000 * SIGMAS[k], device=device), text, **given)
     clean = x - SIGMAS[k] * v.float()
     error = (clean - target).square().mean(1, keepdim=True)
     weight = 0.5 + 2 * figure
@@ -105,17 +105,18 @@ def main():
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--teacher-share", type=float, default=0.25)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     a = parser.parse_args()
     a.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(a.seed)
-    model, encoders = load_teacher(a.dit), load_encoders(a.encoders)
+    model, encoders = load_teacher(a.dit, a.device), load_encoders(a.encoders)
     wrapped = add_lora(model)
     learned = {n: p for n, p in model.named_parameters() if p.requires_grad}
     optimiser = Muon(learned.items(), a.rate, adam=("down", "up", "diff_b"), decay=0.0)
     average = {n: p.detach().clone() for n, p in learned.items()}
     step, spent, path = 0, 0.0, a.out / "lora.pt"
     if path.exists():
-        saved = torch.load(path)
+        saved = torch.load(path, map_location=a.device)
         model.load_state_dict(saved["learned"], strict=False)
         optimiser.load_state_dict(saved["optimiser"])
         average, step, spent = saved["average"], saved["step"], saved["spent"]

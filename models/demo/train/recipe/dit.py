@@ -5,6 +5,7 @@ Letters: B clips, T latent frames, h x w latent size, L tokens, D width, S text 
 """
 
 import math
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -122,7 +123,8 @@ class RmsNorm(nn.Module):
         return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps) * self.weight
 
 
-def rope_table(grid, head_dim):
+@lru_cache(16)
+def rope_table(grid, head_dim, device):
     """(cos, sin) [L, head_dim/2]: time pairs first, then rows, then columns."""
     side = 2 * (head_dim // 6)
     parts = []
@@ -133,7 +135,7 @@ def rope_table(grid, head_dim):
         shape[axis] = grid[axis]
         parts.append(angles.view(shape).expand(*grid, d // 2))
     angles = torch.cat(parts, -1).reshape(-1, head_dim // 2)
-    return angles.cos().float(), angles.sin().float()
+    return angles.cos().float().to(device), angles.sin().float().to(device)
 
 
 def rotate(x, table):
@@ -265,7 +267,7 @@ class Dit(nn.Module):
     def time(self, t):
         """[B] in 0..1000 -> [B, D], in f32."""
         half = self.cfg["freq_dim"] // 2
-        angles = t.double()[:, None] * 10000 ** (-torch.arange(half, dtype=torch.float64) / half)
+        angles = t.double()[:, None] * 10000 ** (-torch.arange(half, dtype=torch.float64, device=t.device) / half)
         return self.time_embedding(torch.cat([angles.cos(), angles.sin()], -1).float())
 
     def forward(self, latents, t, text, y, pose, ref, pose_ref, image, pose_image):
@@ -279,12 +281,12 @@ class Dit(nn.Module):
         x = torch.cat([video, self.patch_embedding(ref), self.patch_embedding_ref_c(pose_ref)], 2)
         grid = x.shape[2:]
         x = x.flatten(2).transpose(1, 2).float()
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast(x.device.type, enabled=False):
             e = self.time(t)
             e0 = self.time_projection(e).unflatten(1, (6, cfg["dim"]))
         text = self.text_embedding(F.pad(text, (0, 0, 0, cfg["text_len"] - text.shape[1])))
         context = self.img_emb(image) + self.img_emb(pose_image)
-        cos, sin = rope_table(grid, cfg["dim"] // cfg["num_heads"])
+        cos, sin = rope_table(tuple(grid), cfg["dim"] // cfg["num_heads"], x.device)
         for block in self.blocks:
             x = block(x, e0, cos, sin, text, context)
         x = self.head(x, e).float()

@@ -34,17 +34,17 @@ def main():
     parser.add_argument("--lora", type=Path)
     a = parser.parse_args()
     if a.vae:
-        saved = torch.load(a.vae)
+        saved = torch.load(a.vae, map_location="cpu")
         write(saved["average"], a.folder / "vae.safetensors", f"steadydance demo model: VAE after {saved['step']} steps")
         statistics = {k: [round(x, 4) for x in saved[k].tolist()] for k in ("mean", "std")}
         configure(a.folder, vae=vae.CONFIG | statistics)
     if a.dit:
-        saved = torch.load(a.dit)
+        saved = torch.load(a.dit, map_location="cpu")
         write(saved["average"], a.folder / "dit.safetensors", f"steadydance demo model: DiT after {saved['step']} steps")
         side = int(AREA**0.5)
         configure(a.folder, dit=dit.CONFIG, pose_canvas=[side, side])
     if a.lora:
-        saved = torch.load(a.lora)
+        saved = torch.load(a.lora, map_location="cpu")
         write(saved["lora"], a.folder / "distill_4step_lora.safetensors", f"steadydance demo model: 4 steps without guidance, after {saved['step']} steps")
 
 

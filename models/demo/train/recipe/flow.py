@@ -18,9 +18,15 @@ def shifted(u, shift=5.0):
     return shift * u / (1 + (shift - 1) * u)
 
 
-def conditions(items, plain=()):
+def stacked(items, name, device="cpu", plain=()):
+    """What encoded clips have under a name, f32 on a device; those in `plain` as it is of a reference without its colours."""
+    rows = [i[name + "_plain"] if n in plain and name + "_plain" in i else i[name] for n, i in enumerate(items)]
+    return torch.from_numpy(np.stack(rows)).to(device).float()
+
+
+def conditions(items, plain=(), device="cpu"):
     """Encoded clips -> what the network takes beside latents, time and text; those in `plain` lose their reference's colours."""
-    stack = lambda name: torch.from_numpy(np.stack([i[name + "_plain"] if n in plain and name + "_plain" in i else i[name] for n, i in enumerate(items)])).float()
+    stack = lambda name: stacked(items, name, device, plain)
     y, pose = stack("y"), stack("pose")
     mask = torch.zeros_like(y[:, :4])
     mask[:, :, 0] = 1
@@ -65,6 +71,6 @@ def sample(model, sigmas, noise, text, given):
     """Euler's steps along `sigmas` (the last one 0) from `noise` [B, 16, T, h, w]."""
     x = noise
     for a, b in zip(sigmas[:-1], sigmas[1:]):
-        v = model(x, torch.full((len(x),), 1000 * a), text, **given)
+        v = model(x, torch.full((len(x),), 1000 * a, device=x.device), text, **given)
         x = x + (b - a) * v
     return x

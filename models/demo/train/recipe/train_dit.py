@@ -14,7 +14,7 @@ import torch
 
 from .dit import CONFIG, Dit
 from .encoders import load_encoders
-from .flow import FEW_STEPS, NEGATIVE, Encoded, conditions, shifted
+from .flow import FEW_STEPS, NEGATIVE, Encoded, conditions, shifted, stacked
 from .muon import Muon
 
 
@@ -39,14 +39,14 @@ def noise_levels(n, rng):
 
 def loss_of(model, encoders, items, rng, generator):
     plain = {n for n in range(len(items)) if rng.random() < 0.08}
-    given = conditions(items, plain)
-    text, _ = encoders.text(prompts(items, rng, plain))
-    x0 = torch.from_numpy(np.stack([i["truth"] for i in items])).float()
-    figure = torch.from_numpy(np.stack([i["figure"] for i in items])).float()[:, None]
-    s = noise_levels(len(items), rng)
-    noise = torch.randn(x0.shape, generator=generator)
+    device = model.head.modulation.device
+    given = conditions(items, plain, device)
+    text = encoders.text(prompts(items, rng, plain))[0].to(device)
+    x0, figure = stacked(items, "truth", device), stacked(items, "figure", device)[:, None]
+    s = noise_levels(len(items), rng).to(device)
+    noise = torch.randn(x0.shape, generator=generator).to(device)
     level = s.view(-1, 1, 1, 1, 1)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(device.type, torch.bfloat16):
         v = model((1 - level) * x0 + level * noise, 1000 * s, text, **given)
     error = (v.float() - (noise - x0)).square().mean(1, keepdim=True)
     weight = 0.5 + 2 * figure
@@ -62,24 +62,27 @@ def main():
     parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda; with that a --batch of 32 and more")
     a = parser.parse_args()
     a.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(a.seed)
-    model, encoders = Dit(CONFIG), load_encoders(a.encoders)
+    model, encoders = Dit(CONFIG).to(a.device), load_encoders(a.encoders)
     model.initialise()
     model.compile_blocks()
     optimiser = Muon(model.named_parameters(), a.rate)
     average = {k: v.clone() for k, v in model.state_dict().items()}
     step, spent, path = 0, 0.0, a.out / "dit.pt"
     if path.exists():
-        saved = torch.load(path)
+        saved = torch.load(path, map_location=a.device)
         model.load_state_dict(saved["dit"])
         optimiser.load_state_dict(saved["optimiser"])
         average, step, spent = saved["average"], saved["step"], saved["spent"]
     data = Encoded(a.latents, [a.seed, step])
     rng, generator = np.random.default_rng([a.seed, step, 7]), torch.Generator().manual_seed(a.seed + step)
     log = open(a.out / "dit.csv", "a", newline="")
-    rows, last, seen, total = csv.writer(log), time.thread_time(), [], 60 * a.minutes
+    # What else a processor does is not counted; a GPU is not shared.
+    clock = time.thread_time if a.device == "cpu" else time.monotonic
+    rows, last, seen, total = csv.writer(log), clock(), [], 60 * a.minutes
     while spent < total:
         rate = a.rate * min(1, (step + 1) / 100) * (0.02 + 0.98 * min(1, 2.5 * (1 - spent / total)))
         for group in optimiser.param_groups:
@@ -95,7 +98,7 @@ def main():
         for k, v in model.state_dict().items():
             average[k].lerp_(v, 1 - keep)
         seen.append((loss.item(), figure, norm.item()))
-        now = time.thread_time()
+        now = clock()
         spent, last = spent + now - last, now
         if step % 25 == 0:
             row = [step, round(spent, 1), *(round(float(x), 5) for x in np.mean(seen, 0)), len(data.items)]
