@@ -53,7 +53,7 @@ pub struct Values {
     #[arg(long, value_name = "auto|f32|bf16|int8", help_heading = "Model", value_parser = named::<ComputeChoice>)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compute: Option<ComputeChoice>,
-    /// Attention of the transformer on a GPU [default: auto, which is bf16]; int8 is faster and less exact
+    /// Attention of the transformer on a GPU [default: auto, which is bf16]; int8 is less exact and meant to be faster
     #[arg(long, value_name = "auto|bf16|int8", help_heading = "Model", value_parser = named::<AttentionChoice>)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attention: Option<AttentionChoice>,
