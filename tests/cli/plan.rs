@@ -112,7 +112,10 @@ fn attention_in_eight_bits_is_for_cards() {
     let plan = |more: &[&str]| {
         let line = ["plan", "--model", "steadydancer-14b", "--size", "64x64", "--num-frames", "5", "--json"];
         let plan = sandbox.run(&[&line[..], more].concat()).json();
-        (plan["attention"].as_str().unwrap().to_owned(), plan["notes"].to_string().contains("--attention int8 does nothing"))
+        (
+            plan["attention"].as_str().unwrap().to_owned(),
+            plan["notes"].to_string().contains("--attention int8 does nothing"),
+        )
     };
     let of = |attention: &str, told| (attention.to_owned(), told);
     assert_eq!(plan(&["--card", "4090"]), of("bf16", false));
