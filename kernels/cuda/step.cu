@@ -1,19 +1,21 @@
 // The two ends of a step: latents to patches, tokens back to latents, and what samplers do with f32 latents.
 #include "common.cuh"
 
-// Latents [channels, frames, height, width] and tokens [frames · height/2 · width/2, 4·channels], patches of 1 x 2 x 2.
+// Latents [channels, frames, height, width] and tokens [frames · height/s · width/s, s²·channels], patches of 1 x s x s.
 // sd_patchify: f32 latents → tokens, columns (channel, y, x) as the patch embedding's weight has them; bf16.
 // sd_unpatchify: f32 or bf16 tokens, columns (y, x, channel) as the head makes them → f32 latents.
+// With s = 1 tokens are pixels.
 // grid (ceil(numbers of latents / 256)), block 256.
 struct PatchParams {
     const void *x;
     void *y;
     int channels;
     int frames;
-    int height; // even
-    int width;  // even
-    int64_t token_stride; // numbers from token to token, at least 4·channels: several latents may be patched into parts of one row
+    int height; // a multiple of side
+    int width;  // likewise
+    int64_t token_stride; // numbers from token to token, at least s²·channels: several latents may be patched into parts of one row
     int x_is_f32;         // of sd_unpatchify
+    int side;             // s
 };
 
 constexpr int MOST_TERMS = 8;
@@ -47,7 +49,8 @@ __device__ __forceinline__ bool place_of(const PatchParams &p, Place &place) {
     }
     int64_t rows = i / p.width, planes = rows / p.height;
     int x = i % p.width, y = rows % p.height, frame = planes % p.frames;
-    place = {i, (int64_t(frame) * (p.height / 2) + y / 2) * (p.width / 2) + x / 2, y % 2, x % 2, int(planes / p.frames)};
+    const int s = p.side;
+    place = {i, (int64_t(frame) * (p.height / s) + y / s) * (p.width / s) + x / s, y % s, x % s, int(planes / p.frames)};
     return true;
 }
 
@@ -56,7 +59,8 @@ __device__ __forceinline__ bool place_of(const PatchParams &p, Place &place) {
 extern "C" __global__ void __launch_bounds__(THREADS) sd_patchify(const __grid_constant__ PatchParams p) {
     Place at;
     if (place_of(p, at)) {
-        static_cast<Bf16 *>(p.y)[at.token * p.token_stride + at.channel * 4 + at.y * 2 + at.x] = __float2bfloat16(static_cast<const float *>(p.x)[at.latent]);
+        int64_t to = at.token * p.token_stride + (at.channel * p.side + at.y) * p.side + at.x;
+        static_cast<Bf16 *>(p.y)[to] = __float2bfloat16(static_cast<const float *>(p.x)[at.latent]);
     }
 }
 SD_KERNEL(sd_patchify, PatchParams)
@@ -64,7 +68,7 @@ SD_KERNEL(sd_patchify, PatchParams)
 extern "C" __global__ void __launch_bounds__(THREADS) sd_unpatchify(const __grid_constant__ PatchParams p) {
     Place at;
     if (place_of(p, at)) {
-        int64_t from = at.token * p.token_stride + (at.y * 2 + at.x) * p.channels + at.channel;
+        int64_t from = at.token * p.token_stride + (at.y * p.side + at.x) * p.channels + at.channel;
         static_cast<float *>(p.y)[at.latent] = p.x_is_f32 ? static_cast<const float *>(p.x)[from] : __bfloat162float(static_cast<const Bf16 *>(p.x)[from]);
     }
 }

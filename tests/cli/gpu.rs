@@ -1,4 +1,4 @@
-//! The transformer's blocks on a GPU, which is an emulated one: its driver is named by its path.
+//! The transformer on a GPU, which is an emulated one: its driver is named by its path.
 
 use std::path::Path;
 
@@ -32,9 +32,13 @@ fn a_clip_from_a_gpu_is_the_cpus_but_for_rounding() {
     };
     let (cpu, _) = run("cpu", "cpu", &[]);
     let (gpu, said) = run("gpu", "cuda:0", &[]);
-    assert!(said.contains("blocks compute on emulated GPU"), "{said}");
+    assert!(said.contains("steps compute on emulated GPU"), "{said}");
     let error = apart(&gpu, &cpu);
     assert!(error > 0.0 && error < 4.0, "{error} of 255");
+    // The demo's heads are too narrow for 8 bits, which is told before anything is computed.
+    let mut line = tiny_run(&sandbox.out("narrow"));
+    line.extend(["--device", "cuda:0", "--attention", "int8"].map(str::to_owned));
+    sandbox.run_with(&line, &[(DRIVER, driver)]).fails(2, &["--attention int8", "128 channels", "64"]);
     // Where weights live changes nothing.
     let (streamed, _) = run("streamed", "auto", &["--memory-mode", "stream"]);
     assert!(apart(&streamed, &gpu) == 0.0);

@@ -107,6 +107,24 @@ fn large_models_multiply_in_bf16_on_a_cpu_and_say_so() {
 }
 
 #[test]
+fn attention_in_eight_bits_is_for_cards() {
+    let sandbox = Sandbox::new();
+    let plan = |more: &[&str]| {
+        let line = ["plan", "--model", "steadydancer-14b", "--size", "64x64", "--num-frames", "5", "--json"];
+        let plan = sandbox.run(&[&line[..], more].concat()).json();
+        (
+            plan["attention"].as_str().unwrap().to_owned(),
+            plan["notes"].to_string().contains("--attention int8 does nothing"),
+        )
+    };
+    let of = |attention: &str, told| (attention.to_owned(), told);
+    assert_eq!(plan(&["--card", "4090"]), of("bf16", false));
+    assert_eq!(plan(&["--card", "4090", "--attention", "int8"]), of("int8", false));
+    assert_eq!(plan(&["--ram-budget", "500", "--attention", "int8"]), of("int8", true));
+    assert!(sandbox.run(&["plan", "--attention", "fp4"]).stderr.contains("--attention"));
+}
+
+#[test]
 fn quality_profiles_change_the_picture_and_say_so() {
     let sandbox = Sandbox::new();
     let low = |more: &[&str]| {

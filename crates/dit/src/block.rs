@@ -69,9 +69,9 @@ impl<B: Backend> KeptContext<B> {
 
 /// Keys and values of the text, and of the image where there is one.
 struct ContextKeys<B: Backend + ?Sized> {
-    text: KeysValues<B>,
+    text: B::Keys,
     counts: Option<B::Activations>,
-    image: Option<KeysValues<B>>,
+    image: Option<B::Keys>,
 }
 
 /// What a block needs besides its tokens.
@@ -83,12 +83,6 @@ pub(crate) struct Pass<'a, B: Backend> {
     pub chunking: Chunking,
     /// Which block it is; side blocks are none of those whose context is kept.
     pub block: Option<usize>,
-}
-
-/// Keys and values, `[1, L, H, D/H]`.
-pub(crate) struct KeysValues<B: Backend + ?Sized> {
-    pub k: B::Activations,
-    pub v: B::Activations,
 }
 
 struct SelfAttention<B: Backend> {
@@ -200,7 +194,7 @@ impl<'b, B: Backend> Block<'b, B> {
     }
 
     /// Keys and values of all tokens.
-    fn keys_values(&self, x: &B::Activations, m: &B::Modulation, pass: &Pass<B>) -> Result<KeysValues<B>> {
+    fn keys_values(&self, x: &B::Activations, m: &B::Modulation, pass: &Pass<B>) -> Result<B::Keys> {
         let (backend, net) = (self.backend, &self.self_attn);
         let tokens = backend.tokens(x)?;
         let (mut k, mut v) = (Gathered::new(backend, tokens), Gathered::new(backend, tokens));
@@ -213,17 +207,11 @@ impl<'b, B: Backend> Block<'b, B> {
             k.push(keys)?;
             v.push(values)?;
         }
-        Ok(KeysValues { k: k.finish()?, v: v.finish()? })
+        backend.own_keys([k.finish()?, v.finish()?])
     }
 
     /// Self-attention of the tokens `x` to `all`, added.
-    fn attend(
-        &self,
-        x: &B::Activations,
-        m: &B::Modulation,
-        all: &KeysValues<B>,
-        rope: &B::Rope,
-    ) -> Result<B::Activations> {
+    fn attend(&self, x: &B::Activations, m: &B::Modulation, all: &B::Keys, rope: &B::Rope) -> Result<B::Activations> {
         let (backend, net) = (self.backend, &self.self_attn);
         let u = self.modulated(x, m, 0)?;
         let q = backend.norm_rope_in_heads(backend.product(&u, &net.q)?, &net.norm_q, rope, self.heads)?;
@@ -246,7 +234,7 @@ impl<'b, B: Backend> Block<'b, B> {
         let make = |tokens: &B::Activations, k: &B::Linear, v: &B::Linear, norm_k: &B::RmsNorm| {
             let tokens = backend.input(tokens.clone())?;
             let k = backend.norm_in_heads(backend.product(&tokens, k)?, norm_k, heads)?;
-            Ok::<_, candle_core::Error>(KeysValues { k, v: backend.in_heads(backend.product(&tokens, v)?, heads)? })
+            backend.context_keys([k, backend.in_heads(backend.product(&tokens, v)?, heads)?])
         };
         let CrossAttention { text, image } = &self.cross_attn;
         let text = make(&context.text, &text.k, &text.v, &text.norm_k)?;

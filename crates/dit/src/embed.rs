@@ -1,40 +1,10 @@
-//! What stands before and after the blocks: patches, time, text and image embeddings, the head.
+//! Embeddings that are computed once per clip: time, text and image.
 
 use candle_core::{DType, Device, Result, Tensor};
-use kernels::linear::Epilogue;
 use nn::{LayerNorm, Linear};
 use weights::Weights;
 
 use crate::Config;
-use crate::block::norm_modulated;
-
-/// Rows and columns of latent pixels that make one token.
-pub(crate) const PATCH: usize = 2;
-
-/// A Conv3d with kernel and stride (1, 2, 2), computed as a matrix product.
-pub(crate) struct PatchEmbedding {
-    linear: Linear,
-    in_dim: usize,
-}
-
-impl PatchEmbedding {
-    pub fn new(in_dim: usize, dim: usize, w: &Weights) -> Result<Self> {
-        let weight = w.tensor((dim, in_dim, 1, PATCH, PATCH), "weight")?.reshape((dim, in_dim * PATCH * PATCH))?;
-        Ok(Self { linear: Linear::from_tensors(weight, Some(w.tensor(dim, "bias")?)), in_dim })
-    }
-
-    /// `x` `[C, F, h, w]` → tokens `[1, F·(h/2)·(w/2), D]` in (t, y, x) order.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let (c, f, h, w) = x.dims4()?;
-        if c != self.in_dim || h % PATCH != 0 || w % PATCH != 0 {
-            candle_core::bail!("patch embedding: {:?}, needs {} channels and even sides", x.dims(), self.in_dim);
-        }
-        // [C, F, y, q, x, r] → [F, y, x, C, q, r]: within a patch the channel is slowest.
-        let patches = x.reshape(&[c, f, h / PATCH, PATCH, w / PATCH, PATCH][..])?.permute([1, 2, 4, 0, 3, 5])?;
-        let tokens = f * (h / PATCH) * (w / PATCH);
-        self.linear.forward(&patches.reshape((1, tokens, c * PATCH * PATCH))?)
-    }
-}
 
 /// Linear, activation, Linear.
 pub(crate) struct Mlp {
@@ -52,7 +22,16 @@ impl Mlp {
     }
 }
 
-/// Time embedding `e` `[1, D]` and its projection `e0` `[1, 6, D]`.
+/// Of one timestep.
+#[derive(Clone)]
+pub(crate) struct TimeRows {
+    /// `[1, D]`: what the head takes.
+    pub e: Tensor,
+    /// `[1, 6, D]`: its projection, which blocks take.
+    pub blocks: Tensor,
+}
+
+/// Time embedding and its projection.
 pub(crate) struct TimeEmbedding {
     mlp: Mlp,
     projection: Linear,
@@ -71,7 +50,7 @@ impl TimeEmbedding {
     }
 
     /// Of one or several timesteps in 0..=1000; several share one reading of the weights.
-    pub fn forward(&self, timesteps: &[f64], device: &Device) -> Result<Vec<(Tensor, Tensor)>> {
+    pub fn forward(&self, timesteps: &[f64], device: &Device) -> Result<Vec<TimeRows>> {
         let half = self.freq_dim / 2;
         let angles = |timestep: f64| (0..half).map(move |j| timestep * 10_000f64.powf(-(j as f64) / half as f64));
         let row = |timestep: f64| angles(timestep).map(f64::cos).chain(angles(timestep).map(f64::sin));
@@ -79,7 +58,7 @@ impl TimeEmbedding {
         let sinusoids = Tensor::from_vec(values, (timesteps.len(), 2 * half), device)?;
         let e = self.mlp.forward(&sinusoids, Tensor::silu)?;
         let e0 = self.projection.forward(&e.silu()?)?;
-        let of = |i| Ok((e.narrow(0, i, 1)?, e0.narrow(0, i, 1)?.reshape((1, 6, self.dim))?));
+        let of = |i| Ok(TimeRows { e: e.narrow(0, i, 1)?, blocks: e0.narrow(0, i, 1)?.reshape((1, 6, self.dim))? });
         (0..timesteps.len()).map(of).collect()
     }
 }
@@ -153,37 +132,5 @@ impl ImageEmbedding {
         }
         let hidden = self.first.forward(&self.norm_in.forward(&x)?)?.gelu_erf()?;
         self.norm_out.forward(&self.second.forward(&hidden)?)
-    }
-}
-
-/// The last modulated LayerNorm and projection, and the way back to pixels.
-pub(crate) struct Head {
-    modulation: Tensor,
-    eps: f64,
-    projection: Linear,
-    out_dim: usize,
-}
-
-impl Head {
-    pub fn new(config: &Config, w: &Weights) -> Result<Self> {
-        Ok(Self {
-            modulation: w.tensor((1, 2, config.dim), "modulation")?,
-            eps: config.eps,
-            projection: Linear::new(config.dim, config.out_dim * PATCH * PATCH, &w.pp("head"))?,
-            out_dim: config.out_dim,
-        })
-    }
-
-    /// `x` `[1, L, D]`, `e` `[1, D]`, `grid` = (F, h/2, w/2) → `[C, F, h, w]`.
-    pub fn forward(&self, x: &Tensor, e: &Tensor, grid: (usize, usize, usize)) -> Result<Tensor> {
-        let m = self.modulation.broadcast_add(&e.unsqueeze(1)?)?;
-        let u = norm_modulated(x, &m.narrow(1, 1, 1)?, &m.narrow(1, 0, 1)?, self.eps)?;
-        let (f, y, x) = grid;
-        // [F, y, x, q, r, C] → [C, F, y, q, x, r]: here the channel is fastest.
-        self.projection
-            .forward_of(&u, Epilogue::None)?
-            .reshape(&[f, y, x, PATCH, PATCH, self.out_dim][..])?
-            .permute([5, 0, 1, 3, 2, 4])?
-            .reshape((self.out_dim, f, y * PATCH, x * PATCH))
     }
 }

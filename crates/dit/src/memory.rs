@@ -2,13 +2,14 @@
 
 use kernels::Compute;
 use kernels::attention::AttentionShape;
+use kernels::cuda::ops::{Int8Keys, attention_int8_bytes};
 use kernels::largest_piece;
 use kernels::linear::workspace_bytes;
 
 use crate::condition::Align;
-use crate::embed::PATCH;
+use crate::ends::PATCH;
 use crate::model::KEPT_CONTEXT_BYTES;
-use crate::{Chunking, Config};
+use crate::{Attention, Chunking, Config};
 
 /// Bytes of an activation.
 const F32: u64 = 4;
@@ -31,8 +32,10 @@ pub struct PassShape {
     pub branches: usize,
     /// How many tokens are computed at a time.
     pub chunking: Chunking,
-    /// Numbers that blocks multiply in.
+    /// Numbers that blocks multiply in on the host.
     pub compute: Compute,
+    /// How a GPU attends.
+    pub attention: Attention,
 }
 
 /// Most bytes that preparing the conditions with [`Dit::prepare`](crate::Dit::prepare) and one
@@ -44,12 +47,13 @@ pub fn activation_bytes(config: &Config, shape: &PassShape) -> u64 {
     SCRATCH + shape.conditions as u64 * s.condition() + s.prepare().max(s.embedding()).max(s.blocks()).max(s.head())
 }
 
-/// Most bytes that one [`Dit::forward_branches`](crate::Dit::forward_branches) takes in a GPU's memory with its blocks there, with
-/// what is held there of the conditions. Weights are not in it, nor what differences beside a matrix take while they are added.
-/// What the host takes meanwhile is within [`activation_bytes`].
+/// Most bytes that one [`Dit::guided`](crate::Dit::guided) takes in a GPU's memory, with what is held there of the conditions.
+/// Weights are not in it, nor what differences beside a matrix take while they are added. What the host takes meanwhile is within
+/// [`activation_bytes`].
 pub fn gpu_activation_bytes(config: &Config, shape: &PassShape) -> u64 {
     let s = Sizes::new(config, shape);
-    SCRATCH + shape.conditions as u64 * s.condition_on_gpu() + s.blocks_on_gpu()
+    let stage = s.embedding_on_gpu().max(s.blocks_on_gpu()).max(s.head_on_gpu());
+    SCRATCH + shape.conditions as u64 * s.condition_on_gpu() + s.latents_on_gpu() + stage
 }
 
 /// Keys and values of so many context tokens in all blocks.
@@ -96,12 +100,16 @@ impl<'a> Sizes<'a> {
 
     /// One prepared condition.
     fn condition(&self) -> u64 {
+        context_bytes(self.config, self.text + self.image).min(KEPT_CONTEXT_BYTES) + self.given()
+    }
+
+    /// What of it is not kept from block to block.
+    fn given(&self) -> u64 {
         let c = self.config;
         let image_latents = rows(self.pixels, c.in_dim.saturating_sub(c.out_dim));
         let features = rows(self.pixels, c.in_dim_c.unwrap_or(0));
         let side = if self.is_vace() { self.own } else { 0 };
-        let kept = context_bytes(c, self.text + self.image).min(KEPT_CONTEXT_BYTES);
-        kept + self.tokens(self.text + self.image + (self.all - self.own) + side) + image_latents + features
+        self.tokens(self.text + self.image + (self.all - self.own) + side) + image_latents + features
     }
 
     /// Preparing one, beside its result: text, image, or the pose modules.
@@ -179,17 +187,43 @@ impl<'a> Sizes<'a> {
         keys_values.max(kv + attend).max(context + make_context.max(cross)).max(out + ffn)
     }
 
-    /// One condition: its context tokens, and keys and values if they are kept.
+    /// One condition as on the host, but for keys and values, which are bf16.
     fn condition_on_gpu(&self) -> u64 {
-        let tokens = self.text + self.image;
-        let all = context_bytes(self.config, tokens);
-        self.tokens(tokens) + if all <= KEPT_CONTEXT_BYTES { all / 2 } else { 0 }
+        let kept = context_bytes(self.config, self.text + self.image);
+        self.given() + if kept <= KEPT_CONTEXT_BYTES { kept / 2 } else { 0 }
+    }
+
+    /// Latents of the step, and the velocity of each branch of it, with their sum.
+    fn latents_on_gpu(&self) -> u64 {
+        (self.shape.conditions as u64 + 2) * rows(self.pixels, self.config.out_dim)
+    }
+
+    /// Residual streams of so many branches.
+    fn streams_on_gpu(&self, branches: usize) -> u64 {
+        (if self.is_vace() { 4 } else { 1 }) * branches as u64 * self.tokens(self.all)
+    }
+
+    /// As [`embedding`](Self::embedding): pixels and patches in bf16.
+    fn embedding_on_gpu(&self) -> u64 {
+        let c = self.config;
+        let others = self.streams_on_gpu(self.shape.branches.saturating_sub(1));
+        let channels = c.in_dim_c.unwrap_or(0);
+        let patches = rows(self.pixels, c.in_dim + 2 * channels) / 2 + self.tokens(self.own);
+        let aligned = rows(self.pixels, channels);
+        let align = if channels > 0 { Align::gpu_peak_bytes(channels, self.pixels) } else { 0 };
+        others + align.max(aligned + patches).max(self.tokens(self.own + self.all))
+    }
+
+    /// As [`head`](Self::head), of all streams.
+    fn head_on_gpu(&self) -> u64 {
+        let projected = rows(self.own, PATCH * PATCH * self.config.out_dim);
+        self.streams_on_gpu(self.shape.branches) + self.tokens(self.own) / 2 + projected
     }
 
     /// As [`blocks`](Self::blocks): residual streams in f32, all else in bf16, and beside it in the 8 bits of a matrix.
     fn blocks_on_gpu(&self) -> u64 {
         let (c, all) = (self.config, self.all);
-        let streams = (if self.is_vace() { 4 } else { 1 }) * self.shape.branches as u64 * self.tokens(all);
+        let streams = self.streams_on_gpu(self.shape.branches);
         let angles = rows(all, c.head_dim());
         let modulation = rows(24, c.dim);
 
@@ -199,13 +233,25 @@ impl<'a> Sizes<'a> {
         let (residual, half) = (self.tokens(run), self.tokens(run) / 2);
         // What a matrix is multiplied with: bf16, or that and 8 bits.
         let input = |bf16: u64| bf16 + bf16 / 2;
+        // Queries in 8 bits.
+        let heads = c.num_heads;
+        let eight_bits = self.shape.attention == Attention::Int8;
+        let queries = if eight_bits { attention_int8_bytes(heads, run) } else { 0 };
         // Input and queries; queries and what they attend to, of text and of image; or what becomes of it.
-        let attention = (input(half) + half).max(3 * half).max(input(half) + residual);
+        let attention = (input(half) + half).max(3 * half + queries).max(input(half) + residual);
         let (ffn, hidden) = (self.tokens(ffn_run), rows(ffn_run, c.ffn_dim) / 2);
         let feed_forward = (input(ffn / 2) + hidden).max(input(hidden) + ffn);
 
-        let kv = self.tokens(all);
-        let keys_values = (if run < all { kv } else { 0 }) + input(half) + 2 * half;
+        // Keys and values of all tokens, and in 8 bits, for which they are let go of.
+        let both = self.tokens(all);
+        let keys_values = (if run < all { both } else { 0 }) + input(half) + 2 * half;
+        let (kv, keys_values) = match eight_bits {
+            true => {
+                let held = Int8Keys::bytes(heads, all);
+                (held, keys_values.max(both + held + Int8Keys::making_bytes(heads, all)))
+            }
+            false => (both, keys_values),
+        };
         let context = self.tokens(self.text + self.image) + 2 * self.tokens(self.text.max(self.image));
         let block = if minimal {
             let out = if run < all { self.tokens(all) } else { 0 };

@@ -1,17 +1,19 @@
 //! The network: what is prepared once per clip, and one forward pass.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Device, Result, Tensor};
 use kernels::cuda::Gpu;
 use weights::{Manifest, WeightSource, Weights};
 
 use crate::backend::{Backend, Host, OnGpu};
-use crate::block::{Block, Context, Pass};
-use crate::condition::{Align, Spatial, Temporal};
-use crate::embed::{Head, ImageEmbedding, PATCH, PatchEmbedding, TextEmbedding, TimeEmbedding};
+use crate::block::{Block, Context};
+use crate::condition::{Spatial, Temporal};
+use crate::conditioning::{Conditioning, Embedded, EmbeddedPose, Inputs, Place, PoseInputs};
+use crate::embed::{ImageEmbedding, TextEmbedding, TimeEmbedding, TimeRows};
+use crate::passes::{Passes, Step, not_told};
 use crate::vace::VaceBlock;
-use crate::{Chunking, Config};
+use crate::{Attention, Chunking, Config};
 
 /// Called with the name of an intermediate result and its value. Returning an error stops the pass, which is how a
 /// run is cancelled and how non-finite values are caught where they arise.
@@ -25,155 +27,40 @@ pub fn no_tap(_: &str, _: &Tensor) -> Result<()> {
     Ok(())
 }
 
-/// Everything that conditions one guidance branch, f32 or convertible to it.
-#[derive(Debug, Clone, Default)]
-pub struct Inputs {
-    /// `[n, text_dim]`, n ≤ S: the rows of the valid text tokens.
-    pub text_embeds: Option<Tensor>,
-    /// `[1 or 2, 257, clip_dim]`: CLIP tokens of the reference image (first and last frame for flf2v).
-    pub ref_image_embeds: Option<Tensor>,
-    /// `[20, F, h, w]`: four mask channels, then sixteen channels of image latents.
-    pub image_latents: Option<Tensor>,
-    /// SteadyDancer's pose conditions.
-    pub pose: Option<PoseInputs>,
-    /// VACE's control latents.
-    pub vace: Option<VaceInputs>,
-}
-
-/// What SteadyDancer adds to Wan i2v.
-#[derive(Debug, Clone)]
-pub struct PoseInputs {
-    /// `[16, F, h, w]`: latents of the drawn poses.
-    pub pose_latents: Tensor,
-    /// `[36, 1, h, w]`: reference latents, four ones, reference latents.
-    pub ref_latents: Tensor,
-    /// `[≥16, 1, h, w]`: latents of the first pose frame; the first sixteen channels are used.
-    pub pose_ref_latents: Tensor,
-    /// `[1, 257, clip_dim]`: CLIP tokens of the first pose frame, added to the reference's after projection.
-    pub pose_image_embeds: Tensor,
-}
-
-/// Control of a VACE network.
-#[derive(Debug, Clone)]
-pub struct VaceInputs {
-    /// `[96, F, h, w]`: inactive and reactive latents and the mask channels.
-    pub context: Tensor,
-    /// How strongly hints are added; 1 is the published default.
-    pub scale: f64,
-}
-
-/// Conditions brought to the network's width, the same in every step: made once per clip and branch.
-pub struct Conditioning {
-    pub(crate) context: Context<Host>,
-    /// The same in a GPU's memory, from the first pass there on.
-    pub(crate) on_gpu: OnceLock<Context<OnGpu>>,
-    image_latents: Option<Tensor>,
-    pose: Option<PoseConditioning>,
-    vace: Option<VaceConditioning>,
-}
-
-struct PoseConditioning {
-    /// `[F, C, h, w]`: pose latents plus both feature extractors (`C_f`).
-    features: Tensor,
-    /// `[1, 2·(h/2)·(w/2), D]`: tokens of the two appended frames.
-    appended: Tensor,
-}
-
-struct VaceConditioning {
-    tokens: Tensor,
-    scale: f64,
-}
-
-/// One branch on its way through the blocks.
-struct Stream<T> {
-    /// `[1, L, D]`, but for as long as a block has it.
-    x: Option<T>,
-    side: Option<Side<T>>,
-}
-
-/// VACE's side of a branch, `[1, L, D]` each.
-struct Side<T> {
-    tokens: T,
-    control: T,
-}
-
-impl Stream<Tensor> {
-    /// The same where blocks are computed.
-    fn brought<B: Backend>(self, backend: &B) -> Result<Stream<B::Activations>> {
-        let side = match self.side {
-            Some(Side { tokens, control }) => {
-                Some(Side { tokens: backend.bring(tokens)?, control: backend.bring(control)? })
-            }
-            None => None,
-        };
-        Ok(Stream { x: self.x.map(|x| backend.bring(x)).transpose()?, side })
-    }
-}
-
-impl<T> Stream<T> {
-    /// The tokens, so that whoever computes with them can let go of them.
-    fn take(&mut self) -> Result<T> {
-        self.x.take().ok_or_else(|| candle_core::Error::msg("the tokens of a branch are gone"))
-    }
-}
-
-/// What all blocks of a pass share.
-struct Passing<'a> {
-    branches: &'a [&'a Conditioning],
-    /// `[1, 6, D]` of the timestep.
-    time: &'a Tensor,
-    /// Tokens along (t, y, x).
-    grid: (usize, usize, usize),
-    chunking: Chunking,
-    /// How many of the tokens are the clip's own; the frames appended to them have served after the last block.
-    own_tokens: usize,
-    /// Whether each block's result is looked at even if that takes waiting for it.
-    each_block: bool,
-}
-
-/// The three condition modules and the two further patch embeddings of SteadyDancer.
-struct SteadyDancer {
-    temporal: Temporal,
-    spatial: Spatial,
-    align: Align,
-    patch_fuse: PatchEmbedding,
-    patch_ref_c: PatchEmbedding,
-    channels: usize,
-}
-
-impl SteadyDancer {
-    fn new(config: &Config, channels: usize, w: &Weights) -> Result<Self> {
-        let fused = config.in_dim + 2 * channels;
-        Ok(Self {
-            temporal: Temporal::new(channels, &w.pp("condition_embedding_temporal"))?,
-            spatial: Spatial::new(channels, &w.pp("condition_embedding_spatial"))?,
-            align: Align::new(channels, &w.pp("condition_embedding_align"))?,
-            patch_fuse: PatchEmbedding::new(fused, config.dim, &w.pp("patch_embedding_fuse"))?,
-            patch_ref_c: PatchEmbedding::new(channels, config.dim, &w.pp("patch_embedding_ref_c"))?,
-            channels,
-        })
-    }
-}
-
 /// The diffusion transformer. Everything but the blocks is held; blocks come from the [`WeightSource`] one at a time.
 pub struct Dit {
     config: Config,
     blocks: Arc<dyn WeightSource>,
-    patch: PatchEmbedding,
     text: TextEmbedding,
     time: TimeEmbedding,
     image: Option<ImageEmbedding>,
-    steadydancer: Option<SteadyDancer>,
-    vace_patch: Option<PatchEmbedding>,
-    head: Head,
+    extractors: Option<Extractors>,
     /// Embeddings of the timesteps that were announced.
     times: Mutex<Vec<(f64, TimeRows)>>,
-    /// Where blocks are computed, if not on the host.
-    gpu: Option<OnGpu>,
+    passes: Where,
 }
 
-/// Of one timestep: `[1, D]` and `[1, 6, D]`.
-type TimeRows = (Tensor, Tensor);
+/// SteadyDancer's two extractors of pose features.
+struct Extractors {
+    temporal: Temporal,
+    spatial: Spatial,
+    channels: usize,
+}
+
+/// Where passes are computed.
+enum Where {
+    Host(Box<Passes<Host>>),
+    Gpu(Box<Passes<OnGpu>>),
+}
+
+/// How the velocities of a step's branches become one.
+#[derive(Clone, Copy)]
+pub struct Guide<'a> {
+    /// What each velocity is multiplied with on a GPU, where the products are added up in f32. One with the factor 0 leaves no trace.
+    pub factors: &'a [f64],
+    /// What the host does with all of them.
+    pub combine: &'a dyn Fn(&[Tensor]) -> Result<Tensor>,
+}
 
 /// Most bytes that keys and values of a condition's context may take to be kept from step to step. Of the large models' they would take
 /// more than computing them again is worth.
@@ -201,34 +88,40 @@ impl Dit {
         }
         let image =
             if config.has_image_context() { Some(ImageEmbedding::new(config, &w.pp("img_emb"))?) } else { None };
-        let steadydancer = match config.in_dim_c {
-            Some(channels) => Some(SteadyDancer::new(config, channels, w)?),
-            None => None,
-        };
-        let vace_patch = match &config.vace {
-            Some(vace) => Some(PatchEmbedding::new(vace.vace_in_dim, config.dim, &w.pp("vace_patch_embedding"))?),
+        let extractors = match config.in_dim_c {
+            Some(channels) => Some(Extractors {
+                temporal: Temporal::new(channels, &w.pp("condition_embedding_temporal"))?,
+                spatial: Spatial::new(channels, &w.pp("condition_embedding_spatial"))?,
+                channels,
+            }),
             None => None,
         };
         Ok(Self {
-            patch: PatchEmbedding::new(config.in_dim, config.dim, &w.pp("patch_embedding"))?,
             text: TextEmbedding::new(config, w)?,
             time: TimeEmbedding::new(config, w)?,
-            head: Head::new(config, &w.pp("head"))?,
+            passes: Where::Host(Box::new(Passes::new(Host, config, w, blocks.clone())?)),
             config: config.clone(),
             blocks,
             image,
-            steadydancer,
-            vace_patch,
+            extractors,
             times: Mutex::default(),
-            gpu: None,
         })
     }
 
-    /// The same with its blocks computed on a GPU, whose memory the source brings them to. Everything else stays on the host.
-    /// Matrices must be in a form that the GPU multiplies with ([`kernels::cuda::ops::input_form`]), and a head's channels a
-    /// multiple of 8.
-    pub fn on_gpu(self, gpu: Gpu) -> Self {
-        Self { gpu: Some(OnGpu::new(gpu)), ..self }
+    /// The same with its passes computed on a GPU, whose memory the source brings blocks to: all that a step does between the latents
+    /// and the guided velocity. Conditions and timesteps are embedded on the host, once per clip. Matrices must be in a form that the GPU
+    /// multiplies with ([`kernels::cuda::ops::input_form`]), and a head's channels a multiple of 8.
+    ///
+    /// # Errors
+    /// There is no room for what is held there, or the attention is for other heads.
+    pub fn on_gpu(self, gpu: Gpu, attention: Attention) -> Result<Self> {
+        let head = self.config.head_dim();
+        if !attention.fits(head) {
+            candle_core::bail!("attention in {} is for heads of 128 channels; these have {head}", attention.name());
+        }
+        let passes =
+            Passes::new(OnGpu::new(gpu, attention), &self.config, &self.blocks.group("")?, self.blocks.clone())?;
+        Ok(Self { passes: Where::Gpu(Box::new(passes)), ..self })
     }
 
     /// The sizes it was built with.
@@ -257,41 +150,27 @@ impl Dit {
                 Some(tokens)
             }
         };
-        let pose = match (&self.steadydancer, &inputs.pose) {
+        let pose = match (&self.extractors, &inputs.pose) {
             (None, _) => None,
             (Some(_), None) => candle_core::bail!("pose inputs are missing"),
-            (Some(net), Some(pose)) => Some(self.prepare_pose(net, pose, tap)?),
+            (Some(net), Some(pose)) => Some(net.embed(pose, tap)?),
         };
-        let vace = match (&self.vace_patch, &inputs.vace) {
+        let vace = match (&self.config.vace, &inputs.vace) {
             (None, _) => None,
             (Some(_), None) => candle_core::bail!("vace inputs are missing"),
-            (Some(embed), Some(vace)) => Some(VaceConditioning {
-                tokens: embed.forward(&vace.context.to_dtype(DType::F32)?)?,
-                scale: vace.scale,
-            }),
+            (Some(_), Some(vace)) => Some(vace.clone()),
         };
-        let image_latents = inputs.image_latents.as_ref().map(|y| y.to_dtype(DType::F32)).transpose()?;
         let context = match image {
-            Some(image) if self.steadydancer.is_none() => split_context(text, image)?,
+            Some(image) if self.extractors.is_none() => split_context(text, image)?,
             image => Context { text, counts: None, image, kept: None },
         };
         let padding = self.config.text_len.saturating_sub(words);
         let context = self.kept(context.collapsed(padding)?)?;
-        Ok(Conditioning { context, on_gpu: OnceLock::new(), image_latents, pose, vace })
-    }
-
-    fn prepare_pose(&self, net: &SteadyDancer, pose: &PoseInputs, tap: Tap) -> Result<PoseConditioning> {
-        // [C, F, h, w] → [F, C, h, w]: the modules work frame by frame.
-        let latents = pose.pose_latents.to_dtype(DType::F32)?.transpose(0, 1)?.contiguous()?;
-        let temporal = net.temporal.forward(&latents)?;
-        tap("condition_temporal", &temporal)?;
-        let spatial = net.spatial.forward(&latents)?;
-        tap("condition_spatial", &spatial)?;
-        let features = ((latents + temporal)? + spatial)?;
-        let ref_x = self.patch.forward(&pose.ref_latents.to_dtype(DType::F32)?)?;
-        let pose_ref = pose.pose_ref_latents.to_dtype(DType::F32)?.narrow(0, 0, net.channels)?;
-        let appended = Tensor::cat(&[ref_x, net.patch_ref_c.forward(&pose_ref)?], 1)?;
-        Ok(PoseConditioning { features, appended })
+        let embedded = Embedded { context, image_latents: inputs.image_latents.clone(), pose, vace };
+        Ok(Conditioning(match &self.passes {
+            Where::Host(passes) => Place::Host(Box::new(passes.prepare(embedded)?)),
+            Where::Gpu(passes) => Place::Gpu(Box::new(passes.prepare(embedded)?)),
+        }))
     }
 
     /// Embeds all timesteps of a schedule at once, so that the weights for it are read once and branches share the result.
@@ -305,13 +184,13 @@ impl Dit {
         Ok(())
     }
 
-    fn time_of(&self, timestep: f64, device: &Device) -> Result<TimeRows> {
+    fn time_of(&self, timestep: f64) -> Result<TimeRows> {
         let times = self.times.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, (e, e0))) = times.iter().find(|(t, _)| *t == timestep) {
-            return Ok((e.to_device(device)?, e0.to_device(device)?));
+        if let Some((_, rows)) = times.iter().find(|(t, _)| *t == timestep) {
+            return Ok(rows.clone());
         }
         drop(times);
-        let rows = self.time.forward(&[timestep], device)?.pop();
+        let rows = self.time.forward(&[timestep], &Device::Cpu)?.pop();
         rows.ok_or_else(|| candle_core::Error::msg("no timestep"))
     }
 
@@ -338,11 +217,11 @@ impl Dit {
     /// block's weights are asked for once and serve all branches in turn. What is computed for a branch depends neither on
     /// the others nor on `chunking`. `tap` sees each branch's results in the order of `branches`.
     ///
-    /// On a GPU blocks are computed one after another without anybody looking on: `tap` sees a branch's blocks only when the tokens
-    /// after the last are not finite, in a second pass that shows where that began. A wish to stop is heard between passes.
+    /// On a GPU a pass is computed without anybody looking on: `tap` sees velocities, and what comes before only when one of them is not
+    /// finite, in a second pass that shows where that began. [`guided`](Self::guided) tells more.
     ///
     /// # Errors
-    /// As there, and conditions with different numbers of tokens.
+    /// As there, and conditions with different numbers of tokens, or prepared elsewhere.
     pub fn forward_branches(
         &self,
         latents: &Tensor,
@@ -351,131 +230,63 @@ impl Dit {
         chunking: Chunking,
         tap: Tap,
     ) -> Result<Vec<Tensor>> {
-        let (_, frames, height, width) = latents.dims4()?;
-        let grid = (frames, height / PATCH, width / PATCH);
-        let frame_tokens = grid.1 * grid.2;
-        let mut streams = Vec::with_capacity(branches.len());
-        for cond in branches {
-            streams.push(self.stream(latents, cond, tap)?);
-        }
-        let Some(tokens) = streams.iter().find_map(|s| s.x.as_ref()).map(|x| x.dim(1)).transpose()? else {
-            return Ok(Vec::new());
-        };
-        let alike = |s: &Stream<Tensor>| s.x.as_ref().is_some_and(|x| x.dims() == [1, tokens, self.config.dim]);
-        if !streams.iter().all(alike) {
-            candle_core::bail!("the branches of one pass have different numbers of tokens");
-        }
-        let (e, time) = self.time_of(timestep, latents.device())?;
-        tap("time_projection", &time)?;
-        let mut pass = Passing {
-            branches,
-            time: &time,
-            grid: (tokens / frame_tokens.max(1), grid.1, grid.2),
-            chunking,
-            own_tokens: frames * frame_tokens,
-            each_block: false,
-        };
-        let computed = match &self.gpu {
-            None => self.through_blocks(&Host, streams, &pass, tap)?,
-            Some(gpu) => {
-                let computed = self.through_blocks(gpu, streams, &pass, tap)?;
-                if !all_finite(&computed)? {
-                    pass.each_block = true;
-                    let streams = branches.iter().map(|cond| self.stream(latents, cond, &mut no_tap));
-                    self.through_blocks(gpu, streams.collect::<Result<_>>()?, &pass, tap)?;
+        let step = Step { latents, timestep, passes: &[branches.to_vec()], chunking, done: &not_told };
+        let rows = self.time_of(timestep)?;
+        match &self.passes {
+            Where::Host(passes) => passes.velocities(&step, &rows, true, tap),
+            Where::Gpu(passes) => {
+                let there = passes.velocities(&step, &rows, false, tap)?;
+                let velocities = there.iter().map(|v| passes.backend.fetch_latents(v)).collect::<Result<Vec<_>>>()?;
+                match all_finite(&velocities)? {
+                    true => velocities.iter().try_for_each(|v| tap("velocity", v))?,
+                    false => drop(passes.velocities(&step, &rows, true, tap)?),
                 }
-                computed
+                Ok(velocities)
             }
-        };
-        let mut velocities = Vec::with_capacity(computed.len());
-        for x in computed {
-            let velocity = self.head.forward(&x, &e, grid)?;
-            tap("velocity", &velocity)?;
-            velocities.push(velocity);
         }
-        Ok(velocities)
     }
 
-    /// The branches' own tokens after all blocks, `[1, own_tokens, D]` each.
-    fn through_blocks<B: Backend>(
-        &self,
-        backend: &B,
-        streams: Vec<Stream<Tensor>>,
-        passing: &Passing,
-        tap: Tap,
-    ) -> Result<Vec<Tensor>> {
-        let Passing { branches, chunking, .. } = *passing;
-        let (time, rope) = (backend.time(passing.time)?, backend.rope(self.config.head_dim(), passing.grid)?);
-        let contexts = branches.iter().map(|c| backend.context(c)).collect::<Result<Vec<_>>>()?;
-        let pass = |context, block| Pass { time: &time, context, rope: &rope, chunking, block };
-        let brought = streams.into_iter().map(|s| s.brought(backend));
-        let mut streams = brought.collect::<Result<Vec<Stream<B::Activations>>>>()?;
-
-        for i in 0..self.config.num_layers {
-            let _span = tracing::info_span!(target: "steadydance", "block", i).entered();
-            let mut hints: Vec<Option<B::Activations>> = branches.iter().map(|_| None).collect();
-            if let Some(index) = self.hint_index(i).filter(|_| branches.iter().any(|c| c.vace.is_some())) {
-                let group = self.blocks.group(&format!("vace_blocks.{index}"))?;
-                let block = VaceBlock::new(backend, &self.config, index, &group)?;
-                for ((stream, hint), context) in streams.iter_mut().zip(&mut hints).zip(&contexts) {
-                    if let Some(Side { tokens, control }) = stream.side.take() {
-                        let (control, made) = block.forward(control, &tokens, &pass(context, None))?;
-                        stream.side = Some(Side { tokens, control });
-                        *hint = Some(made);
-                    }
+    /// The guided velocity of a step → `[16, F, h, w]` f32. On a GPU latents go there and this comes back, and nobody waits in
+    /// between; what is not finite is looked for as in [`forward_branches`](Self::forward_branches).
+    ///
+    /// # Errors
+    /// As there, whatever `guide` returns, and a number of factors that is not that of branches.
+    pub fn guided(&self, step: &Step, guide: &Guide, tap: Tap) -> Result<Tensor> {
+        let branches: usize = step.passes.iter().map(Vec::len).sum();
+        if guide.factors.len() != branches {
+            candle_core::bail!("{} factors for {branches} branches", guide.factors.len());
+        }
+        let rows = self.time_of(step.timestep)?;
+        match &self.passes {
+            Where::Host(passes) => (guide.combine)(&passes.velocities(step, &rows, true, tap)?),
+            Where::Gpu(passes) => {
+                let velocities = passes.velocities(step, &rows, false, tap)?;
+                let guided = passes.backend.combined(&velocities, guide.factors)?;
+                drop(velocities);
+                let guided = passes.backend.fetch_latents(&guided)?;
+                if !all_finite(std::slice::from_ref(&guided))? {
+                    passes.velocities(step, &rows, true, tap)?;
                 }
-            }
-            self.blocks.prefetch(&format!("blocks.{}", (i + 1) % self.config.num_layers));
-            let group = self.blocks.group(&format!("blocks.{i}"))?;
-            let block = Block::new(backend, &self.config, &group, self.config.has_image_context())?;
-            for (((stream, hint), cond), context) in streams.iter_mut().zip(hints).zip(branches).zip(&contexts) {
-                let mut x = block.forward(stream.take()?, &pass(context, Some(i)))?;
-                if let (Some(hint), Some(vace)) = (hint, &cond.vace) {
-                    x = backend.add_scaled(x, hint, vace.scale)?;
-                }
-                if B::AT_ONCE || passing.each_block {
-                    tap(&format!("block_{i}"), &backend.fetch(&x)?)?;
-                }
-                stream.x = Some(x);
+                Ok(guided)
             }
         }
-        drop(rope);
-        let own = |mut stream: Stream<B::Activations>| {
-            let x = backend.run(&stream.take()?, 0..passing.own_tokens)?;
-            backend.fetch(&x)
-        };
-        streams.into_iter().map(own).collect()
     }
+}
 
-    /// The tokens of one branch before any block.
-    fn stream(&self, latents: &Tensor, cond: &Conditioning, tap: Tap) -> Result<Stream<Tensor>> {
-        let stacked = match &cond.image_latents {
-            Some(y) => Tensor::cat(&[latents, y], 0)?,
-            None => latents.clone(),
-        };
-        let x = match (&self.steadydancer, &cond.pose) {
-            (Some(net), Some(pose)) => {
-                let noisy = latents.transpose(0, 1)?.contiguous()?;
-                let aligned = net.align.forward(&pose.features, &noisy)?;
-                drop(noisy);
-                tap("condition_aligned", &aligned)?;
-                let channels_first = |t: &Tensor| t.transpose(0, 1)?.contiguous();
-                let fused = Tensor::cat(&[stacked, channels_first(&pose.features)?, channels_first(&aligned)?], 0)?;
-                drop(aligned);
-                let tokens = net.patch_fuse.forward(&fused)?;
-                drop(fused);
-                tap("patch_fuse", &tokens)?;
-                Tensor::cat(&[&tokens, &pose.appended], 1)?
-            }
-            _ => self.patch.forward(&stacked)?,
-        };
-        // VACE's first side block starts from the tokens before any block.
-        let side = cond.vace.as_ref().map(|v| Side { tokens: x.clone(), control: v.tokens.clone() });
-        Ok(Stream { x: Some(x), side })
-    }
-
-    fn hint_index(&self, layer: usize) -> Option<usize> {
-        self.config.vace.as_ref()?.vace_layers.iter().position(|l| *l == layer)
+impl Extractors {
+    fn embed(&self, pose: &PoseInputs, tap: Tap) -> Result<EmbeddedPose> {
+        // [C, F, h, w] → [F, C, h, w]: the modules work frame by frame.
+        let latents = pose.pose_latents.to_dtype(DType::F32)?.transpose(0, 1)?.contiguous()?;
+        let temporal = self.temporal.forward(&latents)?;
+        tap("condition_temporal", &temporal)?;
+        let spatial = self.spatial.forward(&latents)?;
+        tap("condition_spatial", &spatial)?;
+        let features = ((latents + temporal)? + spatial)?;
+        Ok(EmbeddedPose {
+            features: features.transpose(0, 1)?.contiguous()?,
+            ref_latents: pose.ref_latents.clone(),
+            pose_ref_latents: pose.pose_ref_latents.narrow(0, 0, self.channels)?,
+        })
     }
 }
 

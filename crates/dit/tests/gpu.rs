@@ -1,18 +1,19 @@
-//! The transformer with its blocks on a GPU: an emulated one, or a real one with `STEADYDANCE_TEST_GPU=1`.
+//! The transformer on a GPU: an emulated one, or a real one with `STEADYDANCE_TEST_GPU=1`.
 
+use std::cell::Cell;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{DType, Device, Result, Tensor};
 use dit::{
-    Chunking, Conditioning, Config, Dit, GROUPS, Inputs, PassShape, PoseInputs, VaceConfig, VaceInputs,
-    gpu_activation_bytes, manifest, no_tap,
+    Attention, Chunking, Conditioning, Config, Dit, GROUPS, Guide, Inputs, PassShape, PoseInputs, Step, VaceConfig,
+    VaceInputs, gpu_activation_bytes, manifest, no_tap, not_told,
 };
 use kernels::Compute;
 use kernels::cuda::{Code, Driver, Gpu, GpuOptions};
 use kernels::quant::{Encoding, Scaling, Target, encode};
 use libloading::Library;
 use offload::{CudaMemory, Network, Placed, Residence};
-use weights::{Matrix, RandomWeights, Resident, TensorSource};
+use weights::{Matrix, RandomWeights, Resident, TensorSource, TensorSpec};
 
 /// The emulated GPU's settings are of the process.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -63,12 +64,16 @@ fn on_host(config: &Config, form: Option<Target>) -> Dit {
     Dit::new(config, Arc::new(Resident::new(Arc::new(Held(form)), Device::Cpu, None))).unwrap()
 }
 
-fn on_gpu(config: &Config, form: Option<Target>, residence: Residence, gpu: &Gpu) -> Dit {
+fn placed(config: &Config, source: impl TensorSource + 'static, residence: Residence, gpu: &Gpu) -> Dit {
     let manifest = manifest(config).unwrap();
-    let network = Network { source: Arc::new(Held(form)), manifest: &manifest, groups: GROUPS, dtype: None };
+    let network = Network { source: Arc::new(source), manifest: &manifest, groups: GROUPS, dtype: None };
     let placed = Placed::new(network, residence, Arc::new(CudaMemory::new(gpu.clone()))).unwrap();
     assert!(placed.gpu().is_some());
-    Dit::new(config, Arc::new(placed)).unwrap().on_gpu(gpu.clone())
+    Dit::new(config, Arc::new(placed)).unwrap()
+}
+
+fn on_gpu(config: &Config, form: Option<Target>, residence: Residence, gpu: &Gpu) -> Dit {
+    placed(config, Held(form), residence, gpu).on_gpu(gpu.clone(), Attention::Bf16).unwrap()
 }
 
 /// 108 tokens, and with the appended frames 180: more than runs must have at least.
@@ -119,7 +124,7 @@ fn plain(model_type: &str, in_dim: usize) -> Config {
 }
 
 #[test]
-fn blocks_on_a_gpu_compute_what_the_host_does() {
+fn a_gpu_computes_what_the_host_does() {
     let Some((gpu, _alone)) = gpu() else { return };
     let vace = Some(VaceConfig { vace_layers: vec![0], vace_in_dim: 96 });
     let vace = Config { vace, ..plain("vace", 16) };
@@ -165,25 +170,99 @@ fn neither_runs_nor_branches_nor_residence_change_a_bit() {
 }
 
 #[test]
+fn a_step_is_guided_where_it_is_computed() {
+    let Some((gpu, _alone)) = gpu() else { return };
+    let config = Config::tiny();
+    let net = on_gpu(&config, None, Residence::WHOLE, &gpu);
+    let conds = [0.5, 2.0, 3.0].map(|phase| prepared(&net, phase));
+    let each = forward(&net, &conds.each_ref(), Chunking::Whole);
+    let latents = waves(&LATENT, 9.0);
+    let factors = [3.0, -2.5, 0.5];
+    let want: Vec<f32> = (0..each[0].len()).map(|i| (0..3).map(|b| factors[b] as f32 * each[b][i]).sum()).collect();
+    let not_asked: &dyn Fn(&[Tensor]) -> Result<Tensor> = &|_| candle_core::bail!("the host is not asked");
+    let mut bits = Vec::new();
+    let told = Cell::new(0);
+    let count = |blocks| {
+        told.set(told.get() + blocks);
+        Ok(())
+    };
+    // Branches together or one after another, as a plan says.
+    for together in [1, 2, 3] {
+        let passes: Vec<Vec<&Conditioning>> = conds.chunks(together).map(|part| part.iter().collect()).collect();
+        let chunking = Chunking::Whole;
+        let step = Step { latents: &latents, timestep: 700.0, passes: &passes, chunking, done: &count };
+        let guide = Guide { factors: &factors, combine: not_asked };
+        let got: Vec<f32> = net.guided(&step, &guide, &mut no_tap).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+        assert!(relative_error(&got, &want) < 1e-6, "{together} together");
+        bits.push(got);
+        let few = Guide { factors: &factors[1..], combine: not_asked };
+        assert!(net.guided(&step, &few, &mut no_tap).is_err());
+        // Of six blocks for a branch each, or fewer for several, the last four are not waited for.
+        assert_eq!(told.take(), if together == 1 { 2 } else { 0 });
+        let enough = |_| candle_core::bail!("enough");
+        let stopped = net.guided(&Step { done: &enough, ..step }, &guide, &mut no_tap);
+        assert!(together > 1 || stopped.unwrap_err().to_string().contains("enough"));
+    }
+    assert!(bits[0] == bits[1] && bits[0] == bits[2]);
+
+    // Conditions stay where they were prepared.
+    let host = on_host(&config, None);
+    let elsewhere = prepared(&host, 0.5);
+    for (net, cond) in [(&net, &elsewhere), (&host, &conds[0])] {
+        let error = net.forward(&latents, 700.0, cond, &mut no_tap).unwrap_err();
+        assert!(error.to_string().contains("prepared on"), "{error}");
+    }
+}
+
+#[test]
+fn attention_in_eight_bits_is_near_and_the_same_everywhere() {
+    let Some((gpu, _alone)) = gpu() else { return };
+    let config = Config { dim: 256, ffn_dim: 256, ..Config::tiny() };
+    let net = |residence| {
+        let net = placed(&config, Held(None), residence, &gpu);
+        net.on_gpu(gpu.clone(), Attention::Int8).unwrap()
+    };
+    let whole = net(Residence::WHOLE);
+    let got = alone(&whole, Chunking::Whole);
+    let error = relative_error(&got, &alone(&on_host(&config, None), Chunking::Whole));
+    println!("8 bits: {error:e}");
+    assert!(error < 0.015, "{error:e}");
+    assert!(got != alone(&on_gpu(&config, None, Residence::WHOLE, &gpu), Chunking::Whole), "it makes a difference");
+    assert!(alone(&whole, Chunking::Whole) == got, "repeated");
+    assert!(alone(&whole, Chunking::Minimal { tokens: 130 }) == got, "runs");
+    assert!(alone(&net(Residence::STREAMED), Chunking::Whole) == got, "streamed");
+
+    let narrow = placed(&Config::tiny(), Held(None), Residence::WHOLE, &gpu);
+    let error = narrow.on_gpu(gpu.clone(), Attention::Int8).err().unwrap().to_string();
+    assert!(error.contains("128") && error.contains("64"), "{error}");
+}
+
+/// Weights that are in the GPU's memory.
+const HELD: [&str; 4] = ["blocks.", "patch_embedding", "condition_embedding_align", "head"];
+
+#[test]
 fn predictions_of_memory_hold_and_are_not_wasteful() {
     let Some((_, _alone)) = gpu() else { return };
     let config = Config { text_len: 512, dim: 384, ffn_dim: 1024, num_heads: 3, num_layers: 1, ..Config::tiny() };
     let [_, f, h, w] = LATENT;
-    for (branches, chunking) in [
-        (1, Chunking::Whole),
-        (2, Chunking::Whole),
-        (1, Chunking::FeedForward { tokens: 130 }),
-        (1, Chunking::Minimal { tokens: 130 }),
+    for (branches, chunking, attention) in [
+        (1, Chunking::Whole, Attention::Bf16),
+        (2, Chunking::Whole, Attention::Bf16),
+        (1, Chunking::FeedForward { tokens: 130 }, Attention::Int8),
+        (1, Chunking::Minimal { tokens: 130 }, Attention::Bf16),
+        (1, Chunking::Minimal { tokens: 130 }, Attention::Int8),
     ] {
         // With a pool of its own, whose peak is this pass's.
         let Some(gpu) = open() else { return };
-        let net = on_gpu(&config, None, Residence::WHOLE, &gpu);
+        let net = placed(&config, Held(None), Residence::WHOLE, &gpu).on_gpu(gpu.clone(), attention).unwrap();
         let conds: Vec<Conditioning> = (0..branches).map(|i| prepared(&net, i as f32)).collect();
         forward(&net, &conds.iter().collect::<Vec<_>>(), chunking);
         let weights = manifest(&config).unwrap();
-        let block = weights.tensors().filter(|t| t.name.starts_with("blocks."));
-        let block: u64 = block.map(|t| (t.elements() * if t.matrix { 2 } else { 4 }) as u64).sum();
-        let measured = gpu.pool().counts().peak_bytes - block;
+        // What is held there: the block, and what stands before and after it, whose matrices are bf16.
+        let held = |name: &str| HELD.iter().any(|prefix| name.starts_with(prefix));
+        let bytes = |t: &TensorSpec| if t.matrix || t.name.ends_with("weight") { 2 } else { 4 } * t.elements();
+        let held: usize = weights.tensors().filter(|t| held(&t.name)).map(bytes).sum();
+        let measured = gpu.pool().counts().peak_bytes - held as u64;
         let shape = PassShape {
             latent: [f, h, w],
             image_tokens: 257,
@@ -192,9 +271,10 @@ fn predictions_of_memory_hold_and_are_not_wasteful() {
             branches,
             chunking,
             compute: Compute::F32,
+            attention,
         };
         let predicted = gpu_activation_bytes(&config, &shape);
-        println!("{branches} {chunking:?}: measured {measured}, predicted {predicted}");
+        println!("{branches} {chunking:?} {attention:?}: measured {measured}, predicted {predicted}");
         assert!(predicted >= measured && predicted <= measured + measured / 2 + (1 << 20), "{measured} {predicted}");
     }
 }
@@ -216,10 +296,8 @@ fn a_number_that_is_none_is_found_in_its_block() {
         }
     }
     let config = plain("t2v", 16);
-    let manifest = manifest(&config).unwrap();
-    let network = Network { source: Arc::new(Broken(Held(None))), manifest: &manifest, groups: GROUPS, dtype: None };
-    let placed = Placed::new(network, Residence::WHOLE, Arc::new(CudaMemory::new(gpu.clone()))).unwrap();
-    let net = Dit::new(&config, Arc::new(placed)).unwrap().on_gpu(gpu.clone());
+    let net = placed(&config, Broken(Held(None)), Residence::WHOLE, &gpu);
+    let net = net.on_gpu(gpu.clone(), Attention::Bf16).unwrap();
     let cond = prepared(&net, 0.5);
     let mut finite = Vec::new();
     let mut look = |name: &str, t: &Tensor| {
@@ -229,5 +307,21 @@ fn a_number_that_is_none_is_found_in_its_block() {
         Ok(())
     };
     net.forward_branches(&waves(&LATENT, 9.0), 700.0, &[&cond], Chunking::Whole, &mut look).unwrap();
-    assert_eq!(finite, [("block_0".to_owned(), true), ("block_1".to_owned(), false)]);
+    let want = [("block_0".to_owned(), true), ("block_1".to_owned(), false)];
+    assert_eq!(finite, want);
+
+    // A step as a whole finds it too.
+    let latents = waves(&LATENT, 9.0);
+    let passes = [vec![&cond]];
+    let step = Step { latents: &latents, timestep: 700.0, passes: &passes, chunking: Chunking::Whole, done: &not_told };
+    let guide = Guide { factors: &[1.0], combine: &|_| candle_core::bail!("the host is not asked") };
+    let mut finite = Vec::new();
+    let mut look = |name: &str, t: &Tensor| {
+        if name.starts_with("block_") {
+            finite.push((name.to_owned(), t.sum_all()?.to_scalar::<f32>()?.is_finite()));
+        }
+        Ok(())
+    };
+    net.guided(&step, &guide, &mut look).unwrap();
+    assert_eq!(finite, want);
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor};
 use cap::Cap;
-use dit::{Chunking, Config, Dit, Inputs, PassShape, VaceConfig, activation_bytes, no_tap};
+use dit::{Attention, Chunking, Config, Dit, Inputs, PassShape, VaceConfig, activation_bytes, no_tap};
 use inputs::{inputs, waves};
 use kernels::Compute;
 use kernels::quant::{Encoding, encode};
@@ -87,6 +87,7 @@ fn predictions_hold_and_are_not_wasteful() {
                 branches,
                 chunking,
                 compute,
+                attention: Attention::default(),
             };
             let predicted = activation_bytes(config, &shape);
             let ratio = predicted as f64 / measured as f64;

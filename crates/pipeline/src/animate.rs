@@ -389,11 +389,11 @@ impl Clip<'_> {
         let net = running
             .placed(&model.dit)
             .and_then(|source| Dit::new(&model.blueprint.dit, source))
+            .and_then(|net| match running.memory.gpu() {
+                Some(gpu) => net.on_gpu(gpu.clone(), plan.attention),
+                None => Ok(net),
+            })
             .map_err(|e| progress.explain(|| "dit".into(), e))?;
-        let net = match running.memory.gpu() {
-            Some(gpu) => net.on_gpu(gpu.clone()),
-            None => net,
-        };
         let mut watch = LoopWatch {
             progress,
             keeper,
@@ -531,6 +531,10 @@ impl Watch for LoopWatch<'_, '_, '_> {
         self.progress.advance(1).map_err(stop)
     }
 
+    fn blocks(&mut self, count: usize) -> candle_core::Result<()> {
+        self.progress.advance(count).map_err(stop)
+    }
+
     fn position(&mut self, sampler: &Sampler, latents: &Tensor) {
         if let Err(problem) = self.keeper.after_step(sampler, latents) {
             self.progress.note(format!("the steps done cannot be kept ({problem}); the clip goes on"));
@@ -541,7 +545,7 @@ impl Watch for LoopWatch<'_, '_, '_> {
         let schedule = &self.plan.schedule;
         self.check_finite(format!("sampler, step {}/{}", step + 1, schedule.num_steps()), latents)?;
         self.progress.tensor("velocity", velocity);
-        // A GPU's blocks are not told of one by one.
+        // The last of a GPU's blocks are not told of by themselves.
         if self.memory.gpu().is_some() {
             let done: usize = (0..=step).map(|step| self.plan.guidance.forwards(step)).sum();
             self.progress.set(done * self.layers).map_err(stop)?;

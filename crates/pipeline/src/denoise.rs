@@ -1,7 +1,9 @@
 //! The sampling loop (spec steadydancer §3.1).
 
+use std::cell::RefCell;
+
 use candle_core::{Result, Tensor};
-use dit::{Conditioning, Dit, Inputs, PoseInputs};
+use dit::{Conditioning, Dit, Guide, Inputs, PoseInputs, Step};
 use scheduler::{GuidancePlan, Polarity, Sampler};
 
 use crate::{Activations, Branches};
@@ -82,6 +84,15 @@ pub trait Watch {
         Ok(())
     }
 
+    /// Instead of [`block`](Self::block) where nobody waits for each of them: so many more forwards through a block are done. An error
+    /// stops the loop.
+    ///
+    /// # Errors
+    /// The implementation's own.
+    fn blocks(&mut self, _count: usize) -> Result<()> {
+        Ok(())
+    }
+
     /// After step `step` (0-based): the guided velocity and the new latents, both `[16, F, h, w]`.
     ///
     /// # Errors
@@ -148,20 +159,22 @@ pub fn go_on(run: &Denoise, sampler: &mut Sampler, latents: &mut Tensor, watch: 
             };
             places.push(at);
         }
+        let watching = RefCell::new(&mut *watch);
         let mut tap = |name: &str, output: &Tensor| match name.strip_prefix("block_").and_then(|n| n.parse().ok()) {
-            Some(block) => watch.block(step, block, output),
+            Some(block) => watching.borrow_mut().block(step, block, output),
             None => Ok(()),
         };
+        let done = |count| watching.borrow_mut().blocks(count);
         let together = match activations.branches {
             Branches::OneAtATime => 1,
             Branches::Batched => places.len(),
         };
-        let mut velocities = Vec::with_capacity(places.len());
-        for places in places.chunks(together.max(1)) {
-            let branches: Vec<&Conditioning> = places.iter().map(|at| &prepared[*at].1).collect();
-            velocities.extend(dit.forward_branches(latents, timestep, &branches, activations.dit, &mut tap)?);
-        }
-        let velocity = guidance.combine(step, &velocities)?;
+        let branches = |places: &[usize]| places.iter().map(|at| &prepared[*at].1).collect();
+        let passes: Vec<Vec<&Conditioning>> = places.chunks(together.max(1)).map(branches).collect();
+        let factors: Vec<f64> = active.iter().map(|active| active.coefficient).collect();
+        let guide = Guide { factors: &factors, combine: &|velocities| guidance.combine(step, velocities) };
+        let work = Step { latents, timestep, passes: &passes, chunking: activations.dit, done: &done };
+        let velocity = dit.guided(&work, &guide, &mut tap)?;
         *latents = sampler.step(step, &velocity, latents)?;
         watch.position(sampler, latents);
         watch.step(step, &velocity, latents)?;

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use dit::Attention;
 use image::RgbImage;
 use kernels::Compute;
 use media::output::PendingFile;
@@ -58,6 +59,9 @@ pub struct EngineOptions {
     /// parameters or more, as their own code computes, and f32 for small ones. Another result, by about as much as the
     /// reference's differs from exact arithmetic.
     pub compute: Option<Compute>,
+    /// How the transformer's tokens attend to each other on a GPU; `None` is bf16. `int8` is for heads of 128 channels, and changes the picture
+    /// a little.
+    pub attention: Option<Attention>,
     /// Of the VAE on a GPU; on the CPU it computes in f32.
     pub vae_dtype: Option<HeldDType>,
     /// What is asked of the planner; by default it decides everything. Placement never changes the result.
@@ -151,6 +155,8 @@ pub struct AnimatePlan {
     pub activations: Activations,
     /// Numbers that the transformer's products are computed in.
     pub compute: Compute,
+    /// How its tokens attend to each other, where that is on a GPU.
+    pub attention: Attention,
     /// LoRAs of the transformer.
     pub loras: Vec<LoraInfo>,
     /// What was decided that one might not expect.
@@ -449,6 +455,7 @@ impl Engine {
             vae_tile: self.options.vae_tile,
             loras: &self.model.loras,
             compute: self.model.dit.compute,
+            attention: self.options.attention.unwrap_or_default(),
             on_own_gpu: self.device.gpu.is_some(),
             device_note: self.device.note.clone(),
         }
@@ -495,6 +502,7 @@ pub fn plan_known(
         vae_tile: options.vae_tile,
         loras: &loras,
         compute: compute_of(options, blueprint.manifests()?[0].parameters()),
+        attention: options.attention.unwrap_or_default(),
         on_own_gpu: false,
         device_note: None,
     };

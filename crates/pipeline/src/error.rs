@@ -152,6 +152,14 @@ pub enum RequestError {
     /// An output of a kind that cannot be written.
     #[error(transparent)]
     OutputKind(MediaError),
+    /// A way to attend that the model's heads are not for.
+    #[error("--attention {asked} is for heads of 128 channels, and this model's have {head}; leave it at bf16")]
+    Attention {
+        /// What was asked for.
+        asked: &'static str,
+        /// Channels of a head.
+        head: usize,
+    },
     /// A device this build or machine does not have.
     #[error("device {found:?} is not available: {why}; use --device cpu")]
     Device {

@@ -1,4 +1,4 @@
-//! The GPU that the transformer's blocks are computed on.
+//! The GPU that the transformer's steps are computed on.
 //!
 //! What `--device` says is settled when a model is opened: the GPU is opened then, so that plans know its free memory. The rest of a
 //! clip is computed on the CPU.
@@ -61,7 +61,7 @@ impl Chosen {
             (Ok(own), _) => {
                 let name = &own.gpu.facts().name;
                 let note = format!(
-                    "the transformer's blocks compute on {name}, the rest on the CPU; this engine was tested on an emulated GPU only, so look at the first clip, or choose --device cpu"
+                    "the transformer's steps compute on {name}, the rest on the CPU; this engine was tested on an emulated GPU only, so look at the first clip, or choose --device cpu"
                 );
                 Ok(Self { note: Some(note), gpu: Some(own) })
             }
@@ -114,6 +114,14 @@ fn named_driver() -> Option<PathBuf> {
 fn unfit(config: &dit::Config) -> Option<String> {
     let head = config.head_dim();
     let widths = [config.dim, config.ffn_dim];
+    // Patches have four numbers a channel, pixels one; both are read eight at a time.
+    let channels = [4 * config.in_dim, config.in_dim_c.unwrap_or(0)];
+    if channels.iter().any(|c| !c.is_multiple_of(8)) {
+        let [patch, pose] = [config.in_dim, channels[1]];
+        return Some(format!(
+            "the GPU's kernels are for latents of 2, 4, … channels and poses of 8, 16, …; this model has {patch} and {pose}"
+        ));
+    }
     let fits = head.is_multiple_of(8) && head <= 128 && widths.iter().all(|w| w.is_multiple_of(16) && *w <= 14_336);
     (!fits).then(|| {
         let [dim, ffn] = widths;
@@ -174,6 +182,8 @@ mod tests {
             assert!(error.contains("auto, cpu, cuda and cuda:N") && !error.contains('\n'), "{error}");
         }
         let wide = dit::Config { num_heads: 1, dim: 256, ..config };
+        let odd = dit::Config { in_dim_c: Some(12), ..wide.clone() };
+        assert!(unfit(&odd).is_some_and(|why| why.contains("36 and 12") && !why.contains('\n')));
         let why = Chosen::of("auto", &wide).unwrap().note.unwrap_or_default();
         assert!(why.contains("heads of 256") && !why.contains('\n'), "{why}");
         assert!(Chosen::of("cuda", &wide).is_err());

@@ -36,6 +36,7 @@ pub use activations::{Activations, Branches};
 pub use config::pose_canvas;
 pub use convert::{Conversion, compare_checkpoints};
 pub use denoise::{Conditions, Denoise, Watch, denoise, frame_mask};
+pub use dit::Attention;
 pub use engine::{
     AnimatePlan, ComponentInfo, Engine, EngineOptions, HeldDType, ModelInfo, PhaseMemory, Report, plan_known,
 };

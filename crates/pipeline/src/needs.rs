@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::DType;
-use dit::Chunking;
+use dit::{Attention, Chunking};
 use kernels::Compute;
 use offload::{How, Job, Machine, NetworkSize, Phase, PhaseJob, Precision, StagePlan, Way, Work};
 use vae::Tile;
@@ -173,6 +173,8 @@ pub(crate) struct Extent {
     pub half_vae: bool,
     /// Numbers that the transformer multiplies in on the host.
     pub compute: Compute,
+    /// How its tokens attend to each other on a GPU.
+    pub attention: Attention,
     /// Whether the GPU is computed on, and not only planned for: then what its blocks take is known.
     pub on_own_gpu: bool,
 }
@@ -305,6 +307,7 @@ fn dit_ways(
             branches: extent.branches.together,
             chunking: chunking(how, tokens),
             compute: extent.compute,
+            attention: extent.attention,
         };
         activations(d, &shape) + extent.merge_bytes
     };

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use dit::Attention;
 use kernels::Compute;
 use media::output::PendingFolder;
 use offload::{Machine, MemoryFlags, Phase, PhaseJob, Place, StagePlan};
@@ -43,6 +44,8 @@ pub(crate) struct ModelSide<'a> {
     pub loras: &'a Loras,
     /// Numbers that the transformer's products are computed in.
     pub compute: Compute,
+    /// How its tokens attend to each other on a GPU.
+    pub attention: Attention,
     /// Whether the machine's GPU is the one that this program computes on.
     pub on_own_gpu: bool,
     /// What is to be said of where it is computed.
@@ -140,6 +143,16 @@ pub(crate) fn make_plan(
     }
     let (stages, activations) = stages(request, model, clip, poses.phase, &guidance)?;
     notes.extend(stages.notes.iter().cloned());
+    let on_device = stages.phase(Phase::Denoise).is_some_and(|p| p.on == Place::Device);
+    let head = model.blueprint.dit.head_dim();
+    match model.attention {
+        Attention::Bf16 => {}
+        asked if !on_device => {
+            notes.push(format!("--attention {} does nothing here: it is for GPUs", asked.name()));
+        }
+        asked if !asked.fits(head) => return Err(RequestError::Attention { asked: asked.name(), head }.into()),
+        _ => {}
+    }
     if model.compute != Compute::F32 && stages.phase(Phase::Denoise).is_some_and(|p| p.on == Place::Cpu) {
         let name = model.compute.name();
         notes.push(format!(
@@ -161,6 +174,7 @@ pub(crate) fn make_plan(
         stages,
         activations,
         compute: model.compute,
+        attention: model.attention,
         loras: model.loras.infos.clone(),
         notes,
     })
@@ -223,6 +237,7 @@ fn stages_of(
             merge_bytes: model.loras.merge_bytes,
             half_vae: model.half_vae,
             compute: model.compute,
+            attention: model.attention,
             on_own_gpu: model.on_own_gpu,
         };
         let mut phases = job(model.blueprint, clip, &model.held, pose.clone(), &extent)?;
@@ -283,6 +298,9 @@ fn described(plan: &AnimatePlan, request: &AnimateRequest) -> serde_json::Value 
     }
     if plan.stages.phase(Phase::Denoise).is_some_and(|p| p.on == Place::Device) {
         value["device"] = serde_json::json!("cuda");
+        if plan.attention != Attention::Bf16 {
+            value["attention"] = serde_json::json!(plan.attention);
+        }
     }
     if !plan.loras.is_empty() {
         value["loras"] =

@@ -123,9 +123,9 @@ pub use pipeline::doctor;
 pub use pipeline::eval;
 pub use pipeline::trace;
 pub use pipeline::{
-    Activations, AnimatePlan, AnimateRequest, Audio, Branches, CancelToken, ComponentInfo, Conversion, DTypeShare,
-    EmbeddedPoses, Engine, EngineOptions, ErrorKind, Event, FinderOptions, HeldDType, Inspection, Lora, LoraFit,
-    LoraInfo, LoraModel, LoraSource, MAX_FRAMES, MAX_SIDE, MIN_SIDE, ModelFiles, ModelInfo, ModelOverrides,
+    Activations, AnimatePlan, AnimateRequest, Attention, Audio, Branches, CancelToken, ComponentInfo, Conversion,
+    DTypeShare, EmbeddedPoses, Engine, EngineOptions, ErrorKind, Event, FinderOptions, HeldDType, Inspection, Lora,
+    LoraFit, LoraInfo, LoraModel, LoraSource, MAX_FRAMES, MAX_SIDE, MIN_SIDE, ModelFiles, ModelInfo, ModelOverrides,
     ModelSource, Motion, NetworkMatch, Observer, PipelineError, PoseModelFiles, PoseModelPlaces, PoseModels,
     PoseOutcome, PoseRecipe, PoseRequest, PoseSettings, Report, RequestError, SIDE_MULTIPLE, Settings, SizeRule,
     StoredModel, TensorRow, Timing, compare_checkpoints, find_poses, inspect, inspect_lora, plan_known, pose_canvas,

@@ -182,22 +182,25 @@ struct Patch {
     width: i32,
     token_stride: i64,
     x_is_f32: i32,
+    side: i32,
 }
 
 #[test]
 fn patches_go_to_tokens_and_back() {
     let (gpu, mut random) = (Gpu::new(), random());
-    for [channels, frames, height, width] in [[1, 1, 2, 2], [3, 2, 4, 6], [16, 3, 8, 10]] {
+    for [channels, frames, height, width, side] in
+        [[1, 1, 2, 2, 2], [3, 2, 4, 6, 2], [16, 3, 8, 10, 2], [16, 3, 8, 10, 1], [3, 2, 5, 7, 1]]
+    {
         let n = channels * frames * height * width;
-        let (x, stride) = (normal(&mut random, n), 4 * channels + 8);
-        let tokens = frames * height * width / 4;
+        let (x, stride) = (normal(&mut random, n), side * side * channels + 8);
+        let tokens = frames * height * width / (side * side);
         // Column of a number in a token: (channel, y, x) in, (y, x, channel) out.
         let at = |i: usize, out: bool| {
             let (column, row, frame, channel) =
                 (i % width, i / width % height, i / width / height % frames, i / width / height / frames);
-            let token = (frame * (height / 2) + row / 2) * (width / 2) + column / 2;
-            let (y, x) = (row % 2, column % 2);
-            token * stride + if out { (y * 2 + x) * channels + channel } else { channel * 4 + y * 2 + x }
+            let token = (frame * (height / side) + row / side) * (width / side) + column / side;
+            let (y, x) = (row % side, column % side);
+            token * stride + if out { (y * side + x) * channels + channel } else { (channel * side + y) * side + x }
         };
         let params = |x: u64, y: u64, x_is_f32: i32| Patch {
             x,
@@ -208,6 +211,7 @@ fn patches_go_to_tokens_and_back() {
             width: width as i32,
             token_stride: stride as i64,
             x_is_f32,
+            side: side as i32,
         };
         let grid = [n.div_ceil(256) as u32, 1, 1];
         let (latents, rows) = (gpu.upload(&x), gpu.upload(&vec![0u16; tokens * stride]));

@@ -3,7 +3,7 @@
 use candle_core::{DType, Tensor};
 use kernels::attention::reference::attention_with_bias;
 use kernels::cuda::GpuDtype;
-use kernels::cuda::ops::{Heads, attention};
+use kernels::cuda::ops::{Heads, Int8Keys, attention, attention_int8, attention_over_frames};
 
 use crate::{Bench, LEVELS, Random, assert_close};
 
@@ -63,6 +63,75 @@ fn projections_that_lie_behind_each_other_are_read_in_place_at(bench: &Bench) {
     };
     let want = attention_with_bias(&of(0), &of(1), &of(2), 0.25, None).unwrap();
     assert_close(&heads_first(&bench.download(&got)), &want, TOLERANCE, "in place");
+}
+
+#[test]
+fn pixels_attend_to_themselves_over_frames() {
+    let Some(bench) = Bench::open() else { return };
+    let mut random = Random::new();
+    for _ in 0..6 {
+        let (frames, pixels, heads) = (random.within(1..40), random.within(1..30), random.within(1..9));
+        let mut make = || random.normal(&[frames, pixels, heads * 16], DType::BF16);
+        let (q, k, v) = (make(), make(), make());
+        let there = [&q, &k, &v].map(|x| bench.upload(x, GpuDtype::Bf16));
+        let got = attention_over_frames(&bench.gpu, there.each_ref(), 0.25).unwrap();
+        // [F, P, H·16] → [P, H, F, 16]
+        let apart = |x: &Tensor| {
+            let x = x.reshape((frames, pixels, heads, 16)).unwrap();
+            x.permute((1, 2, 0, 3)).unwrap().contiguous().unwrap()
+        };
+        let want = attention_with_bias(&apart(&q), &apart(&k), &apart(&v), 0.25, None).unwrap();
+        let what = format!("{frames} frames, {pixels} pixels, {heads} heads");
+        assert_close(&apart(&bench.download(&got)), &want, TOLERANCE, &what);
+    }
+    let mut make = |shape: &[usize]| bench.upload(&random.normal(shape, DType::BF16), GpuDtype::Bf16);
+    let (x, longer, odd) = (make(&[3, 2, 16]), make(&[4, 2, 16]), make(&[3, 2, 24]));
+    for [q, k, v] in [[&x, &longer, &x], [&x, &x, &longer], [&odd, &odd, &odd]] {
+        assert!(attention_over_frames(&bench.gpu, [q, k, v], 1.0).is_err());
+    }
+    assert!(attention_over_frames(&bench.gpu, [&x, &x, &x], f32::NAN).is_err());
+}
+
+#[test]
+fn scores_of_eight_bits_are_near_the_definition() {
+    LEVELS.into_iter().filter_map(Bench::at).for_each(|bench| scores_of_eight_bits_at(&bench));
+}
+
+fn scores_of_eight_bits_at(bench: &Bench) {
+    let mut random = Random::new();
+    for _ in 0..3 {
+        let (batch, heads) = (random.within(1..3), random.within(1..3));
+        let (queries, keys) = (random.within(1..200), random.within(1..300));
+        let mut make = |rows: usize| random.normal(&[batch, rows, heads, 128], DType::BF16);
+        let (q, k, v) = (make(queries), make(keys), make(keys));
+        // What keys have in common makes no difference, and would take most of the 8 bits.
+        let k = (k + 2.0).unwrap().to_dtype(DType::BF16).unwrap().to_dtype(DType::F32).unwrap();
+        let there = [&q, &k, &v].map(|x| bench.upload(x, GpuDtype::Bf16));
+        let [of_q, of_k, of_v] = there.each_ref().map(|x| Heads::of(x).unwrap());
+        let held = Int8Keys::new(&bench.gpu, of_k, of_v).unwrap();
+        let scale = 1.0 / 128f32.sqrt();
+        let got = bench.download(&attention_int8(&bench.gpu, of_q, &held, scale).unwrap());
+        let [first, want, v] = [&q, &k, &v].map(heads_first);
+        let want = attention_with_bias(&first, &want, &v, f64::from(scale), None).unwrap();
+        let what = format!("{} B {batch} H {heads} Lq {queries} Lk {keys}", bench.gpu.level());
+        assert_close(&heads_first(&got), &want, 0.07, &what);
+
+        // Some of the queries have the same results, to the bit.
+        let count = random.within(0..queries) + 1;
+        let part = bench.upload(&q.narrow(1, queries - count, count).unwrap().contiguous().unwrap(), GpuDtype::Bf16);
+        let part = attention_int8(&bench.gpu, Heads::of(&part).unwrap(), &held, scale).unwrap();
+        let bits = |t: Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let of_all = got.narrow(1, queries - count, count).unwrap().contiguous().unwrap();
+        assert!(bits(bench.download(&part)) == bits(of_all), "{what}, {count} of them");
+    }
+    let mut make = |shape: &[usize]| bench.upload(&random.normal(shape, DType::BF16), GpuDtype::Bf16);
+    let (x, longer, narrow) = (make(&[1, 4, 2, 128]), make(&[1, 5, 2, 128]), make(&[1, 4, 2, 64]));
+    let of = |t| Heads::of(t).unwrap();
+    assert!(Int8Keys::new(&bench.gpu, of(&x), of(&longer)).is_err());
+    assert!(Int8Keys::new(&bench.gpu, of(&narrow), of(&narrow)).is_err());
+    let held = Int8Keys::new(&bench.gpu, of(&x), of(&x)).unwrap();
+    assert!(attention_int8(&bench.gpu, of(&narrow), &held, 1.0).is_err());
+    assert!(attention_int8(&bench.gpu, of(&x), &held, -1.0).is_err());
 }
 
 #[test]

@@ -74,24 +74,29 @@ fn activations_and_conversions() {
 fn latents_become_tokens_and_back() {
     let Some(bench) = Bench::open() else { return };
     let mut random = Random::new();
-    for _ in 0..6 {
-        let (c, f, h, w) = (random.within(1..9), random.within(1..4), 2 * random.within(1..5), 2 * random.within(1..5));
-        let (tokens, first) = (f * h / 2 * (w / 2), 4 * random.within(0..3));
+    for case in 0..8 {
+        let side = 2 - case % 2;
+        let (c, f, h, w) =
+            (random.within(1..9), random.within(1..4), side * random.within(1..5), side * random.within(1..5));
+        let (y, x, columns) = (h / side, w / side, side * side * c);
+        let (tokens, first) = (f * y * x, 4 * random.within(0..3));
         let latents = random.normal(&[c, f, h, w], DType::F32);
         let there = bench.upload(&latents, GpuDtype::F32);
-        let rows = GpuTensor::zeros(&bench.gpu, &[1, tokens, first + 4 * c], GpuDtype::Bf16).unwrap();
-        patchify_into(&bench.gpu, &there, &rows, first).unwrap();
-        let got = bench.download(&rows).narrow(2, first, 4 * c).unwrap();
-        // [C, F, h/2, 2, w/2, 2] → [F, h/2, w/2, C, 2, 2]
-        let split = latents.reshape((c, f, h / 2, 2, w / 2, 2)).unwrap();
-        let want =
-            split.permute((1, 2, 4, 0, 3, 5)).unwrap().contiguous().unwrap().reshape((1, tokens, 4 * c)).unwrap();
-        assert_close(&got, &want, 4e-3, "patchify");
+        let rows = GpuTensor::zeros(&bench.gpu, &[1, tokens, first + columns], GpuDtype::Bf16).unwrap();
+        patchify_into(&bench.gpu, &there, &rows, first, side).unwrap();
+        let got = bench.download(&rows).narrow(2, first, columns).unwrap();
+        // [C, F, y, s, x, s] → [F, y, x, C, s, s]
+        let split = latents.reshape((c, f, y, side, x, side)).unwrap();
+        let want = split.permute((1, 2, 4, 0, 3, 5)).unwrap().contiguous().unwrap().reshape((1, tokens, columns));
+        assert_close(&got, &want.unwrap(), 4e-3, "patchify");
 
-        let head = split.permute((1, 2, 4, 3, 5, 0)).unwrap().contiguous().unwrap().reshape((tokens, 4 * c)).unwrap();
-        let back = unpatchify(&bench.gpu, &bench.upload(&head, GpuDtype::F32), [c, f, h, w]).unwrap();
+        let head = split.permute((1, 2, 4, 3, 5, 0)).unwrap().contiguous().unwrap().reshape((tokens, columns));
+        let head = bench.upload(&head.unwrap(), GpuDtype::F32);
+        let back = unpatchify(&bench.gpu, &head, [c, f, h, w], side).unwrap();
         assert_close(&bench.download(&back), &latents, 0.0, "unpatchify");
-        assert!(patchify_into(&bench.gpu, &there, &rows, first + 4).is_err());
+        assert!(patchify_into(&bench.gpu, &there, &rows, first + 4, side).is_err());
+        assert!(patchify_into(&bench.gpu, &there, &rows, 0, 0).is_err());
+        assert!(unpatchify(&bench.gpu, &head, [c, f, h + 1, w], side).is_err());
     }
 }
 

@@ -2,17 +2,19 @@
 
 use std::ops::Range;
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use kernels::Compute;
 use kernels::attention::{Attention, Bias};
-use kernels::linear::{Epilogue, Input};
+use kernels::linear::{Epilogue, Input, Matrix};
 use kernels::residual::{add_in_place, gated_add_in_place};
-use nn::{LayerNorm, Linear, RmsNorm, RopeTables, merge_heads, split_heads};
+use nn::{LayerNorm, Linear, RmsNorm, RopeTables, attention, merge_heads, split_heads};
 use weights::Weights;
 
 use super::{Backend, Rows};
 use crate::Conditioning;
-use crate::block::{Context, KeysValues, norm_modulated};
+use crate::block::{Context, norm_modulated};
+use crate::conditioning::Prepared;
+use crate::ends::PATCH;
 
 /// See the module: f32.
 pub(crate) struct Host;
@@ -27,6 +29,10 @@ impl Backend for Host {
     type LayerNorm = LayerNorm;
     type Modulation = Tensor;
     type Rope = RopeTables;
+    /// Keys, and values.
+    type Keys = [Tensor; 2];
+    type Mark = ();
+    type Latents = Tensor;
 
     fn linear(&self, [outputs, inputs]: [usize; 2], w: &Weights) -> Result<Linear> {
         Linear::new(inputs, outputs, w)
@@ -44,15 +50,31 @@ impl Backend for Host {
         w.tensor((1, 6, dim), "modulation")
     }
 
-    fn bring(&self, x: Tensor) -> Result<Tensor> {
-        Ok(x)
+    fn linear_of(&self, weight: Matrix, bias: Tensor) -> Result<Linear> {
+        Ok(Linear::from_tensors(weight, Some(bias)))
+    }
+
+    fn layer_norm_of(&self, gain: Tensor, bias: Tensor, eps: f64) -> Result<LayerNorm> {
+        LayerNorm::from_tensors(gain, bias, eps)
     }
 
     fn fetch(&self, x: &Tensor) -> Result<Tensor> {
         Ok(x.clone())
     }
 
-    fn time(&self, rows: &Tensor) -> Result<Tensor> {
+    fn bring_latents(&self, latents: &Tensor) -> Result<Tensor> {
+        latents.to_dtype(DType::F32)
+    }
+
+    fn fetch_latents(&self, latents: &Tensor) -> Result<Tensor> {
+        Ok(latents.clone())
+    }
+
+    fn shape_of(&self, latents: &Tensor) -> Result<[usize; 4]> {
+        Ok(latents.dims4()?.into())
+    }
+
+    fn modulation_of(&self, rows: &Tensor) -> Result<Tensor> {
         Ok(rows.clone())
     }
 
@@ -60,8 +82,20 @@ impl Backend for Host {
         RopeTables::video(head_dim, grid, &Device::Cpu)
     }
 
-    fn context<'a>(&self, condition: &'a Conditioning) -> Result<&'a Context<Self>> {
-        Ok(&condition.context)
+    fn context(&self, context: Context<Self>) -> Result<Context<Self>> {
+        Ok(context)
+    }
+
+    fn prepared<'a>(&self, condition: &'a Conditioning) -> Result<&'a Prepared<Self>> {
+        condition.on_host()
+    }
+
+    fn mark(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn wait(&self, (): &()) -> Result<()> {
+        Ok(())
     }
 
     fn tokens(&self, x: &Tensor) -> Result<usize> {
@@ -88,6 +122,33 @@ impl Backend for Host {
         all.slice_set(piece, 1, first)
     }
 
+    fn patches(&self, parts: &[&Tensor]) -> Result<Input> {
+        let all = match parts {
+            [one] => (*one).clone(),
+            several => Tensor::cat(several, 0)?,
+        };
+        // [C, F, y, q, x, r] → [F, y, x, C, q, r]: within a patch the channel is slowest.
+        let (c, f, h, w) = all.dims4()?;
+        let (y, x) = (h / PATCH, w / PATCH);
+        let patches = all.reshape(&[c, f, y, PATCH, x, PATCH][..])?.permute([1, 2, 4, 0, 3, 5])?;
+        Ok(patches.reshape((1, f * y * x, c * PATCH * PATCH))?.into())
+    }
+
+    fn unpatched(&self, tokens: Tensor, [c, f, h, w]: [usize; 4]) -> Result<Tensor> {
+        // [F, y, x, q, r, C] → [C, F, y, q, x, r]: here the channel is fastest.
+        let patches = tokens.reshape(&[f, h / PATCH, w / PATCH, PATCH, PATCH, c][..])?;
+        patches.permute([5, 0, 1, 3, 2, 4])?.reshape((c, f, h, w))
+    }
+
+    /// `[h·w, F, C]`: positions are the batch, frames the sequence.
+    fn pixels(&self, latents: &Tensor) -> Result<Input> {
+        Ok(latents.flatten_from(2)?.permute((2, 1, 0))?.contiguous()?.into())
+    }
+
+    fn to_latents(&self, pixels: Tensor, [c, f, h, w]: [usize; 4]) -> Result<Tensor> {
+        pixels.permute((2, 1, 0))?.reshape((c, f, h, w))
+    }
+
     fn modulate(&self, block: &Tensor, time: &Tensor) -> Result<Tensor> {
         block + time
     }
@@ -104,8 +165,20 @@ impl Backend for Host {
         Ok(x.into())
     }
 
+    fn norm(&self, x: Tensor, norm: &LayerNorm) -> Result<Tensor> {
+        norm.forward(&x)
+    }
+
     fn product(&self, x: &Input, linear: &Linear) -> Result<Tensor> {
         linear.forward_of(x, Epilogue::None)
+    }
+
+    fn product_stream(&self, x: &Input, linear: &Linear) -> Result<Tensor> {
+        linear.forward_of(x, Epilogue::None)
+    }
+
+    fn product_silu(&self, x: &Input, linear: &Linear) -> Result<Tensor> {
+        linear.forward_of(x, Epilogue::None)?.silu()
     }
 
     fn product_gelu(&self, x: &Input, linear: &Linear) -> Result<Tensor> {
@@ -140,10 +213,18 @@ impl Backend for Host {
         rope.apply_after_norm(norm, x)
     }
 
+    fn own_keys(&self, kv: [Tensor; 2]) -> Result<[Tensor; 2]> {
+        Ok(kv)
+    }
+
+    fn context_keys(&self, kv: [Tensor; 2]) -> Result<[Tensor; 2]> {
+        Ok(kv)
+    }
+
     fn attention(
         &self,
         queries: &Tensor,
-        KeysValues { k, v }: &KeysValues<Self>,
+        [k, v]: &[Tensor; 2],
         counts: Option<&Tensor>,
         compute: Compute,
     ) -> Result<Tensor> {
@@ -153,6 +234,14 @@ impl Backend for Host {
         let (count, keys) = (queries.dim(1)?, k.dim(1)?);
         let _span = tracing::info_span!(target: "steadydance", "attention", queries = count, keys).entered();
         merge_heads(&attention.apply(&heads(queries)?, &heads(k)?, &heads(v)?)?)
+    }
+
+    fn attention_over_frames(&self, [q, k, v]: [Tensor; 3], heads: usize) -> Result<Tensor> {
+        let scale = ((q.dim(2)? / heads.max(1)) as f64).sqrt().recip();
+        // As attention takes them without a copy.
+        let k = split_heads(&{ k }, heads)?.contiguous()?;
+        let v = split_heads(&{ v }, heads)?.contiguous()?;
+        merge_heads(&attention(&split_heads(&q, heads)?, &k, &v, scale)?)
     }
 
     fn add(&self, x: &Tensor, y: Tensor) -> Result<Tensor> {

@@ -303,6 +303,7 @@ mod tests {
             lora: Some(vec!["l:2".parse().unwrap()]),
             dtype: Some(steadydance::HeldDType::F16),
             compute: Some(super::super::values::ComputeChoice::Bf16),
+            attention: Some(super::super::values::AttentionChoice::Int8),
             memory: MemoryValues {
                 dit_dtype: "fp8".parse().ok(),
                 text_dtype: "bf16".parse().ok(),

@@ -14,7 +14,7 @@ use super::failure::Failure;
 use super::known;
 use super::target;
 use super::terminal::Terminal;
-use super::values::{ComputeChoice, LoraValue, Numbers, Size, Values};
+use super::values::{AttentionChoice, ComputeChoice, LoraValue, Numbers, Size, Values};
 
 /// The model that was asked for.
 #[derive(Debug, Clone, PartialEq)]
@@ -72,6 +72,7 @@ impl Job {
             dit_dtype: values.memory.dit_dtype,
             text_dtype: values.memory.text_dtype,
             compute: values.compute.and_then(ComputeChoice::compute),
+            attention: values.attention.and_then(AttentionChoice::attention),
             vae_dtype: values.memory.vae_dtype,
             memory,
             vae_tile: values.vae_tile,

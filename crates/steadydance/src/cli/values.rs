@@ -10,7 +10,7 @@ use super::pose_values::PoseValues;
 use clap::Args;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use steadydance::{Audio, Compute, HeldDType, Lora, Preset, SamplerKind, SizeRule, Timing};
+use steadydance::{Attention, Audio, Compute, HeldDType, Lora, Preset, SamplerKind, SizeRule, Timing};
 
 /// The settings; what is not given is `None`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, Args)]
@@ -53,6 +53,10 @@ pub struct Values {
     #[arg(long, value_name = "auto|f32|bf16|int8", help_heading = "Model", value_parser = named::<ComputeChoice>)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compute: Option<ComputeChoice>,
+    /// Attention of the transformer on a GPU [default: auto, which is bf16]; int8 is less exact and meant to be faster
+    #[arg(long, value_name = "auto|bf16|int8", help_heading = "Model", value_parser = named::<AttentionChoice>)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attention: Option<AttentionChoice>,
     /// Memory and precision.
     #[command(flatten)]
     #[serde(flatten)]
@@ -320,7 +324,29 @@ pub(super) fn gibibytes(text: &str) -> Result<f64, String> {
     }
 }
 
-/// A value of an enumeration under the name that it has in JSON.
+/// What `--attention` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AttentionChoice {
+    /// What was measured to be worth it: bf16 so far.
+    Auto,
+    /// See [`Attention::Bf16`].
+    Bf16,
+    /// See [`Attention::Int8`].
+    Int8,
+}
+
+impl AttentionChoice {
+    /// `None` leaves it to the engine.
+    pub fn attention(self) -> Option<Attention> {
+        match self {
+            Self::Auto => None,
+            Self::Bf16 => Some(Attention::Bf16),
+            Self::Int8 => Some(Attention::Int8),
+        }
+    }
+}
+
 /// What `--compute` says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -347,6 +373,7 @@ impl ComputeChoice {
     }
 }
 
+/// A value of an enumeration under the name that it has in JSON.
 pub(super) fn named<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     serde_json::from_value(text.into()).map_err(|e| e.to_string().replace("unknown variant", "no such value:"))
 }

@@ -1,24 +1,24 @@
 //! `softmax(scale·q·kᵀ + bias)·v`.
 
-use super::{blocks, check_dtype, int};
+use super::{blocks, check_aligned, check_dtype, int};
 use crate::cuda::code::{Launch, Params};
 use crate::cuda::error::{CudaError, Result};
 use crate::cuda::tensor_map::{TensorMap, Tiles};
 use crate::cuda::{Gpu, GpuDtype, GpuTensor};
 
-const NAME: &str = "attention";
+pub(super) const NAME: &str = "attention";
 
 /// Channels of heads in a bf16 tensor.
 #[derive(Debug, Clone, Copy)]
 pub struct Heads<'a> {
-    tensor: &'a GpuTensor,
-    batch: usize,
-    rows: usize,
+    pub(super) tensor: &'a GpuTensor,
+    pub(super) batch: usize,
+    pub(super) rows: usize,
     /// Of a row in the tensor.
     width: usize,
-    first: usize,
-    heads: usize,
-    dim: usize,
+    pub(super) first: usize,
+    pub(super) heads: usize,
+    pub(super) dim: usize,
 }
 
 impl<'a> Heads<'a> {
@@ -66,7 +66,7 @@ impl<'a> Heads<'a> {
         })
     }
 
-    fn view(&self) -> View {
+    pub(super) fn view(&self) -> View {
         View {
             data: self.tensor.address() + 2 * self.first as u64,
             batch: (self.rows * self.width) as i64,
@@ -77,12 +77,17 @@ impl<'a> Heads<'a> {
 }
 
 #[repr(C)]
-#[derive(Clone, Copy)]
-struct View {
+#[derive(Debug, Clone, Copy)]
+pub(super) struct View {
     data: u64,
     batch: i64,
     row: i64,
     head: i64,
+}
+
+impl View {
+    /// Of nothing.
+    pub const NONE: Self = Self { data: 0, batch: 0, row: 0, head: 0 };
 }
 
 #[repr(C)]
@@ -227,5 +232,61 @@ pub fn attention(gpu: &Gpu, [q, k, v]: [Heads; 3], scale: f32, bias: Option<&Gpu
     };
     // SAFETY: the views are within their tensors, the result is as large as it is said, and all are alive now.
     unsafe { gpu.launch(&launch, &params) }?;
+    Ok(out)
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct FramesParams {
+    q: u64,
+    k: u64,
+    v: u64,
+    out: u64,
+    columns: i64,
+    frames: i32,
+    scale: f32,
+}
+
+// SAFETY: as in frames.cu.
+unsafe impl Params for FramesParams {}
+
+/// Channels of a head in [`attention_over_frames`].
+pub const FRAME_HEAD: usize = 16;
+
+/// `softmax(scale·q·kᵀ)·v` of every pixel over the frames: `q`, `k`, `v` `[F, .., heads · 16]` bf16, in which a pixel of a frame attends
+/// to the same pixel of all frames → the same shape and kind. `scale` is positive.
+///
+/// # Errors
+/// Shapes that do not fit, or there is no room.
+pub fn attention_over_frames(gpu: &Gpu, [q, k, v]: [&GpuTensor; 3], scale: f32) -> Result<GpuTensor> {
+    const THREADS: u32 = 128;
+    let frames = q.shape().first().copied().unwrap_or(0);
+    for x in [q, k, v] {
+        check_dtype(NAME, x, &[GpuDtype::Bf16])?;
+        check_aligned(NAME, x)?;
+        if x.shape() != q.shape() || frames == 0 || !x.rows().1.is_multiple_of(FRAME_HEAD) {
+            return CudaError::arguments(NAME, format!("over frames: q {q:?}, k {k:?}, v {v:?}"));
+        }
+    }
+    if !(scale > 0.0 && scale.is_finite()) {
+        return CudaError::arguments(NAME, format!("scale {scale}; a positive number is needed"));
+    }
+    let out = GpuTensor::empty(gpu, q.shape(), GpuDtype::Bf16)?;
+    let columns = q.elements() / FRAME_HEAD / frames;
+    if columns > 0 {
+        let params = FramesParams {
+            q: q.address(),
+            k: k.address(),
+            v: v.address(),
+            out: out.address(),
+            columns: columns as i64,
+            frames: int(NAME, frames)?,
+            scale,
+        };
+        let launch =
+            Launch::row("sd_attention_frames", blocks(NAME, (frames * columns).div_ceil(THREADS as usize))?, THREADS);
+        // SAFETY: all four have as many numbers, and are alive now.
+        unsafe { gpu.launch(&launch, &params) }?;
+    }
     Ok(out)
 }

@@ -4,6 +4,7 @@
 //! `reference` of its name in this crate says.
 
 mod attention;
+mod attention_int8;
 mod columns;
 mod dequantise;
 mod elementwise;
@@ -14,7 +15,8 @@ mod step;
 use super::error::{CudaError, Result};
 use super::{GpuDtype, GpuTensor};
 
-pub use attention::{Heads, attention};
+pub use attention::{FRAME_HEAD, Heads, attention, attention_over_frames};
+pub use attention_int8::{INT8_HEAD, Int8Keys, attention_int8, attention_int8_bytes};
 pub use columns::Columns;
 pub use dequantise::dequantise;
 pub use elementwise::{Activation, convert, gated_add_in_place, map};

@@ -19,69 +19,92 @@ struct PatchParams {
     width: i32,
     token_stride: i64,
     x_is_f32: i32,
+    side: i32,
 }
 
 // SAFETY: as in step.cu.
 unsafe impl Params for PatchParams {}
 
-/// Latents `[C, F, h, w]` f32, `h` and `w` even, into columns `first..first + 4·C` of `tokens` `[.., F·(h/2)·(w/2), columns]` bf16: the
-/// patches of 1 x 2 x 2 as the patch embedding's weight has them, (channel, y, x).
+/// Latents `[C, F, h, w]` f32, `h` and `w` multiples of `side`, into columns `first..first + side²·C` of `tokens` `[.., F·(h/side)·(w/side),
+/// columns]` bf16: patches of 1 x side x side as the patch embedding's weight has them, (channel, y, x); pixels where `side` is 1.
 ///
 /// # Errors
 /// Shapes that do not fit.
-pub fn patchify_into(gpu: &Gpu, latents: &GpuTensor, tokens: &GpuTensor, first: usize) -> Result<()> {
+pub fn patchify_into(gpu: &Gpu, latents: &GpuTensor, tokens: &GpuTensor, first: usize, side: usize) -> Result<()> {
     const NAME: &str = "patchify";
     check_dtype(NAME, latents, &[GpuDtype::F32])?;
     check_dtype(NAME, tokens, &[GpuDtype::Bf16])?;
-    let [channels, count, frames, height, width] = sizes(NAME, latents)?;
+    let patches = Patches::of(NAME, latents, side)?;
     let (rows, columns) = tokens.rows();
-    if rows != count || first + 4 * channels > columns {
+    if rows != patches.tokens || first.checked_add(patches.columns).is_none_or(|end| end > columns) {
         return CudaError::arguments(NAME, format!("{latents:?} into columns from {first} on of {tokens:?}"));
     }
     let params = PatchParams {
         x: latents.address(),
         y: tokens.address() + 2 * first as u64,
-        channels: int(NAME, channels)?,
-        frames: int(NAME, frames)?,
-        height: int(NAME, height)?,
-        width: int(NAME, width)?,
         token_stride: columns as i64,
         x_is_f32: 1,
+        ..patches.params
     };
     launch(gpu, "sd_patchify", latents.elements(), &params)
 }
 
-/// Tokens `[.., F·(h/2)·(w/2), 4·C]` f32 or bf16, columns (y, x, channel) as the head makes them → latents `shape` = `[C, F, h, w]` f32.
+/// Tokens `[.., F·(h/side)·(w/side), side²·C]` f32 or bf16, columns (y, x, channel) as the head makes them → latents `shape` =
+/// `[C, F, h, w]` f32.
 ///
 /// # Errors
 /// Shapes that do not fit, or there is no room.
-pub fn unpatchify(gpu: &Gpu, tokens: &GpuTensor, shape: [usize; 4]) -> Result<GpuTensor> {
+pub fn unpatchify(gpu: &Gpu, tokens: &GpuTensor, shape: [usize; 4], side: usize) -> Result<GpuTensor> {
     const NAME: &str = "unpatchify";
     check_dtype(NAME, tokens, &[GpuDtype::F32, GpuDtype::Bf16])?;
     let latents = GpuTensor::empty(gpu, &shape, GpuDtype::F32)?;
-    let [channels, count, frames, height, width] = sizes(NAME, &latents)?;
-    if tokens.rows() != (count, 4 * channels) {
+    let patches = Patches::of(NAME, &latents, side)?;
+    if tokens.rows() != (patches.tokens, patches.columns) {
         return CudaError::arguments(NAME, format!("{tokens:?} to {shape:?}"));
     }
     let params = PatchParams {
         x: tokens.address(),
         y: latents.address(),
-        channels: int(NAME, channels)?,
-        frames: int(NAME, frames)?,
-        height: int(NAME, height)?,
-        width: int(NAME, width)?,
-        token_stride: 4 * channels as i64,
+        token_stride: patches.columns as i64,
         x_is_f32: i32::from(tokens.dtype() == GpuDtype::F32),
+        ..patches.params
     };
     launch(gpu, "sd_unpatchify", latents.elements(), &params)?;
     Ok(latents)
 }
 
-/// Channels, tokens, frames, height and width of latents.
-fn sizes(name: &'static str, latents: &GpuTensor) -> Result<[usize; 5]> {
-    match latents.shape() {
-        &[c, f, h, w] if h % 2 == 0 && w % 2 == 0 => Ok([c, f * (h / 2) * (w / 2), f, h, w]),
-        _ => CudaError::arguments(name, format!("latents {latents:?} where [C, F, h, w] with even h and w is needed")),
+/// How latents are cut.
+struct Patches {
+    tokens: usize,
+    columns: usize,
+    /// With their sizes.
+    params: PatchParams,
+}
+
+impl Patches {
+    fn of(name: &'static str, latents: &GpuTensor, side: usize) -> Result<Self> {
+        match latents.shape() {
+            &[c, f, h, w] if side > 0 && h % side == 0 && w % side == 0 => Ok(Self {
+                tokens: f * (h / side) * (w / side),
+                columns: side * side * c,
+                params: PatchParams {
+                    x: 0,
+                    y: 0,
+                    channels: int(name, c)?,
+                    frames: int(name, f)?,
+                    height: int(name, h)?,
+                    width: int(name, w)?,
+                    token_stride: 0,
+                    x_is_f32: 0,
+                    side: int(name, side)?,
+                },
+            }),
+            _ => {
+                let problem =
+                    format!("latents {latents:?} where [C, F, h, w] with h and w in patches of {side} is needed");
+                CudaError::arguments(name, problem)
+            }
+        }
     }
 }
 

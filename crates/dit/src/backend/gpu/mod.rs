@@ -1,29 +1,36 @@
-//! On a GPU. Nothing here waits for it but [`fetch`](Backend::fetch).
+//! On a GPU. Nothing here waits for it but [`fetch`](Backend::fetch), [`fetch_latents`](Backend::fetch_latents) and [`wait`](Backend::wait).
 //!
 //! Tensors there have no dimension for the one clip: `[L, D]`, and `[L, H, D/H]` in heads. Residual streams are f32, anything else
 //! that is computed bf16.
 
-use std::cell::RefCell;
+mod values;
+
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use kernels::Compute;
 use kernels::cuda::ops::{
-    Activation, Columns, Heads, InputForm, Modulation, Norm, Rope, Rounded, RowOutput, RowWork, Terms, attention,
-    convert, gated_add_in_place, input_form, linear_rounded, rms_norm_rope_in_place, rows,
+    Activation, Columns, FRAME_HEAD, Heads, InputForm, Int8Keys, Norm, Rope, RowOutput, Terms, attention,
+    attention_int8, attention_over_frames, combine, convert, gated_add_in_place, input_form, linear_rounded,
+    patchify_into, rms_norm_rope_in_place, unpatchify,
 };
-use kernels::cuda::{Gpu, GpuDtype, GpuMatrix, GpuTensor};
+use kernels::cuda::{Event, Gpu, GpuDtype, GpuTensor};
+use kernels::linear::Matrix;
 use nn::RopeTables;
 use weights::Weights;
 
-use super::{Backend, Rows};
-use crate::Conditioning;
-use crate::block::{Context, KeysValues};
+use super::{Backend, Host, Rows};
+use crate::block::Context;
+use crate::conditioning::Prepared;
+use crate::ends::PATCH;
+use crate::{Attention, Conditioning};
+use values::{GpuInput, GpuKeys, GpuLinear, GpuNorm, GpuRope};
 
 /// See the module.
 pub(crate) struct OnGpu {
     gpu: Gpu,
+    attention: Attention,
     /// Angles of the last grid.
     rope: Mutex<Option<(RopeKey, GpuRope)>>,
 }
@@ -32,8 +39,25 @@ pub(crate) struct OnGpu {
 type RopeKey = (usize, (usize, usize, usize));
 
 impl OnGpu {
-    pub fn new(gpu: Gpu) -> Self {
-        Self { gpu, rope: Mutex::default() }
+    pub fn new(gpu: Gpu, attention: Attention) -> Self {
+        Self { gpu, attention, rope: Mutex::default() }
+    }
+
+    /// `Σ factor·latents`, of those whose factor is not 0.
+    pub fn combined(&self, latents: &[GpuTensor], factors: &[f64]) -> Result<GpuTensor> {
+        let mut terms = latents.iter().zip(factors).filter(|(_, factor)| **factor != 0.0).map(|(x, f)| (*f as f32, x));
+        let mut sum: Option<GpuTensor> = None;
+        loop {
+            // As many as fit beside the sum so far.
+            let mut some: Vec<_> = terms.by_ref().take(7).collect();
+            match (&sum, some.is_empty()) {
+                (Some(sum), true) => return Ok(sum.clone()),
+                (None, true) => candle_core::bail!("a guidance without branches"),
+                (Some(sum), false) => some.push((1.0, sum)),
+                (None, false) => {}
+            }
+            sum = Some(combine(&self.gpu, &some)?);
+        }
     }
 
     /// The first dimension, which is the one clip, away.
@@ -56,69 +80,11 @@ impl OnGpu {
     }
 }
 
-/// A matrix and its bias. The matrix is asked for when it is multiplied with.
-pub(crate) struct GpuLinear {
-    weights: Weights,
-    shape: [usize; 2],
-    bias: GpuTensor,
-}
-
-impl GpuLinear {
-    fn matrix(&self) -> Result<GpuMatrix> {
-        self.weights.gpu_matrix((self.shape[0], self.shape[1]), "weight")
-    }
-}
-
-/// A gain and bias, `[D]` f32.
-pub(crate) struct GpuNorm {
-    weight: GpuTensor,
-    bias: Option<GpuTensor>,
-    eps: f32,
-}
-
-/// `[L, D/2H]` f32 each.
-#[derive(Clone)]
-pub(crate) struct GpuRope {
-    cos: GpuTensor,
-    sin: GpuTensor,
-}
-
-/// Rows with what is to be done with them. It is done when a matrix tells what form it takes, and once for all of that form.
-pub(crate) struct GpuInput {
-    x: GpuTensor,
-    norm: Norm,
-    /// Scale, shift, and what is added to the scale.
-    modulation: Option<(GpuTensor, GpuTensor, f32)>,
-    made: RefCell<Vec<(InputForm, Rounded)>>,
-}
-
-impl GpuInput {
-    fn new(x: GpuTensor, norm: Norm, modulation: Option<(GpuTensor, GpuTensor, f32)>) -> Self {
-        Self { x, norm, modulation, made: RefCell::default() }
-    }
-
-    fn rounded(&self, gpu: &Gpu, form: InputForm) -> Result<Rounded> {
-        let mut made = self.made.borrow_mut();
-        if let Some((_, rounded)) = made.iter().find(|(f, _)| *f == form) {
-            return Ok(rounded.clone());
-        }
-        let as_it_is = self.norm == Norm::None && self.modulation.is_none() && self.x.dtype() == GpuDtype::Bf16;
-        let rounded = if as_it_is && form.output == RowOutput::Bf16 && !form.rotate {
-            Rounded { values: self.x.clone(), scales: None, plain: None }
-        } else {
-            let modulation = match &self.modulation {
-                Some((scale, shift, offset)) => Modulation { scale: Some(scale), shift: Some(shift), offset: *offset },
-                None => Modulation::default(),
-            };
-            let InputForm { output, rotate, plain } = form;
-            rows(
-                gpu,
-                Columns::all(&self.x),
-                &RowWork { norm: self.norm, modulation, rope: None, rotate, output, plain },
-            )?
-        };
-        made.push((form, rounded.clone()));
-        Ok(rounded)
+/// `[L, H, D/H]` with the one clip as a dimension.
+fn in_one_clip(x: &GpuTensor) -> Result<GpuTensor> {
+    match x.shape() {
+        &[tokens, heads, dim] => Ok(x.reshape(&[1, tokens, heads, dim])?),
+        other => candle_core::bail!("{other:?} is not in heads"),
     }
 }
 
@@ -133,9 +99,12 @@ impl Backend for OnGpu {
     /// `[6, D]`.
     type Modulation = GpuTensor;
     type Rope = GpuRope;
+    type Keys = GpuKeys;
+    type Mark = Event;
+    type Latents = GpuTensor;
 
     fn linear(&self, shape: [usize; 2], w: &Weights) -> Result<GpuLinear> {
-        Ok(GpuLinear { weights: w.clone(), shape, bias: w.gpu_tensor(shape[0], "bias")? })
+        GpuLinear::asked(shape, w)
     }
 
     fn rms_norm(&self, dim: usize, eps: f64, w: &Weights) -> Result<GpuNorm> {
@@ -151,15 +120,35 @@ impl Backend for OnGpu {
         Ok(w.gpu_tensor((1, 6, dim), "modulation")?.reshape(&[6, dim])?)
     }
 
-    fn bring(&self, x: Tensor) -> Result<GpuTensor> {
-        self.upload(&x)
+    fn linear_of(&self, weight: Matrix, bias: Tensor) -> Result<GpuLinear> {
+        GpuLinear::held(&self.gpu, weight, &bias)
+    }
+
+    fn layer_norm_of(&self, gain: Tensor, bias: Tensor, eps: f64) -> Result<GpuNorm> {
+        let there = |t| GpuTensor::upload(&self.gpu, t, GpuDtype::F32);
+        Ok(GpuNorm { weight: there(&gain)?, bias: Some(there(&bias)?), eps: eps as f32 })
     }
 
     fn fetch(&self, x: &GpuTensor) -> Result<Tensor> {
         x.download(&self.gpu)?.unsqueeze(0)
     }
 
-    fn time(&self, rows: &Tensor) -> Result<GpuTensor> {
+    fn bring_latents(&self, latents: &Tensor) -> Result<GpuTensor> {
+        Ok(GpuTensor::upload(&self.gpu, &latents.to_dtype(DType::F32)?, GpuDtype::F32)?)
+    }
+
+    fn fetch_latents(&self, latents: &GpuTensor) -> Result<Tensor> {
+        Ok(latents.download(&self.gpu)?)
+    }
+
+    fn shape_of(&self, latents: &GpuTensor) -> Result<[usize; 4]> {
+        match latents.shape() {
+            &[c, f, h, w] => Ok([c, f, h, w]),
+            other => candle_core::bail!("latents {other:?} where [C, F, h, w] is needed"),
+        }
+    }
+
+    fn modulation_of(&self, rows: &Tensor) -> Result<GpuTensor> {
         self.upload(rows)
     }
 
@@ -177,20 +166,26 @@ impl Backend for OnGpu {
         Ok(rope)
     }
 
-    fn context<'a>(&self, condition: &'a Conditioning) -> Result<&'a Context<Self>> {
-        if let Some(there) = condition.on_gpu.get() {
-            return Ok(there);
-        }
-        let Context { text, counts, image, kept } = &condition.context;
+    fn context(&self, Context { text, counts, image, kept }: Context<Host>) -> Result<Context<Self>> {
         let counts = match counts {
             // For all heads and queries.
             Some(counts) => Some(GpuTensor::upload(&self.gpu, &counts.reshape((1, 1, ()))?, GpuDtype::F32)?),
             None => None,
         };
-        let image = image.as_ref().map(|image| self.upload(image)).transpose()?;
-        let kept = kept.as_ref().map(|_| Default::default());
-        let there = Context { text: self.upload(text)?, counts, image, kept };
-        Ok(condition.on_gpu.get_or_init(|| there))
+        let image = image.map(|image| self.upload(&image)).transpose()?;
+        Ok(Context { text: self.upload(&text)?, counts, image, kept: kept.map(|_| Default::default()) })
+    }
+
+    fn prepared<'a>(&self, condition: &'a Conditioning) -> Result<&'a Prepared<Self>> {
+        condition.on_gpu()
+    }
+
+    fn mark(&self) -> Result<Event> {
+        Ok(self.gpu.compute().record()?)
+    }
+
+    fn wait(&self, mark: &Event) -> Result<()> {
+        Ok(mark.synchronise()?)
     }
 
     fn tokens(&self, x: &GpuTensor) -> Result<usize> {
@@ -221,6 +216,36 @@ impl Backend for OnGpu {
         Ok(piece.copy_to_rows(&self.gpu, all, first)?)
     }
 
+    fn patches(&self, parts: &[&GpuTensor]) -> Result<GpuInput> {
+        let shapes = parts.iter().map(|part| self.shape_of(part)).collect::<Result<Vec<_>>>()?;
+        let Some([_, f, h, w]) = shapes.first() else { candle_core::bail!("no latents") };
+        let columns = shapes.iter().map(|[c, ..]| c * PATCH * PATCH);
+        let tokens = [f * (h / PATCH) * (w / PATCH), columns.clone().sum()];
+        let tokens = GpuTensor::empty(&self.gpu, &tokens, GpuDtype::Bf16)?;
+        let mut first = 0;
+        for (part, columns) in parts.iter().zip(columns) {
+            patchify_into(&self.gpu, part, &tokens, first, PATCH)?;
+            first += columns;
+        }
+        self.input(tokens)
+    }
+
+    fn unpatched(&self, tokens: GpuTensor, shape: [usize; 4]) -> Result<GpuTensor> {
+        Ok(unpatchify(&self.gpu, &tokens, shape, PATCH)?)
+    }
+
+    /// `[F, h·w, C]`.
+    fn pixels(&self, latents: &GpuTensor) -> Result<GpuInput> {
+        let [c, f, h, w] = self.shape_of(latents)?;
+        let pixels = GpuTensor::empty(&self.gpu, &[f, h * w, c], GpuDtype::Bf16)?;
+        patchify_into(&self.gpu, latents, &pixels, 0, 1)?;
+        self.input(pixels)
+    }
+
+    fn to_latents(&self, pixels: GpuTensor, shape: [usize; 4]) -> Result<GpuTensor> {
+        Ok(unpatchify(&self.gpu, &pixels, shape, 1)?)
+    }
+
     fn modulate(&self, block: &GpuTensor, time: &GpuTensor) -> Result<GpuTensor> {
         let sum = convert(&self.gpu, block, GpuDtype::F32)?;
         gated_add_in_place(&self.gpu, &sum, time, None)?;
@@ -241,8 +266,21 @@ impl Backend for OnGpu {
         Ok(GpuInput::new(x, Norm::None, None))
     }
 
+    fn norm(&self, x: GpuTensor, norm: &GpuNorm) -> Result<GpuTensor> {
+        let form = InputForm { output: RowOutput::F32, rotate: false, plain: false };
+        Ok(self.normalised(&x, norm)?.worked(&self.gpu, form)?.values)
+    }
+
     fn product(&self, x: &GpuInput, linear: &GpuLinear) -> Result<GpuTensor> {
         self.multiply(x, linear, Terms::default())
+    }
+
+    fn product_stream(&self, x: &GpuInput, linear: &GpuLinear) -> Result<GpuTensor> {
+        self.multiply(x, linear, Terms { output: GpuDtype::F32, ..Terms::default() })
+    }
+
+    fn product_silu(&self, x: &GpuInput, linear: &GpuLinear) -> Result<GpuTensor> {
+        self.multiply(x, linear, Terms { activation: Activation::Silu, ..Terms::default() })
     }
 
     fn product_gelu(&self, x: &GpuInput, linear: &GpuLinear) -> Result<GpuTensor> {
@@ -285,19 +323,44 @@ impl Backend for OnGpu {
         Self::in_heads_of(&x, heads)
     }
 
+    fn own_keys(&self, kv: [GpuTensor; 2]) -> Result<GpuKeys> {
+        match self.attention {
+            Attention::Bf16 => self.context_keys(kv),
+            Attention::Int8 => {
+                let [k, v] = [in_one_clip(&kv[0])?, in_one_clip(&kv[1])?];
+                Ok(GpuKeys::Int8(Int8Keys::new(&self.gpu, Heads::of(&k)?, Heads::of(&v)?)?))
+            }
+        }
+    }
+
+    fn context_keys(&self, [k, v]: [GpuTensor; 2]) -> Result<GpuKeys> {
+        Ok(GpuKeys::Bf16([in_one_clip(&k)?, in_one_clip(&v)?]))
+    }
+
     fn attention(
         &self,
         queries: &GpuTensor,
-        KeysValues { k, v }: &KeysValues<Self>,
+        keys: &GpuKeys,
         counts: Option<&GpuTensor>,
         _: Compute,
     ) -> Result<GpuTensor> {
         let &[tokens, heads, dim] = queries.shape() else { candle_core::bail!("queries {queries:?} are not in heads") };
-        let clip = |x: &GpuTensor| x.reshape(&[1, x.shape().first().copied().unwrap_or(0), heads, dim]);
-        let (q, k, v) = (clip(queries)?, clip(k)?, clip(v)?);
-        let scale = (dim as f32).sqrt().recip();
-        let attended = attention(&self.gpu, [Heads::of(&q)?, Heads::of(&k)?, Heads::of(&v)?], scale, counts)?;
+        let clip = in_one_clip(queries)?;
+        let (q, scale) = (Heads::of(&clip)?, (dim as f32).sqrt().recip());
+        let attended = match (keys, counts) {
+            (GpuKeys::Bf16([k, v]), counts) => attention(&self.gpu, [q, Heads::of(k)?, Heads::of(v)?], scale, counts)?,
+            (GpuKeys::Int8(keys), None) => attention_int8(&self.gpu, q, keys, scale)?,
+            (GpuKeys::Int8(_), Some(_)) => candle_core::bail!("counts of keys, and scores of 8 bits"),
+        };
         Ok(attended.reshape(&[tokens, heads * dim])?)
+    }
+
+    fn attention_over_frames(&self, [q, k, v]: [GpuTensor; 3], heads: usize) -> Result<GpuTensor> {
+        match q.shape() {
+            &[_, _, width] if width == heads * FRAME_HEAD => {}
+            other => candle_core::bail!("{heads} heads of {FRAME_HEAD} channels, and queries {other:?}"),
+        }
+        Ok(attention_over_frames(&self.gpu, [&q, &k, &v], (FRAME_HEAD as f32).sqrt().recip())?)
     }
 
     fn add(&self, x: &GpuTensor, y: GpuTensor) -> Result<GpuTensor> {
