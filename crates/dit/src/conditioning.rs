@@ -78,8 +78,10 @@ pub(crate) struct Prepared<B: Backend + ?Sized> {
 pub(crate) struct PreparedPose<B: Backend + ?Sized> {
     /// `[C, F, h, w]`: pose latents plus both feature extractors (`C_f`).
     pub features: B::Latents,
-    /// `[1, 2·(h/2)·(w/2), D]`: tokens of the two appended frames.
-    pub appended: B::Activations,
+    /// `[36, 1, h, w]`: the first of the two frames that are appended.
+    pub ref_latents: B::Latents,
+    /// `[C, 1, h, w]`: the second.
+    pub pose_ref_latents: B::Latents,
 }
 
 pub(crate) struct PreparedVace<B: Backend + ?Sized> {

@@ -107,9 +107,10 @@ impl<'a> Sizes<'a> {
     fn given(&self) -> u64 {
         let c = self.config;
         let image_latents = rows(self.pixels, c.in_dim.saturating_sub(c.out_dim));
-        let features = rows(self.pixels, c.in_dim_c.unwrap_or(0));
+        let [_, h, w] = self.shape.latent;
+        let pose = c.in_dim_c.map_or(0, |channels| rows(self.pixels, channels) + rows(h * w, c.in_dim + channels));
         let side = if self.is_vace() { self.own } else { 0 };
-        self.tokens(self.text + self.image + (self.all - self.own) + side) + image_latents + features
+        self.tokens(self.text + self.image + side) + image_latents + pose
     }
 
     /// Preparing one, beside its result: text, image, or the pose modules.
@@ -128,17 +129,17 @@ impl<'a> Sizes<'a> {
     fn embedding(&self) -> u64 {
         let c = self.config;
         let others = self.shape.branches.saturating_sub(1) as u64 * self.tokens(self.all);
-        let stacked = if c.in_dim > c.out_dim { rows(self.pixels, c.in_dim) } else { 0 };
         let Some(channels) = c.in_dim_c else {
-            return others + stacked + rows(self.pixels, c.in_dim) + self.tokens(self.own);
+            // Latents with what conditions them, and patches of these; then the tokens.
+            let stacked = if c.in_dim > c.out_dim { rows(self.pixels, c.in_dim) } else { 0 };
+            return others + rows(self.pixels, c.in_dim) + stacked.max(self.tokens(self.own));
         };
-        let pose = rows(self.pixels, channels);
+        let aligned = rows(self.pixels, channels);
         let fused = rows(self.pixels, c.in_dim + 2 * channels);
-        let aligned = stacked + pose + Align::peak_bytes(channels, self.shape.latent);
-        let joined = stacked + 3 * pose + fused;
-        let patches = 2 * fused + self.tokens(self.own);
-        let appended = self.tokens(self.own + self.all);
-        others + aligned.max(joined).max(patches).max(appended)
+        let align = Align::peak_bytes(channels, self.shape.latent);
+        let patches = aligned + fused + fused.max(self.tokens(self.own));
+        let appended = self.tokens(2 * self.all);
+        others + align.max(patches).max(appended)
     }
 
     /// A pass of one branch through a block, beside the tokens of all branches.
@@ -211,7 +212,7 @@ impl<'a> Sizes<'a> {
         let patches = rows(self.pixels, c.in_dim + 2 * channels) / 2 + self.tokens(self.own);
         let aligned = rows(self.pixels, channels);
         let align = if channels > 0 { Align::gpu_peak_bytes(channels, self.pixels) } else { 0 };
-        others + align.max(aligned + patches).max(self.tokens(self.own + self.all))
+        others + align.max(aligned + patches).max(self.tokens(2 * self.all))
     }
 
     /// As [`head`](Self::head), of all streams.

@@ -156,13 +156,11 @@ impl<B: Backend> Passes<B> {
         let backend = &self.backend;
         let there = |latents: &Tensor| backend.bring_latents(latents);
         let pose = match (&self.steadydancer, embedded.pose) {
-            (Some(net), Some(pose)) => {
-                let appended = [
-                    self.patch.forward(backend, &[&there(&pose.ref_latents)?])?,
-                    net.patch_ref_c.forward(backend, &[&there(&pose.pose_ref_latents)?])?,
-                ];
-                Some(PreparedPose { features: there(&pose.features)?, appended: joined(backend, appended)? })
-            }
+            (Some(_), Some(pose)) => Some(PreparedPose {
+                features: there(&pose.features)?,
+                ref_latents: there(&pose.ref_latents)?,
+                pose_ref_latents: there(&pose.pose_ref_latents)?,
+            }),
             _ => None,
         };
         let vace = match (&self.vace_patch, embedded.vace) {
@@ -284,7 +282,10 @@ impl<B: Backend> Passes<B> {
                 if shared.shows {
                     tap("patch_fuse", &backend.fetch(&tokens)?)?;
                 }
-                joined(backend, [tokens, pose.appended.clone()])?
+                // Made anew in each pass, which is next to nothing: held they would be two frames' tokens for every condition.
+                let reference = self.patch.forward(backend, &[&pose.ref_latents])?;
+                let first_pose = net.patch_ref_c.forward(backend, &[&pose.pose_ref_latents])?;
+                joined(backend, [tokens, reference, first_pose])?
             }
             _ => self.patch.forward(backend, &parts)?,
         };
@@ -299,7 +300,7 @@ impl<B: Backend> Passes<B> {
 }
 
 /// Tokens behind each other.
-fn joined<B: Backend>(backend: &B, parts: [B::Activations; 2]) -> Result<B::Activations> {
+fn joined<B: Backend>(backend: &B, parts: [B::Activations; 3]) -> Result<B::Activations> {
     let counts = parts.iter().map(|part| backend.tokens(part)).collect::<Result<Vec<_>>>()?;
     let mut all = Gathered::new(backend, counts.iter().sum());
     for part in parts {

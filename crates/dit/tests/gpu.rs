@@ -172,7 +172,7 @@ fn neither_runs_nor_branches_nor_residence_change_a_bit() {
 #[test]
 fn a_step_is_guided_where_it_is_computed() {
     let Some((gpu, _alone)) = gpu() else { return };
-    let config = Config::tiny();
+    let config = plain("t2v", 16);
     let net = on_gpu(&config, None, Residence::WHOLE, &gpu);
     let conds = [0.5, 2.0, 3.0].map(|phase| prepared(&net, phase));
     let each = forward(&net, &conds.each_ref(), Chunking::Whole);
