@@ -1,8 +1,10 @@
 //! What can be measured.
 
 use std::fmt;
+use std::str::FromStr;
 
 use kernels::Compute;
+use offload::MemoryMode;
 use weights::convert::Form;
 
 /// One thing that is measured, by its name.
@@ -21,10 +23,14 @@ pub struct Case {
 pub enum Model {
     /// Wan 2.1 text to video, 1.3 billion parameters.
     Wan1_3b,
+    /// Wan 2.1 text to video, 14 billion.
+    Wan14b,
     /// Wan 2.1 image to video, 14 billion.
     WanI2v14b,
     /// SteadyDancer.
     SteadyDancer14b,
+    /// SteadyDancer's wiring with next to no weights, to see that measuring works.
+    Tiny,
 }
 
 /// What is done in a case.
@@ -77,6 +83,8 @@ pub enum What {
         /// Of products.
         compute: Compute,
     },
+    /// Something on a GPU.
+    OnGpu(OnGpu),
     /// The embedded demo model makes a whole clip, encoded and written.
     Clip {
         /// Frames.
@@ -86,12 +94,51 @@ pub enum What {
     },
 }
 
+/// What is done on a GPU.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub enum OnGpu {
+    /// One product with a matrix, of inputs in the numbers that it is multiplied in.
+    Product {
+        /// Rows of the inputs, of the matrix, and columns of both.
+        shape: [usize; 3],
+        /// Of the matrix.
+        form: Form,
+    },
+    /// Attention of so many tokens to each other, bf16.
+    Attention {
+        /// Tokens.
+        tokens: usize,
+        /// Heads.
+        heads: usize,
+        /// Channels of a head.
+        dim: usize,
+    },
+    /// One forward of a transformer, with its weights where a plan of this mode has them.
+    Transformer {
+        /// Which.
+        model: Model,
+        /// Width, height, frames.
+        size: [usize; 3],
+        /// Of its matrices.
+        form: Form,
+        /// How much stays on the GPU. In `partial` half of the blocks do.
+        mode: MemoryMode,
+    },
+}
+
 impl Model {
-    const fn label(self) -> &'static str {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Wan1_3b, Self::Wan14b, Self::WanI2v14b, Self::SteadyDancer14b, Self::Tiny];
+
+    /// As it is called in names of cases.
+    pub const fn label(self) -> &'static str {
         match self {
             Self::Wan1_3b => "1.3b",
+            Self::Wan14b => "14b",
             Self::WanI2v14b => "i2v-14b",
             Self::SteadyDancer14b => "steadydancer-14b",
+            Self::Tiny => "tiny",
         }
     }
 
@@ -99,8 +146,46 @@ impl Model {
     pub fn config(self) -> dit::Config {
         match self {
             Self::Wan1_3b => dit::Config::wan_t2v_1_3b(),
+            Self::Wan14b => dit::Config::wan_t2v_14b(),
             Self::WanI2v14b => dit::Config::wan_i2v_14b(),
             Self::SteadyDancer14b => dit::Config::steadydancer_14b(),
+            // Matrices of a width that every form can have, and more blocks than staging buffers.
+            Self::Tiny => dit::Config { dim: 256, ffn_dim: 512, num_heads: 4, num_layers: 3, ..dit::Config::tiny() },
+        }
+    }
+
+    /// Steps of a clip as the models' own programs make it, and forwards of all of them: with guidance two a step. SteadyDancer
+    /// has a third where the poses guide, from a tenth to 0.4 of the steps (spec performance §2.1).
+    pub fn clip(self) -> (usize, usize) {
+        match self {
+            Self::Wan1_3b | Self::Wan14b => (50, 100),
+            Self::WanI2v14b => (40, 80),
+            Self::SteadyDancer14b | Self::Tiny => (40, 92),
+        }
+    }
+}
+
+impl FromStr for Model {
+    type Err = UnknownModel;
+
+    fn from_str(text: &str) -> Result<Self, UnknownModel> {
+        Self::ALL.into_iter().find(|model| model.label() == text).ok_or_else(|| UnknownModel(text.to_owned()))
+    }
+}
+
+/// A name that no transformer has here.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("no transformer is called {0:?}; take one of 1.3b, 14b, i2v-14b, steadydancer-14b, tiny")]
+pub struct UnknownModel(pub String);
+
+impl fmt::Display for OnGpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Product { shape: [m, n, k], form } => write!(f, "gemm-{m}x{n}x{k}-{form}"),
+            Self::Attention { tokens, heads, dim } => write!(f, "attention-{tokens}x{heads}x{dim}-bf16"),
+            Self::Transformer { model, size: [w, h, t], form, mode } => {
+                write!(f, "dit-{}-{w}x{h}x{t}-{form}-{mode}", model.label())
+            }
         }
     }
 }
@@ -132,9 +217,52 @@ impl fmt::Display for What {
                 write!(f, "{w}x{h}x{t}-")?;
                 with(f, form, compute)
             }
+            Self::OnGpu(what) => what.fmt(f),
             Self::Clip { frames, compute } => write!(f, "clip-demo-{frames}-{}", compute.name()),
         }
     }
+}
+
+/// All cases for a GPU, in the order in which they are run. The usual ones take some minutes on an H200.
+pub fn gpu_cases() -> Vec<Case> {
+    let form = |name: &str| name.parse().unwrap_or(Form::BF16);
+    let mut all = Vec::new();
+    let mut add = |usual, what: OnGpu| all.push(Case { name: what.to_string(), what: What::OnGpu(what), usual });
+    // The three products of a 14B block over the tokens of 480x832x81.
+    for (n, k) in [(5120, 5120), (13_824, 5120), (5120, 13_824)] {
+        for name in ["bf16", "fp8", "int8", "int8-rotated", "q8_0", "q4_k_m"] {
+            let usual = ["bf16", "fp8", "int8"].contains(&name);
+            add(usual, OnGpu::Product { shape: [32_760, n, k], form: form(name) });
+        }
+    }
+    add(true, OnGpu::Attention { tokens: 32_760, heads: 40, dim: 128 });
+    add(false, OnGpu::Attention { tokens: 75_600, heads: 40, dim: 128 });
+    let modes = [MemoryMode::Full, MemoryMode::Stage, MemoryMode::Partial, MemoryMode::Stream, MemoryMode::Minimal];
+    for model in [Model::Wan1_3b, Model::Wan14b, Model::WanI2v14b, Model::SteadyDancer14b] {
+        for size in [[480, 832, 81], [576, 1024, 81], [720, 1280, 81]] {
+            for name in ["bf16", "fp8", "int8", "int8-rotated"] {
+                for mode in modes {
+                    let usual = matches!(
+                        (model, size[0], name, mode),
+                        (Model::Wan1_3b, 480, "bf16", MemoryMode::Full)
+                            | (Model::WanI2v14b, 480, "bf16" | "fp8" | "int8", MemoryMode::Full)
+                            | (Model::WanI2v14b, 480, "fp8", MemoryMode::Stream)
+                            | (Model::SteadyDancer14b, 576, "fp8" | "int8", MemoryMode::Full)
+                            | (Model::WanI2v14b, 720, "fp8", MemoryMode::Full)
+                    );
+                    add(usual, OnGpu::Transformer { model, size, form: form(name), mode });
+                }
+            }
+        }
+    }
+    for name in ["bf16", "fp8", "int8"] {
+        for mode in modes {
+            add(false, OnGpu::Transformer { model: Model::Tiny, size: [96, 96, 9], form: form(name), mode });
+        }
+    }
+    add(false, OnGpu::Product { shape: [300, 200, 256], form: form("int8") });
+    add(false, OnGpu::Attention { tokens: 200, heads: 2, dim: 64 });
+    all
 }
 
 /// All cases, in the order in which they are run.
@@ -203,5 +331,24 @@ mod tests {
         // A form whose name is not known would be another's.
         assert!(["int8-rotated", "q4_k_m", "q8_0", "fp8", "int8"].iter().all(|name| name.parse::<Form>().is_ok()));
         assert!((5..15).contains(&all.iter().filter(|c| c.usual).count()));
+    }
+
+    #[test]
+    fn names_of_gpu_cases_have_the_same_pattern() {
+        let all = gpu_cases();
+        let names: BTreeSet<_> = all.iter().map(|c| c.name.as_str()).collect();
+        assert_eq!(names.len(), all.len());
+        for name in [
+            "dit-1.3b-480x832x81-bf16-full",
+            "dit-14b-720x1280x81-fp8-minimal",
+            "dit-i2v-14b-480x832x81-int8-stream",
+            "dit-steadydancer-14b-576x1024x81-int8-rotated-partial",
+            "gemm-32760x13824x5120-q4_k_m",
+            "attention-32760x40x128-bf16",
+        ] {
+            assert!(names.contains(name), "{name} of {names:?}");
+        }
+        let config = Model::Tiny.config();
+        assert!(config.is_steadydancer() && config.dim.is_multiple_of(config.num_heads));
     }
 }

@@ -6,13 +6,19 @@
 
 mod case;
 mod environment;
+mod gpu;
+mod numerics;
 mod report;
 mod run;
 mod statistics;
 mod weights;
 
-pub use case::{Case, Model, What, cases};
+pub use case::{Case, Model, OnGpu, UnknownModel, What, cases, gpu_cases};
 pub use environment::Environment;
+pub use gpu::{GpuCase, GpuNote, GpuPeaks, KernelNote, OpenGpu};
+pub use numerics::{
+    LIMITS, Limit, Numeric, NumericsModel, NumericsOptions, NumericsReport, NumericsRow, numerics, numerics_of,
+};
 pub use report::{Change, Measured, PeakRates, Report, ReportError, ReportFile};
 pub use run::{BenchError, Options, run};
 pub use statistics::Statistics;

@@ -10,6 +10,7 @@ use media::MediaError;
 use media::output::PendingFile;
 use serde::{Deserialize, Serialize};
 
+use crate::gpu::{GpuCase, GpuNote};
 use crate::{Environment, Statistics};
 
 /// What [`Report::format`] says.
@@ -26,6 +27,9 @@ pub struct Report {
     pub version: u32,
     /// Where it was measured.
     pub environment: Environment,
+    /// The GPU that cases were measured on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<GpuNote>,
     /// Case by case.
     pub cases: Vec<Measured>,
 }
@@ -67,14 +71,18 @@ pub struct Measured {
     pub of_peak: Option<f64>,
     /// In which numbers that is.
     pub peak_in: Option<String>,
-    /// What the machine could do just before the case.
-    pub peak: PeakRates,
+    /// What the processor could do just before the case, if that was measured on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak: Option<PeakRates>,
     /// Bytes that one run reads from a file.
     pub bytes: Option<u64>,
     /// Of a network of which a part was computed: the median for all of it, in seconds.
     pub whole_seconds: Option<f64>,
     /// The most memory that the process had during the case, mapped files apart, where the system tells.
     pub peak_bytes: Option<u64>,
+    /// More of a case on a GPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<GpuCase>,
 }
 
 /// A case in two reports.
@@ -106,7 +114,7 @@ pub struct ReportError {
 impl Report {
     /// With these cases, measured here.
     pub fn new(environment: Environment, cases: Vec<Measured>) -> Self {
-        Self { format: FORMAT.to_owned(), version: VERSION, environment, cases }
+        Self { format: FORMAT.to_owned(), version: VERSION, environment, gpu: None, cases }
     }
 
     /// Reads a report.
@@ -162,9 +170,17 @@ impl ReportFile {
     ///
     /// # Errors
     /// The disk is full.
-    pub fn write(mut self, report: &Report) -> Result<(), MediaError> {
+    pub fn write(self, report: &impl Serialize) -> Result<(), MediaError> {
         let text = serde_json::to_string_pretty(report).map_err(|e| MediaError::write(&self.path, e))?;
-        writeln!(self.file, "{text}").map_err(|e| MediaError::write(&self.path, e))?;
+        self.write_text(&format!("{text}\n"))
+    }
+
+    /// Writes text instead.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub fn write_text(mut self, text: &str) -> Result<(), MediaError> {
+        self.file.write_all(text.as_bytes()).map_err(|e| MediaError::write(&self.path, e))?;
         drop(self.file);
         self.pending.commit()
     }
@@ -183,7 +199,8 @@ mod tests {
             gflops: None,
             of_peak: None,
             peak_in: None,
-            peak,
+            peak: Some(peak),
+            gpu: None,
             bytes: None,
             whole_seconds: None,
             peak_bytes: None,

@@ -105,6 +105,17 @@ impl Chosen {
     }
 }
 
+/// Opens a GPU as [`EngineOptions::device`](crate::EngineOptions::device) does, for measuring it: the one of this number, and
+/// what plans say of it.
+///
+/// # Errors
+/// Why there is none that could be used.
+pub fn open_gpu(ordinal: u32) -> Result<(Gpu, DeviceFacts), NoGpu> {
+    let own = OwnGpu::open(ordinal)?;
+    let facts = own.facts();
+    Ok((own.gpu, facts))
+}
+
 /// The driver's library, if it is named.
 fn named_driver() -> Option<PathBuf> {
     std::env::var_os(DRIVER).filter(|path| !path.is_empty()).map(PathBuf::from)

@@ -41,6 +41,7 @@ pub use engine::{
     AnimatePlan, ComponentInfo, Engine, EngineOptions, HeldDType, ModelInfo, PhaseMemory, Report, plan_known,
 };
 pub use error::{ErrorKind, PipelineError, RequestError};
+pub use gpu::open_gpu;
 pub use inspect::{DTypeShare, Inspection, NetworkMatch, TensorRow, inspect};
 pub use lora::{Lora, LoraFit, LoraInfo, LoraModel, LoraSource, inspect_lora};
 pub use model::{ModelFiles, ModelOverrides, ModelSource};

@@ -376,6 +376,47 @@ pub(crate) fn activations(
     }
 }
 
+/// A transformer alone on a GPU, with one condition, as the denoising phase of a clip of this shape.
+pub(crate) fn transformer_job(
+    config: &dit::Config,
+    clip: ClipShape,
+    form: Form,
+    forwards: usize,
+    machine: &Machine,
+) -> Result<Job, PipelineError> {
+    let blueprint = Blueprint { dit: config.clone(), ..Blueprint::steadydancer_14b() };
+    let manifest =
+        dit::manifest(config).map_err(|source| PipelineError::Compute { place: "model sizes".into(), source })?;
+    let extent = Extent {
+        forwards,
+        prompts: 1,
+        encodes: 0,
+        branches: BranchCount { conditions: 1, together: 1 },
+        passes: forwards,
+        vae_tile: None,
+        merge_bytes: 0,
+        half_vae: false,
+        compute: Compute::Bf16,
+        on_own_gpu: true,
+    };
+    let flops = forward_flops(config, clip.tokens(appended_frames(config))) * forwards as f64;
+    let phase = PhaseJob {
+        phase: Phase::Denoise,
+        network: network("transformer", &manifest, "blocks", None, &held_in(form)),
+        passes: forwards as u64,
+        work: Work { flops, precision: Precision::Half, compute: extent.compute },
+        ways: dit_ways(&blueprint, clip, &extent, dit::gpu_activation_bytes),
+        host_ways: Vec::new(),
+    };
+    Ok(whole_job(&blueprint, clip, vec![phase], machine))
+}
+
+/// What a plan of [`transformer_job`] says of its tokens.
+pub(crate) fn transformer_activations(stages: &StagePlan, config: &dit::Config, clip: ClipShape) -> Chunking {
+    let how = stages.phase(Phase::Denoise).map_or(How::Whole, |p| p.way.how);
+    chunking(how, clip.tokens(appended_frames(config)))
+}
+
 /// The whole job on a machine: its phases and what is held through all of them, the program itself, pictures, embeddings,
 /// latents of every condition. A driver and its libraries take their share of the host (spec memory_and_avatars §4.5).
 pub(crate) fn whole_job(blueprint: &Blueprint, clip: ClipShape, phases: Vec<PhaseJob>, machine: &Machine) -> Job {

@@ -1,10 +1,14 @@
 //! Arithmetic of the networks, in operations of which a multiplication and an addition are two: what plans predict time from, and
-//! what rates are reported in.
+//! what rates are reported in. And the plan of a transformer alone, for measuring it as clips are made with it.
 
 use candle_core::Result;
+use dit::Chunking;
+use offload::{Machine, MemoryFlags, Phase, Residence, StagePlan};
 use weights::Manifest;
+use weights::convert::Form;
 
-use crate::needs::ClipShape;
+use crate::PipelineError;
+use crate::needs::{ClipShape, transformer_activations, transformer_job};
 use crate::predict::{encoder_flops, forward_flops, vae_flops};
 
 /// One forward of a Wan transformer over a clip of this width, height and number of frames (spec performance §2.1).
@@ -36,6 +40,47 @@ pub fn image_encoder(config: &clip::Config) -> Result<f64> {
 /// Sizes that make no network.
 pub fn autoencoder(config: &vae::Config, size: [usize; 3]) -> Result<(f64, f64)> {
     Ok(vae_flops(&vae::manifest(config)?, shape(size), 1))
+}
+
+/// A transformer that is computed on its own.
+#[derive(Debug, Clone, Copy)]
+pub struct Transformer<'a> {
+    /// Its sizes.
+    pub config: &'a dit::Config,
+    /// Width, height and frames of the clip.
+    pub size: [usize; 3],
+    /// In which its matrices are held.
+    pub form: Form,
+    /// Forwards that are made.
+    pub forwards: usize,
+}
+
+/// How a transformer is computed on a GPU.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TransformerPlan {
+    /// Memory and time, of one phase.
+    pub stages: StagePlan,
+    /// Where blocks are.
+    pub residence: Residence,
+    /// Tokens at a time.
+    pub chunking: Chunking,
+}
+
+/// The plan by which the GPU of `machine`, which this program computes on, runs a transformer alone: that of a clip's loop, without
+/// the other networks.
+///
+/// # Errors
+/// Sizes that make no network, or memory that does not suffice.
+pub fn transformer_plan(
+    transformer: &Transformer,
+    machine: &Machine,
+    flags: &MemoryFlags,
+) -> std::result::Result<TransformerPlan, PipelineError> {
+    let Transformer { config, size, form, forwards } = *transformer;
+    let stages = offload::plan(&transformer_job(config, shape(size), form, forwards, machine)?, machine, flags)?;
+    let residence = stages.phase(Phase::Denoise).map_or(Residence::WHOLE, Residence::of);
+    let chunking = transformer_activations(&stages, config, shape(size));
+    Ok(TransformerPlan { stages, residence, chunking })
 }
 
 fn shape([width, height, num_frames]: [usize; 3]) -> ClipShape {

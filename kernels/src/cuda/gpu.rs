@@ -11,6 +11,7 @@ use super::driver::Driver;
 use super::error::{Capability, CudaError, CudaVersion, NoGpu, Result};
 use super::pinned::PinnedPool;
 use super::pool::{GpuBuffer, Pool};
+use super::profile::{KernelTime, Profile};
 
 /// The oldest GPUs that the kernels are for: their copies run beside arithmetic, and their tensor cores take bf16.
 pub const LEAST: Capability = Capability(8, 0);
@@ -87,6 +88,7 @@ struct Inner {
     level: Capability,
     kernels: Kernels,
     held: Mutex<Vec<(Event, Box<dyn Any + Send>)>>,
+    profile: Profile,
     pool: Pool,
     pinned: PinnedPool,
     compute: Arc<Stream>,
@@ -134,6 +136,7 @@ impl Gpu {
             level,
             kernels,
             held: Mutex::default(),
+            profile: Profile::default(),
             pool,
             pinned,
             compute,
@@ -255,13 +258,29 @@ impl Gpu {
         true
     }
 
+    /// From now on the time of each call of a kernel is taken, until [`end_profile`](Self::end_profile). Calls are not put
+    /// off by that, but each costs the host two events.
+    pub fn start_profile(&self) {
+        self.0.profile.start();
+    }
+
+    /// What the kernels took that were called since [`start_profile`](Self::start_profile), the longest first. Waits for them.
+    ///
+    /// # Errors
+    /// A call failed.
+    pub fn end_profile(&self) -> Result<Vec<KernelTime>> {
+        self.0.profile.end()
+    }
+
     /// Gives the compute stream a call of a kernel.
     ///
     /// # Safety
     /// What the kernel reads and writes with these arguments is in buffers that were alive when this was called, and fits them.
     pub(crate) unsafe fn launch<P: Params>(&self, launch: &Launch, params: &P) -> Result<()> {
-        // SAFETY: the caller's; the compute stream's order is the order in which memory is given away.
-        unsafe { self.0.kernels.launch(launch, &self.0.compute, params) }
+        self.0.profile.around(launch.kernel, &self.0.compute, || {
+            // SAFETY: the caller's; the compute stream's order is the order in which memory is given away.
+            unsafe { self.0.kernels.launch(launch, &self.0.compute, params) }
+        })
     }
 }
 

@@ -22,6 +22,7 @@ mod matrix;
 pub mod ops;
 mod pinned;
 mod pool;
+mod profile;
 mod tensor;
 mod tensor_map;
 
@@ -33,4 +34,5 @@ pub use gpu::{Gpu, GpuOptions, LEAST, free_bytes, gpus};
 pub use matrix::{GpuDifference, GpuMatrix, GpuScales};
 pub use pinned::{Pinned, PinnedPool};
 pub use pool::{ALIGNMENT, GpuBuffer, Pool, PoolCounts};
+pub use profile::KernelTime;
 pub use tensor::{Download, GpuDtype, GpuTensor, SharedBuffer};

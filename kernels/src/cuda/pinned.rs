@@ -176,6 +176,12 @@ impl Deref for Pinned {
     }
 }
 
+impl AsRef<[u8]> for Pinned {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
 impl DerefMut for Pinned {
     fn deref_mut(&mut self) -> &mut [u8] {
         // SAFETY: as above, and borrowed for itself.

@@ -1,6 +1,7 @@
 //! Memory, streams and copies.
 
 use candle_core::{DType, Device, Tensor};
+use kernels::cuda::ops::convert;
 use kernels::cuda::{CudaError, Driver, Gpu, GpuDtype, GpuOptions, GpuTensor, NoGpu, SharedBuffer};
 
 use crate::{Bench, OPTIONS, Random};
@@ -182,4 +183,23 @@ fn gpus_that_are_not_there() {
     }
     let missing = bench.gpu.kernel("sd_no_such_kernel").unwrap_err();
     assert!(missing.to_string().contains("sd_no_such_kernel is not there"), "{missing}");
+}
+
+#[test]
+fn calls_of_kernels_are_timed_where_it_is_asked() {
+    let Some(bench) = Bench::open() else { return };
+    let x = GpuTensor::zeros(&bench.gpu, &[4, 64], GpuDtype::F32).unwrap();
+    let call = || convert(&bench.gpu, &x, GpuDtype::Bf16).unwrap();
+    call();
+    bench.gpu.start_profile();
+    call();
+    call();
+    convert(&bench.gpu, &x, GpuDtype::F32).unwrap();
+    let mut told = bench.gpu.end_profile().unwrap();
+    assert!(told.iter().all(|k| k.seconds >= 0.0 && k.seconds < 60.0), "{told:?}");
+    told.sort_by_key(|k| k.kernel);
+    let calls: Vec<_> = told.iter().map(|k| (k.kernel, k.calls)).collect();
+    assert_eq!(calls, [("sd_map_f32_bf16", 2), ("sd_map_f32_f32", 1)]);
+    call();
+    assert_eq!(bench.gpu.end_profile().unwrap(), []);
 }

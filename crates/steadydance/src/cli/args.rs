@@ -13,7 +13,7 @@ use super::interval::{Interval, interval};
 use super::memory_values::MemorySwitches;
 use super::pose_values::PoseValues;
 use super::terminal::Color;
-use super::values::{Values, named};
+use super::values::{Size, Values, named};
 
 /// Animates the person in a picture with the motion of a video.
 #[derive(Debug, Parser)]
@@ -304,16 +304,23 @@ pub struct RunArgs {
 
 /// Arguments of `bench`.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct BenchArgs {
+    /// Something else than time.
+    #[command(subcommand)]
+    pub command: Option<BenchCommand>,
+    /// What is measured: cpu, or cuda or cuda:N with cases of its own
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub device: String,
     /// Cases whose names match, * standing for anything, several times for several [default: the usual ones, some minutes]
     #[arg(long = "case", value_name = "GLOB", value_parser = glob)]
     pub cases: Vec<Pattern>,
     /// Only list the cases
     #[arg(long)]
     pub list: bool,
-    /// Fewest runs of a case that count
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000), default_value = "3")]
-    pub runs: u32,
+    /// Fewest runs of a case that count [default: 3; on a GPU 5]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub runs: Option<u32>,
     /// Runs before these
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=1000), default_value = "1")]
     pub warmups: u32,
@@ -329,6 +336,42 @@ pub struct BenchArgs {
     /// A report of before: tell what became faster or slower
     #[arg(long, value_name = "FILE")]
     pub compare: Option<PathBuf>,
+}
+
+/// What `bench` measures besides time.
+#[derive(Debug, Subcommand)]
+pub enum BenchCommand {
+    /// How far each precision is from f32, on the processor or a GPU; exit code 1 if one is further than it may be
+    Numerics(NumericsArgs),
+}
+
+/// Arguments of `bench numerics`.
+#[derive(Debug, Args)]
+pub struct NumericsArgs {
+    /// What computes: cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub device: String,
+    /// The embedded model, or a size with random weights: 1.3b, 14b, i2v-14b, steadydancer-14b, tiny
+    #[arg(long, value_name = "demo|SIZE", default_value = "demo")]
+    pub model: String,
+    /// Blocks of a network with random weights
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=40), default_value = "4")]
+    pub blocks: u16,
+    /// Size of the clip in pixels, multiples of 16
+    #[arg(long, value_name = "WxH", default_value = "96x96")]
+    pub size: Size,
+    /// Frames of the clip, 4n + 1
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=81), default_value = "9")]
+    pub num_frames: u16,
+    /// Precisions whose names match, * standing for anything, several times for several [default: all]
+    #[arg(long = "precision", value_name = "GLOB", value_parser = glob)]
+    pub precisions: Vec<Pattern>,
+    /// Write the report into this file
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Write the table into this file; without it the table goes to stdout
+    #[arg(long, value_name = "FILE")]
+    pub markdown: Option<PathBuf>,
 }
 
 /// Arguments of `plan`.

@@ -4,7 +4,10 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use steadydance::bench::{BenchError, Case, Change, Measured, Options, Report, ReportFile, cases, run};
+use steadydance::bench::{
+    BenchError, Case, Change, GpuNote, Measured, OpenGpu, Options, Report, ReportFile, cases, gpu_cases, run,
+};
+use steadydance::{PipelineError, RequestError};
 
 use super::args::BenchArgs;
 use super::failure::Failure;
@@ -17,7 +20,8 @@ use super::terminal::{self, Terminal};
 /// # Errors
 /// No case has the name, a case fails, or a file cannot be read or written.
 pub fn bench(args: &BenchArgs, terminal: Terminal) -> Result<(), Failure> {
-    let chosen = chosen(args)?;
+    let ordinal = ordinal(&args.device)?;
+    let chosen = chosen(args, ordinal.is_some())?;
     if args.list {
         let list: String = chosen.iter().map(|case| format!("{}\n", case.name)).collect();
         return terminal::write_out(&list);
@@ -34,6 +38,7 @@ pub fn bench(args: &BenchArgs, terminal: Terminal) -> Result<(), Failure> {
         pool.map_err(|e| Failure::other(format!("{threads} threads cannot be had ({e})")))?;
     }
 
+    let gpu = ordinal.map(|ordinal| open(&args.device, ordinal)).transpose()?;
     let stop = Stop::install(to_stdout, terminal)?;
     let count = chosen.len();
     let (mut begun, mut last) = (0, String::new());
@@ -51,13 +56,17 @@ pub fn bench(args: &BenchArgs, terminal: Terminal) -> Result<(), Failure> {
     };
     let options = Options {
         warmups: args.warmups as usize,
-        runs: args.runs as usize,
+        runs: args.runs.unwrap_or(if gpu.is_some() { 5 } else { 3 }) as usize,
         time: Duration::from_secs(args.seconds.into()),
     };
     if !to_stdout {
-        terminal::write_out(&format!("{HEADING}\n"))?;
+        let rate = if gpu.is_some() { "TFLOP/s" } else { "GFLOP/s" };
+        terminal::write_out(&format!("{HEADING_CASE}{rate}{HEADING_REST}\n"))?;
     }
-    let report = stop.guard(|| run(&chosen, &options, &mut told).map_err(failure))?;
+    let report = stop.guard(|| run(&chosen, &options, gpu.as_ref(), &mut told).map_err(failure))?;
+    if let Some(note) = &report.gpu {
+        terminal.say(&peaks(note));
+    }
 
     if let Some(output) = file {
         output.write(&report).map_err(Failure::other)?;
@@ -73,13 +82,41 @@ pub fn bench(args: &BenchArgs, terminal: Terminal) -> Result<(), Failure> {
     terminal::write_out(&text)
 }
 
-const HEADING: &str = "case                                         median     p90   GFLOP/s  of peak     memory";
+const HEADING_CASE: &str = "case                                         median     p90   ";
+const HEADING_REST: &str = "  of peak     memory";
 
-fn chosen(args: &BenchArgs) -> Result<Vec<Case>, Failure> {
+/// The GPU's number; `None` for the processor.
+pub(super) fn ordinal(device: &str) -> Result<Option<u32>, Failure> {
+    let number = match device {
+        "cpu" => return Ok(None),
+        "cuda" => Some(0),
+        other => other.strip_prefix("cuda:").and_then(|n| n.parse().ok()),
+    };
+    number
+        .map(Some)
+        .ok_or_else(|| Failure::usage(format!("--device {device}: what is measured is cpu, cuda or cuda:N")))
+}
+
+pub(super) fn open(device: &str, ordinal: u32) -> Result<OpenGpu, Failure> {
+    let refused = |why: String| PipelineError::from(RequestError::Device { found: device.to_owned(), why });
+    OpenGpu::open(ordinal).map_err(|e| refused(e.to_string()).into())
+}
+
+/// What a GPU can do at most.
+fn peaks(note: &GpuNote) -> String {
+    let peaks = &note.peaks;
+    let e4m3 = peaks.e4m3_tflops.map_or_else(String::new, |rate| format!(", e4m3 {rate:.0}"));
+    format!(
+        "{} (kernels for {}): bf16 {:.0}, int8 {:.0}{e4m3} TFLOP/s by this engine's products; {:.0} GB/s within its memory, {:.1} to it, {:.1} from it",
+        note.name, note.kernels_for, peaks.bf16_tflops, peaks.int8_tops, peaks.copy_gb_s, peaks.in_gb_s, peaks.out_gb_s
+    )
+}
+
+fn chosen(args: &BenchArgs, on_gpu: bool) -> Result<Vec<Case>, Failure> {
     let named = |case: &Case| args.cases.iter().any(|glob| glob.matches(&case.name));
     let all = args.list && args.cases.is_empty();
     let wanted = |case: &Case| all || if args.cases.is_empty() { case.usual } else { named(case) };
-    let chosen: Vec<Case> = cases().into_iter().filter(wanted).collect();
+    let chosen: Vec<Case> = (if on_gpu { gpu_cases() } else { cases() }).into_iter().filter(wanted).collect();
     match chosen.is_empty() {
         true => {
             Err(Failure::usage("no case has such a name; `steadydance bench --list` shows them, * stands for anything"))
@@ -88,7 +125,7 @@ fn chosen(args: &BenchArgs) -> Result<Vec<Case>, Failure> {
     }
 }
 
-fn failure(error: BenchError) -> Failure {
+pub(super) fn failure(error: BenchError) -> Failure {
     match error {
         BenchError::Cancelled { .. } => Failure::interrupted(error),
         other => Failure::other(other),
@@ -99,9 +136,13 @@ fn failure(error: BenchError) -> Failure {
 fn line(measured: &Measured) -> String {
     let Measured { name, time, gflops, of_peak, peak_in, whole_seconds, peak_bytes, .. } = measured;
     let mut line = format!("{name:<42} {:>8} {:>7}", seconds(time.median), seconds(time.p90));
-    let rate = gflops.map_or_else(String::new, |rate| format!("{rate:.0}"));
+    let gpu = measured.gpu.as_ref();
+    let rate = gflops.map_or_else(String::new, |rate| match gpu {
+        Some(_) => format!("{:.1}", rate / 1e3),
+        None => format!("{rate:.0}"),
+    });
     let share = of_peak.map_or_else(String::new, |share| format!("{:.0} %", 100.0 * share));
-    let memory = peak_bytes.map_or_else(String::new, bytes);
+    let memory = gpu.map(|gpu| gpu.peak_bytes).or(*peak_bytes).map_or_else(String::new, bytes);
     let _ = write!(line, " {rate:>9} {share:>8} {memory:>10}");
     if let Some(numbers) = peak_in {
         let _ = write!(line, "  {numbers}");
@@ -111,6 +152,13 @@ fn line(measured: &Measured) -> String {
     }
     if let Some(whole) = whole_seconds {
         let _ = write!(line, "  all of it {}", seconds(*whole));
+    }
+    if let Some(gpu) = gpu {
+        let planned = gpu.planned_bytes.map(|b| format!("  planned {}", bytes(b)));
+        let copied = gpu.copied_bytes.filter(|b| *b > 0).map(|b| format!("  {} copied", bytes(b)));
+        let times = gpu.step_seconds.zip(gpu.clip_seconds);
+        let times = times.map(|(step, clip)| format!("  a step {}, a clip {}", seconds(step), seconds(clip)));
+        line.extend([planned, copied, times].into_iter().flatten());
     }
     line
 }

@@ -14,6 +14,7 @@ mod interval;
 mod known;
 mod memory_values;
 mod models;
+mod numerics;
 mod plan;
 mod plan_drawing;
 mod pose;
@@ -33,7 +34,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
 
-use args::{Cli, Command, ConfigCommand, ModelsCommand};
+use args::{BenchArgs, BenchCommand, Cli, Command, ConfigCommand, ModelsCommand};
 use failure::Failure;
 use terminal::{Color, Terminal};
 
@@ -65,6 +66,9 @@ fn parse_and_run(arguments: &[OsString], terminal: Terminal) -> Result<(), Failu
     }
     match cli.command {
         Command::Run(args) => run::run(&args, terminal),
+        Command::Bench(BenchArgs { command: Some(BenchCommand::Numerics(args)), .. }) => {
+            numerics::numerics(&args, terminal)
+        }
         Command::Bench(args) => bench::bench(&args, terminal),
         Command::Pose(args) => pose::pose(&args, terminal),
         Command::Eval(args) => eval::eval(&args, terminal),
