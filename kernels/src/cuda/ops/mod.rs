@@ -9,6 +9,7 @@ mod dequantise;
 mod elementwise;
 mod linear;
 mod look_up;
+mod pictures;
 mod rows;
 mod step;
 
@@ -21,6 +22,7 @@ pub use dequantise::dequantise;
 pub use elementwise::{Activation, convert, gated_add_in_place, glu_in_place, map, map_in_place};
 pub use linear::{InputForm, Terms, decoded_bytes, input_form, linear, linear_rounded};
 pub use look_up::{Indices, look_up};
+pub use pictures::{DepthwiseWeights, JoinPart, depthwise, join, max_pool, means, picture, windows};
 pub use rows::{
     Modulation, Norm, Rope, Rounded, RowOutput, RowWork, layer_norm_modulate, rms_norm_rope_in_place, rows,
     rows_in_place,
