@@ -1,4 +1,4 @@
-//! The transformer's blocks on a GPU, which is an emulated one: its driver is named by its path.
+//! Transformer and encoders on a GPU, which is an emulated one: its driver is named by its path.
 
 use std::path::Path;
 
@@ -35,9 +35,27 @@ fn a_clip_from_a_gpu_is_the_cpus_but_for_rounding() {
     assert!(said.contains("blocks compute on emulated GPU"), "{said}");
     let error = apart(&gpu, &cpu);
     assert!(error > 0.0 && error < 4.0, "{error} of 255");
-    // Where weights live changes nothing.
-    let (streamed, _) = run("streamed", "auto", &["--memory-mode", "stream"]);
-    assert!(apart(&streamed, &gpu) == 0.0);
+    // Where weights live changes nothing, and where prompts are encoded next to nothing.
+    let stream = ["--memory-mode", "stream"];
+    let encoder = |place: &'static str| [&stream[..], &[place]].concat();
+    let (streamed, _) = run("streamed", "auto", &encoder("--gpu-text-encoder"));
+    let (resident, _) = run("resident", "auto", &["--gpu-text-encoder"]);
+    assert!(apart(&streamed, &resident) == 0.0);
+    let (elsewhere, _) = run("elsewhere", "auto", &encoder("--cpu-text-encoder"));
+    let error = apart(&elsewhere, &streamed);
+    assert!(error > 0.0 && error < 4.0, "{error} of 255");
+}
+
+#[test]
+fn what_the_gpu_is_not_for_is_refused_by_its_flag() {
+    let Some(driver) = emulated_gpu::library().and_then(Path::to_str) else { return };
+    let sandbox = Sandbox::new();
+    // The tiny image encoder has heads of 12 channels.
+    for (flag, why) in [("--gpu-clip", "heads of 12"), ("--gpu-vae", "not computed on a GPU yet")] {
+        let mut line = tiny_run(&sandbox.out("a.mp4"));
+        line.extend(["--device", "cuda", flag].map(str::to_owned));
+        sandbox.run_with(&line, &[(DRIVER, driver)]).fails(7, &[flag, why]);
+    }
 }
 
 #[test]
