@@ -103,7 +103,10 @@ fn norm_with_products(tokens: usize, width: usize) {
     let within = || products(&Input::normed(x.clone(), Some(&gain), None, 1e-6).unwrap());
     let mut ratios: Vec<f64> = (0..5).map(|_| median(apart) / median(within)).collect();
     ratios.sort_by(f64::total_cmp);
-    println!("{tokens} × {width}, norm and three products in bf16: apart takes {:.3} of what it takes within", ratios[2]);
+    println!(
+        "{tokens} × {width}, norm and three products in bf16: apart takes {:.3} of what it takes within",
+        ratios[2]
+    );
 }
 
 fn main() {

@@ -14,7 +14,7 @@ struct Bf16Params {
     int64_t out_batch, out_row, out_head;
     const float *bias;   // added to scaled scores, [H, Lq, Lk] f32 with these strides (0: the same for all); only the _bias kernels
     int64_t bias_head;
-    int32_t bias_query;  // queries * bias_query < 2^31
+    int32_t bias_query;  // magnitude times queries < 2^31; -1 where a bias is that of key − query
     int32_t queries, keys; // Lq, Lk >= 1
     int32_t dim;         // channels of a head, a multiple of 8, at most the kernel's D
     float scale;         // > 0
@@ -110,7 +110,7 @@ template <class S, bool BIAS> __device__ __forceinline__ void run(const Bf16Para
             for (int i = 0; i < TILES; i++) {
 #pragma unroll
                 for (int half = 0; half < 2; half++) {
-                    const uint32_t row = min(first_query + warp * ROWS + 16 * i + 8 * half + lane / 4, p.queries - 1) * p.bias_query;
+                    const int row = min(first_query + warp * ROWS + 16 * i + 8 * half + lane / 4, p.queries - 1) * p.bias_query;
 #pragma unroll
                     for (int n = 0; n < KEYS / 8; n++) {
 #pragma unroll

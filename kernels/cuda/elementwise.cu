@@ -35,6 +35,15 @@ struct GluParams {
     int operation; // Activation
 };
 
+// y[c, i] = x[index[i], c]: rows of a table, standing. Grid (ceil(columns · n / 256)), block 256.
+struct LookUpParams {
+    const float *x;        // [.., columns]
+    const uint32_t *index; // [n], rows of x
+    float *y;              // [columns, n]
+    int columns;
+    int n; // columns · n < 2^31
+};
+
 namespace {
 
 constexpr int THREADS = 256;
@@ -104,6 +113,13 @@ __device__ __forceinline__ void glu(const GluParams &p) {
     store8(p.y + row * p.y_stride + column, v);
 }
 
+__device__ __forceinline__ void look_up(const LookUpParams &p) {
+    const uint32_t at = blockIdx.x * THREADS + threadIdx.x, column = at / p.n, i = at % p.n;
+    if (column < uint32_t(p.columns)) {
+        p.y[at] = __ldg(p.x + int64_t(p.index[i]) * p.columns + column);
+    }
+}
+
 } // namespace
 
 #define SD_ELEMENTWISE(name, Params, body)                                                                               \
@@ -117,3 +133,4 @@ SD_ELEMENTWISE(sd_map_f32_bf16, MapParams, (map<float, Bf16>))
 SD_ELEMENTWISE(sd_map_bf16_f32, MapParams, (map<Bf16, float>))
 SD_ELEMENTWISE(sd_map_bf16_bf16, MapParams, (map<Bf16, Bf16>))
 SD_ELEMENTWISE(sd_glu_bf16, GluParams, glu)
+SD_ELEMENTWISE(sd_look_up, LookUpParams, look_up)

@@ -1,8 +1,9 @@
-//! The transformer on a GPU, which is an emulated one: its driver is named by its path.
+//! Transformer and encoders on a GPU, which is an emulated one: its driver is named by its path.
 
 use std::path::Path;
 
-use crate::support::{Sandbox, tiny_run};
+use crate::pose_networks::{self, Sight};
+use crate::support::{Sandbox, fixture, pose_folder, tiny_run};
 
 const DRIVER: &str = "STEADYDANCE_CUDA_DRIVER";
 
@@ -39,9 +40,62 @@ fn a_clip_from_a_gpu_is_the_cpus_but_for_rounding() {
     let mut line = tiny_run(&sandbox.out("narrow"));
     line.extend(["--device", "cuda:0", "--attention", "int8"].map(str::to_owned));
     sandbox.run_with(&line, &[(DRIVER, driver)]).fails(2, &["--attention int8", "128 channels", "64"]);
-    // Where weights live changes nothing.
-    let (streamed, _) = run("streamed", "auto", &["--memory-mode", "stream"]);
-    assert!(apart(&streamed, &gpu) == 0.0);
+    // Where weights live changes nothing, and where prompts are encoded next to nothing.
+    let stream = ["--memory-mode", "stream"];
+    let encoder = |place: &'static str| [&stream[..], &[place]].concat();
+    let (streamed, _) = run("streamed", "auto", &encoder("--gpu-text-encoder"));
+    let (resident, _) = run("resident", "auto", &["--gpu-text-encoder"]);
+    assert!(apart(&streamed, &resident) == 0.0);
+    let (elsewhere, _) = run("elsewhere", "auto", &encoder("--cpu-text-encoder"));
+    let error = apart(&elsewhere, &streamed);
+    assert!(error > 0.0 && error < 4.0, "{error} of 255");
+}
+
+#[test]
+fn poses_are_found_on_a_gpu_where_that_is_asked() {
+    let Some(driver) = emulated_gpu::library().and_then(Path::to_str) else { return };
+    let sandbox = Sandbox::new();
+    let [detector, estimator] = pose_networks::write_for(&sandbox, Sight::People, 64, [64, 32]);
+    let video = sandbox.work("video");
+    pose_folder(&video, 5, 64, 96);
+    let run = |name: &str, place: &str| {
+        let out = sandbox.out(name);
+        let (model, picture) = (fixture("model"), fixture("portrait_9/ref.png"));
+        let mut line = vec!["run".to_owned()];
+        for (flag, value) in [
+            ("--model", &model),
+            ("--ref", &picture),
+            ("--drive", &video),
+            ("--detector", &detector),
+            ("--estimator", &estimator),
+            ("--output", &out),
+        ] {
+            line.extend([flag.to_owned(), value.to_str().unwrap().to_owned()]);
+        }
+        let poses = sandbox.out(&format!("{name}-poses"));
+        let more = ["--size", "64x64", "--num-frames", "5", "--steps", "1", "--device", "cuda", "--cpu-text-encoder"];
+        line.extend(more.iter().chain(&[place, "--debug-dir"]).map(|s| (*s).to_owned()));
+        line.push(poses.to_str().unwrap().to_owned());
+        sandbox.run_with(&line, &[(DRIVER, driver)]).ok();
+        std::fs::read_to_string(poses.join("keypoints.json")).unwrap()
+    };
+    let cpu = run("cpu.mp4", "--cpu-pose");
+    // What was found on the CPU is kept, and not taken for what a GPU finds: scores differ by its rounding.
+    let gpu = run("gpu.mp4", "--gpu-pose");
+    assert!(gpu != cpu && gpu.len().abs_diff(cpu.len()) < cpu.len() / 10);
+    assert!(run("again.mp4", "--gpu-pose") == gpu);
+}
+
+#[test]
+fn what_the_gpu_is_not_for_is_refused_by_its_flag() {
+    let Some(driver) = emulated_gpu::library().and_then(Path::to_str) else { return };
+    let sandbox = Sandbox::new();
+    // The tiny image encoder has heads of 12 channels.
+    for (flag, why) in [("--gpu-clip", "heads of 12"), ("--gpu-vae", "not computed on a GPU yet")] {
+        let mut line = tiny_run(&sandbox.out("a.mp4"));
+        line.extend(["--device", "cuda", flag].map(str::to_owned));
+        sandbox.run_with(&line, &[(DRIVER, driver)]).fails(7, &[flag, why]);
+    }
 }
 
 #[test]

@@ -18,17 +18,23 @@ pub enum Sight {
     Nobody,
 }
 
-/// Writes a detector and an estimator and gives their paths.
+/// Writes a detector and an estimator, which take pictures of the released ones' sizes, and gives their paths.
 pub fn write(sandbox: &Sandbox, sight: Sight) -> [PathBuf; 2] {
-    let detector = YoloxConfig { classes: 2, input_size: [640, 640], ..YoloxConfig::tiny() };
-    let estimator = DwPoseConfig { keypoints: 133, input_size: [384, 288], hidden: 16, ..DwPoseConfig::tiny() };
+    write_for(sandbox, sight, 640, [384, 288])
+}
+
+/// The same for squares of `side` and crops of this height and width.
+pub fn write_for(sandbox: &Sandbox, sight: Sight, side: usize, crop: [usize; 2]) -> [PathBuf; 2] {
+    let detector = YoloxConfig { classes: 2, input_size: [side; 2], ..YoloxConfig::tiny() };
+    let estimator = DwPoseConfig { keypoints: 133, input_size: crop, hidden: 16, ..DwPoseConfig::tiny() };
     let paths = ["detector.safetensors", "estimator.safetensors"].map(|name| sandbox.work(name));
-    save(&paths[0], &yolox_manifest(&detector).unwrap(), sight);
-    save(&paths[1], &dwpose_manifest(&estimator).unwrap(), sight);
+    let told = BTreeMap::from([("input_size".to_owned(), format!("{side}x{side}"))]);
+    save(&paths[0], &yolox_manifest(&detector).unwrap(), sight, &told);
+    save(&paths[1], &dwpose_manifest(&estimator).unwrap(), sight, &BTreeMap::new());
     paths
 }
 
-fn save(path: &Path, manifest: &Manifest, sight: Sight) {
+fn save(path: &Path, manifest: &Manifest, sight: Sight, metadata: &BTreeMap<String, String>) {
     let tensors: BTreeMap<String, Tensor> = manifest
         .tensors()
         .enumerate()
@@ -51,5 +57,5 @@ fn save(path: &Path, manifest: &Manifest, sight: Sight) {
             (spec.name.clone(), tensor)
         })
         .collect();
-    save_safetensors(path, &tensors, &BTreeMap::new()).unwrap();
+    save_safetensors(path, &tensors, metadata).unwrap();
 }

@@ -2,6 +2,7 @@
 
 use kernels::Compute;
 use kernels::attention::AttentionShape;
+use kernels::cuda::ops::decoded_bytes;
 use kernels::linear::workspace_bytes;
 
 use crate::{Activation, Config};
@@ -36,4 +37,23 @@ pub fn activation_bytes(config: &Config, images: usize, compute: Compute) -> u64
     };
     let mlp = rows(dim) + rows(between * wide).max(rows(dim + wide) + workspace(wide, dim).max(workspace(dim, wide)));
     SCRATCH + stem.max(rows(dim) + project.max(attend).max(out).max(mlp))
+}
+
+/// Most bytes that [`VisionTower::forward`](crate::VisionTower::forward) takes in a GPU's memory with its blocks there, for so many
+/// pictures together: hidden states in f32, and the working set of a block in bf16 with what is decoded of a matrix that is stored in
+/// another form. Weights are not in it, nor what differences beside a matrix take while they are added. What the host takes meanwhile is
+/// within [`activation_bytes`].
+pub fn gpu_activation_bytes(config: &Config, images: usize) -> u64 {
+    let rows = |width: usize| F32 * (images * config.tokens()) as u64 * width as u64;
+    let half = |width: usize| rows(width) / 2;
+    let (dim, wide) = (config.dim, config.dim * config.mlp_ratio);
+    // Normed inputs, or those of a matrix that is rotated: twice.
+    let attend = 2 * half(dim) + half(3 * dim);
+    let out = 2 * half(dim) + rows(dim);
+    let mlp = rows(dim) + (2 * half(dim) + half(wide)).max(2 * half(wide) + rows(dim));
+    let decoded = [[3 * dim, dim], [dim, dim], [wide, dim], [dim, wide]].map(decoded_bytes);
+    let decoded = decoded.into_iter().max().unwrap_or(0);
+    // Everything begins at a multiple of some bytes.
+    const PADDING: u64 = 64 << 10;
+    PADDING + rows(dim) + attend.max(out).max(mlp) + decoded
 }

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
 use kernels::Compute;
-use kernels::attention::Attention;
-use kernels::residual::add_in_place;
-use nn::{LayerNorm, Linear, merge_heads};
+use kernels::cuda::Gpu;
+use nn::backend::{Backend, Gelu, Host, OnGpu, SelfAttention};
+use nn::{LayerNorm, Linear};
 use serde::{Deserialize, Serialize};
 use weights::{Manifest, WeightSource, Weights};
 
@@ -25,11 +25,10 @@ pub enum Activation {
 }
 
 impl Activation {
-    fn forward(self, x: &Tensor) -> Result<Tensor> {
+    fn gelu(self) -> Gelu {
         match self {
-            Self::Gelu => x.gelu_erf(),
-            // sigmoid(z) = (tanh(z/2) + 1)/2
-            Self::QuickGelu => x * (((x * (1.702 / 2.0))?.tanh()? + 1.0)? * 0.5)?,
+            Self::Gelu => Gelu::Erf,
+            Self::QuickGelu => Gelu::Quick,
         }
     }
 }
@@ -129,6 +128,16 @@ impl Config {
         side * side + 1
     }
 
+    /// Why blocks of these sizes cannot be computed on a GPU, in words; `None` where they can.
+    pub fn gpu_problem(&self) -> Option<String> {
+        let Self { dim, num_heads, mlp_ratio, .. } = *self;
+        let (head, wide) = (dim / num_heads.max(1), dim * mlp_ratio);
+        let fits = head.is_multiple_of(8) && head <= 128 && wide <= 14_336;
+        (!fits).then(|| {
+            format!("the GPU's kernels are for heads of 8, 16, … 128 channels and widths up to 14336; this image encoder has heads of {head} and widths {dim} and {wide}")
+        })
+    }
+
     fn check(&self) -> Result<()> {
         let Self { image_size, patch_size, dim, num_heads, num_layers, mlp_ratio, .. } = *self;
         if [image_size, patch_size, dim, num_heads, num_layers, mlp_ratio].contains(&0) {
@@ -151,7 +160,7 @@ pub fn manifest(config: &Config) -> Result<Manifest> {
     config.check()?;
     Manifest::record(|weights| {
         Stem::new(config, weights)?;
-        (0..config.num_layers - 1).try_for_each(|n| Block::new(config, &weights.pp(group(n))).map(drop))
+        (0..config.num_layers - 1).try_for_each(|n| Block::new(config, &weights.pp(group(n)), &Host).map(drop))
     })
 }
 
@@ -195,48 +204,42 @@ impl Stem {
     }
 }
 
-struct Block {
-    norm1: LayerNorm,
-    to_qkv: Linear,
-    proj: Linear,
-    norm2: LayerNorm,
-    fc1: Linear,
-    fc2: Linear,
+struct Block<B: Backend> {
+    norm1: B::LayerNorm,
+    to_qkv: B::Linear,
+    proj: B::Linear,
+    norm2: B::LayerNorm,
+    fc1: B::Linear,
+    fc2: B::Linear,
     compute: Compute,
 }
 
-impl Block {
-    fn new(config: &Config, weights: &Weights) -> Result<Self> {
+impl<B: Backend> Block<B> {
+    fn new(config: &Config, weights: &Weights, on: &B) -> Result<Self> {
         let Config { dim, mlp_ratio, eps, .. } = *config;
         let (attn, mlp) = (weights.pp("attn"), weights.pp("mlp"));
+        let linear = |shape, w: &Weights| on.linear(shape, true, w);
         Ok(Self {
-            norm1: LayerNorm::affine(dim, eps, &weights.pp("norm1"))?,
-            to_qkv: Linear::new(dim, 3 * dim, &attn.pp("to_qkv"))?,
-            proj: Linear::new(dim, dim, &attn.pp("proj"))?,
-            norm2: LayerNorm::affine(dim, eps, &weights.pp("norm2"))?,
-            fc1: Linear::new(dim, mlp_ratio * dim, &mlp.pp("0"))?,
-            fc2: Linear::new(mlp_ratio * dim, dim, &mlp.pp("2"))?,
+            norm1: on.layer_norm(dim, eps, &weights.pp("norm1"))?,
+            to_qkv: linear([3 * dim, dim], &attn.pp("to_qkv"))?,
+            proj: linear([dim, dim], &attn.pp("proj"))?,
+            norm2: on.layer_norm(dim, eps, &weights.pp("norm2"))?,
+            fc1: linear([mlp_ratio * dim, dim], &mlp.pp("0"))?,
+            fc2: linear([dim, mlp_ratio * dim], &mlp.pp("2"))?,
             compute: weights.compute(),
         })
     }
 
     /// `x` `[B, N, C]` → `[B, N, C]`.
-    fn forward(&self, config: &Config, x: &Tensor) -> Result<Tensor> {
-        let Config { dim, num_heads, .. } = *config;
-        let (batch, tokens, _) = x.dims3()?;
-        // [B, N, 3·C] → three views of [B, H, N, C/H]
-        let qkv = self.to_qkv.forward(&self.norm1.forward(x)?)?;
-        let qkv = { qkv }.reshape((batch, tokens, 3, num_heads, dim / num_heads))?;
-        let heads = |i: usize| qkv.narrow(2, i, 1)?.squeeze(2)?.transpose(1, 2);
-        let scale = ((dim / num_heads) as f64).sqrt().recip();
-        let span = tracing::info_span!(target: "steadydance", "attention", tokens).entered();
-        let y = Attention::new(scale).compute(self.compute).apply(&heads(0)?, &heads(1)?, &heads(2)?)?;
-        drop((qkv, span));
-        let y = merge_heads(&{ y })?;
-        let x = add_in_place(x, self.proj.forward(&{ y })?)?;
-        let y = self.fc1.forward(&self.norm2.forward(&x)?)?;
-        let y = config.activation.forward(&{ y })?;
-        add_in_place(&x, self.fc2.forward(&y)?)
+    fn forward(&self, on: &B, config: &Config, x: &B::Activations) -> Result<B::Activations> {
+        let Config { dim, num_heads: heads, .. } = *config;
+        let qkv = on.product(&on.layer_normed(x, &self.norm1)?, &self.to_qkv)?;
+        let scale = ((dim / heads) as f64).sqrt().recip();
+        let y = on.attention_of_thirds(qkv, SelfAttention { heads, scale, offsets: None, compute: self.compute })?;
+        let x = on.product_added(on.input(y)?, &self.proj, x)?;
+        let y = on.product(&on.layer_normed(&x, &self.norm2)?, &self.fc1)?;
+        let y = on.gelu(y, config.activation.gelu())?;
+        on.product_added(on.input(y)?, &self.fc2, &x)
     }
 }
 
@@ -245,6 +248,7 @@ impl Block {
 pub struct VisionTower {
     config: Config,
     source: Arc<dyn WeightSource>,
+    gpu: Option<Gpu>,
 }
 
 impl VisionTower {
@@ -254,7 +258,13 @@ impl VisionTower {
     /// The config is not valid.
     pub fn new(config: &Config, source: Arc<dyn WeightSource>) -> Result<Self> {
         config.check()?;
-        Ok(Self { config: config.clone(), source })
+        Ok(Self { config: config.clone(), source, gpu: None })
+    }
+
+    /// The same with its blocks computed on this GPU, to whose memory the source brings them. The patch embedding, half a percent
+    /// of the arithmetic, stays on the host in f32. For [`Config::gpu_problem`] there must be none.
+    pub fn on_gpu(self, gpu: Gpu) -> Self {
+        Self { gpu: Some(gpu), ..self }
     }
 
     /// The sizes.
@@ -286,19 +296,32 @@ impl VisionTower {
             [batch, 3, height, width] if *batch > 0 && *height == side && *width == side => {}
             other => candle_core::bail!("CLIP: pixels are {other:?}; expected [B, 3, {side}, {side}]"),
         }
+        match &self.gpu {
+            Some(gpu) => self.blocks(&OnGpu::new(gpu.clone()), pixels, progress),
+            None => self.blocks(&Host, pixels, progress),
+        }
+    }
+
+    fn blocks<B: Backend>(
+        &self,
+        on: &B,
+        pixels: &Tensor,
+        progress: &mut dyn FnMut(usize, usize) -> Result<()>,
+    ) -> Result<Tensor> {
         let blocks = self.config.num_layers - 1;
         progress(0, blocks)?;
         if blocks > 0 {
             self.source.prefetch(&group(0));
         }
-        let mut x = Stem::new(&self.config, &self.source.group("")?)?.forward(&self.config, pixels)?;
+        let mut x = on.bring(Stem::new(&self.config, &self.source.group("")?)?.forward(&self.config, pixels)?)?;
         for layer in 0..blocks {
             if layer + 1 < blocks {
                 self.source.prefetch(&group(layer + 1));
             }
-            x = Block::new(&self.config, &self.source.group(&group(layer))?)?.forward(&self.config, &x)?;
+            let block = Block::new(&self.config, &self.source.group(&group(layer))?, on)?;
+            x = block.forward(on, &self.config, &x)?;
             progress(layer + 1, blocks)?;
         }
-        Ok(x)
+        on.fetch(&x)
     }
 }

@@ -1,6 +1,7 @@
 //! Layers that two or more models share. Activations are f32; a [`Linear`] computes from whatever precision its
 //! weights are held in.
 
+pub mod backend;
 mod conv;
 mod heads;
 mod linear;

@@ -9,7 +9,7 @@ use dit::Dit;
 use image::RgbImage;
 use media::output::PendingFolder;
 use media::video::{AudioOutcome, AudioSource, FrameRate, ReadOptions, VideoWriter, WriterOptions, Written};
-use offload::{Charge, DeviceError, DeviceMemory, Phase, PhasePlan, Use};
+use offload::{Charge, DeviceError, DeviceMemory, Phase, PhasePlan, Place, Use};
 use scheduler::{INITIAL_NOISE_STREAM, Polarity, Sampler};
 use weights::WeightSource;
 
@@ -141,7 +141,7 @@ impl Clip<'_> {
         let plan = &self.resolved.plan;
         let first = Rung::of(&plan.stages, plan.activations, phase);
         self.pressure.run(phase, first, progress, |rung, progress| {
-            let running = Running { phase, rung, memory: self.pressure.memory.of(phase) };
+            let running = Running { phase, rung, memory: self.pressure.memory.of(rung.on) };
             (0, running.counted().and_then(|_working| attempt(&running, progress)))
         })
     }
@@ -161,7 +161,9 @@ impl Clip<'_> {
         // 4. Reference picture, poses, and the first pose frame; later frames are drawn or read when the VAE takes them.
         progress.begin(Phase::Pose, resolved.motion.work())?;
         let picture = media::image::read_rgb(&request.reference).map_err(PipelineError::Media)?;
-        let motion = resolved.motion.ready(request, self.poses, &picture, progress)?;
+        let on = plan.stages.phase(Phase::Pose).map_or(Place::Cpu, |p| p.on);
+        let gpu = self.pressure.memory.of(on).gpu();
+        let motion = resolved.motion.ready(request, self.poses, &picture, gpu, progress)?;
         let first_pose = match motion.frames(Side::Positive, resolved.geometry)?.next() {
             Some(frame) => frame?,
             None => return Err(PipelineError::Media(media::MediaError::NoFrames { path: request.reference.clone() })),
@@ -191,6 +193,10 @@ impl Clip<'_> {
             let encoded = running
                 .placed(&model.text_encoder)
                 .and_then(|source| umt5::Encoder::new(&model.blueprint.text_encoder, source))
+                .map(|net| match running.memory.gpu() {
+                    Some(gpu) => net.on_gpu(gpu.clone()),
+                    None => net,
+                })
                 .and_then(|net| net.encode_all(&ids, &mut |done, _| progress.set(done).map_err(stop)));
             let mut encoded = encoded.map_err(|e| progress.explain(|| "text encoder".into(), e))?.into_iter();
             progress.end()?;
@@ -215,6 +221,10 @@ impl Clip<'_> {
                 let net = running
                     .placed(&model.image_encoder)
                     .and_then(|source| clip::VisionTower::new(config, source))
+                    .map(|net| match running.memory.gpu() {
+                        Some(gpu) => net.on_gpu(gpu.clone()),
+                        None => net,
+                    })
                     .map_err(|e| progress.explain(|| "image encoder".into(), e))?;
                 let mut encode = |image, what: &str| -> Result<Tensor, PipelineError> {
                     let input = pixels::clip_pixels(image, config.image_size)?;
@@ -360,7 +370,7 @@ impl Clip<'_> {
         }
         let first = Rung::of(&plan.stages, plan.activations, Phase::Denoise);
         let result = self.pressure.run(Phase::Denoise, first, progress, |rung, progress| {
-            let memory = self.pressure.memory.of(Phase::Denoise);
+            let memory = self.pressure.memory.of(rung.on);
             let running = Running { phase: Phase::Denoise, rung, memory };
             let result = running
                 .counted()

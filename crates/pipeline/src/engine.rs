@@ -259,7 +259,7 @@ impl Engine {
     pub fn open(source: &ModelSource, options: &EngineOptions) -> Result<Self, PipelineError> {
         let model = OpenModel::open(source, options)?;
         let device = Chosen::of(&options.device, &model.blueprint.dit)?;
-        let flags = device.flags(&options.memory)?;
+        let flags = device.flags(&options.memory, &model.blueprint)?;
         let mut options = options.clone();
         if *source == ModelSource::Demo {
             options.poses.models.embedded.get_or_insert(EmbeddedPoses::UnlessNamed);

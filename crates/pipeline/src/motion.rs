@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use image::RgbImage;
+use kernels::cuda::Gpu;
 use media::resize::{self, Size};
 use media::video::{self, FrameMode, FrameRate, ReadOptions, ShortClip, VideoReader};
 use offload::PhaseJob;
@@ -130,7 +131,7 @@ impl ResolvedMotion {
         }
     }
 
-    /// Finds poses if that is still to be done.
+    /// Finds poses if that is still to be done, on this GPU if there is one.
     ///
     /// # Errors
     /// Nobody in the pictures, networks that cannot be used, and damaged videos.
@@ -139,6 +140,7 @@ impl ResolvedMotion {
         request: &AnimateRequest,
         options: &FinderOptions,
         picture: &RgbImage,
+        gpu: Option<&Gpu>,
         progress: &mut Progress,
     ) -> Result<ReadyMotion<'_>, PipelineError> {
         let Source::Video { drive, indices, options: read_options, models } = &self.source else {
@@ -147,7 +149,7 @@ impl ResolvedMotion {
         };
         let fps = request.settings.fps;
         let wanted = Wanted { video: drive, options: read_options, indices };
-        let search = Search { models, settings: &request.pose, options };
+        let search = Search { models, settings: &request.pose, options, gpu };
         let clip = search.run(&wanted, Some((&request.reference, picture)), fps, progress)?.clip;
         let size = pose::Size::new(picture.width(), picture.height());
         let (frames, notes) = request.pose.poses(clip, size, request.settings.seed, drive)?;

@@ -179,13 +179,14 @@ pub(crate) struct Extent {
     pub on_own_gpu: bool,
 }
 
-/// The pose phase: networks that are held whole, frames in flight, and arithmetic for so many frames.
+/// The pose phase: networks that are held whole, frames in flight, and arithmetic for so many frames. On a GPU it takes as much, unless
+/// somebody knows better.
 pub(crate) fn pose_phase(weights_bytes: u64, activation_bytes: u64, frames: usize) -> PhaseJob {
     PhaseJob {
         phase: Phase::Pose,
         network: NetworkSize::whole("pose", weights_bytes),
         passes: 1,
-        work: Work { flops: POSE_FLOPS * frames as f64, precision: Precision::Single, compute: Compute::F32 },
+        work: Work { flops: POSE_FLOPS * frames as f64, precision: Precision::Half, compute: Compute::F32 },
         ways: vec![Way::whole(activation_bytes)],
         host_ways: vec![Way::whole(activation_bytes)],
     }
@@ -202,15 +203,15 @@ pub(crate) fn job(
     let [dit, vae, text, image] = blueprint.manifests()?;
     let [dit_held, text_held, image_held] = held;
     let half = |flops, compute| Work { flops, precision: Precision::Half, compute };
-    let encoder = |phase, network, passes, work, bytes| PhaseJob {
+    let encoder = |phase, network, passes, work, [on_gpu, on_host]: [u64; 2]| PhaseJob {
         phase,
         network,
         passes,
         work,
-        // Half the bytes a number, and the scores of attention in pieces: not more than on the CPU at any rate.
-        ways: vec![Way::whole(bytes)],
-        host_ways: vec![Way::whole(bytes)],
+        ways: vec![Way::whole(on_gpu)],
+        host_ways: vec![Way::whole(on_host)],
     };
+    let (text_sizes, image_sizes) = (&blueprint.text_encoder, &blueprint.image_encoder);
     let text_compute = text_compute(extent.compute);
     let text_tokens = umt5::MAX_TOKENS as u64 * extent.prompts as u64;
     let text_flops = encoder_flops(&text, "blocks", text_tokens);
@@ -240,14 +241,17 @@ pub(crate) fn job(
             network("text encoder", &text, "blocks", Some(umt5::EMBEDDING), text_held),
             1,
             half(text_flops, text_compute),
-            umt5::activation_bytes(&blueprint.text_encoder, extent.prompts, umt5::MAX_TOKENS, text_compute),
+            [
+                umt5::gpu_activation_bytes(text_sizes, extent.prompts, umt5::MAX_TOKENS),
+                umt5::activation_bytes(text_sizes, extent.prompts, umt5::MAX_TOKENS, text_compute),
+            ],
         ),
         encoder(
             Phase::ImageEncode,
             network("image encoder", &image, "transformer", None, image_held),
             PICTURES,
             half(image_flops, Compute::F32),
-            clip::activation_bytes(&blueprint.image_encoder, 1, Compute::F32),
+            [clip::gpu_activation_bytes(image_sizes, 1), clip::activation_bytes(image_sizes, 1, Compute::F32)],
         ),
         autoencoder(Phase::VaeEncode, VaeSide::Encode, encode_flops)?,
         PhaseJob {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
-use pose::net::{DwPoseConfig, Networks, WholeBodyNet, Yolox, YoloxConfig, dwpose_manifest, yolox_manifest};
+use pose::net::{DwPoseConfig, Networks, On, WholeBodyNet, Yolox, YoloxConfig, dwpose_manifest, yolox_manifest};
 use pose::{DwPose, DwPoseOptions, FrameRole, PoseEstimator, PoseNetworks};
 
 fn fixture(name: &str) -> PathBuf {
@@ -40,7 +40,7 @@ fn compare_taps(case: &HashMap<String, Tensor>, name: &str, x: &Tensor) -> usize
 fn the_detector_agrees_with_pytorch_from_every_packaging() {
     let case = case(&fixture("yolox.safetensors"));
     for name in ["yolox.pth", "yolox.onnx", "yolox_unfolded.onnx"] {
-        let net = Yolox::load(fixture(name), &Device::Cpu).unwrap();
+        let net = Yolox::load(fixture(name), On::Host).unwrap();
         let want = YoloxConfig { width: 2, blocks: [1, 2, 1, 1], neck_blocks: 2, classes: 3, ..net.config().clone() };
         assert_eq!(net.config(), &want, "{name}");
         let mut taps = 0;
@@ -59,7 +59,7 @@ fn the_detector_agrees_with_pytorch_from_every_packaging() {
 fn the_keypoint_network_agrees_with_pytorch_from_every_packaging() {
     let case = case(&fixture("pose.safetensors"));
     for name in ["pose.pth", "pose.onnx", "pose_unfolded.onnx"] {
-        let net = WholeBodyNet::load(fixture(name), &Device::Cpu).unwrap();
+        let net = WholeBodyNet::load(fixture(name), On::Host).unwrap();
         let sizes = (net.config().width, net.config().blocks, net.config().keypoints, net.config().input_size);
         assert_eq!(sizes, (2, [1, 1, 2, 1], 4, [64, 32]), "{name}");
         let mut taps = 0;
@@ -92,7 +92,7 @@ fn pictures_of_a_batch_do_not_know_each_other() {
         let values: Vec<f32> = (0..h * w * 3).map(|i| ((i as f32 + seed) * 0.37).sin()).collect();
         Tensor::from_vec(values, (1, h, w, 3), &Device::Cpu).unwrap()
     };
-    let detector = Yolox::random(YoloxConfig::tiny(), 1).unwrap();
+    let detector = Yolox::random(YoloxConfig::tiny(), 1, On::Host).unwrap();
     let (a, b) = (picture(0.0, 64, 96), picture(0.5, 64, 96));
     let both = detector.forward(&Tensor::cat(&[&a, &b], 0).unwrap()).unwrap();
     assert_eq!(both.dims(), [2, 8 * 12 + 4 * 6 + 2 * 3, 8]);
@@ -101,7 +101,7 @@ fn pictures_of_a_batch_do_not_know_each_other() {
     }
     assert!(error(&both.narrow(0, 0, 1).unwrap(), &both.narrow(0, 1, 1).unwrap()) > 1e-3);
 
-    let keypoints = WholeBodyNet::random(DwPoseConfig::tiny(), 1).unwrap();
+    let keypoints = WholeBodyNet::random(DwPoseConfig::tiny(), 1, On::Host).unwrap();
     let (a, b) = (picture(0.0, 64, 32), picture(0.5, 64, 32));
     let (x, y) = keypoints.forward(&Tensor::cat(&[&a, &b], 0).unwrap()).unwrap();
     assert_eq!((x.dims(), y.dims()), (&[2, 5, 64][..], &[2, 5, 128][..]));
@@ -114,11 +114,11 @@ fn pictures_of_a_batch_do_not_know_each_other() {
 #[test]
 fn pictures_of_other_shapes_are_refused() {
     let zeros = |dims: &[usize]| Tensor::zeros(dims, candle_core::DType::F32, &Device::Cpu).unwrap();
-    let detector = Yolox::random(YoloxConfig::tiny(), 1).unwrap();
+    let detector = Yolox::random(YoloxConfig::tiny(), 1, On::Host).unwrap();
     for dims in [&[1, 64, 65, 3][..], &[1, 3, 64, 64], &[64, 64, 3], &[0, 64, 64, 3], &[1, 0, 64, 3]] {
         assert!(detector.forward(&zeros(dims)).is_err(), "{dims:?}");
     }
-    let keypoints = WholeBodyNet::random(DwPoseConfig::tiny(), 1).unwrap();
+    let keypoints = WholeBodyNet::random(DwPoseConfig::tiny(), 1, On::Host).unwrap();
     for dims in [&[1, 32, 64, 3][..], &[1, 3, 64, 32], &[0, 64, 32, 3]] {
         assert!(keypoints.forward(&zeros(dims)).is_err(), "{dims:?}");
     }
@@ -132,16 +132,15 @@ fn message(result: pose::Result<impl std::fmt::Debug>) -> String {
 
 #[test]
 fn files_of_other_networks_are_refused_with_the_difference() {
-    let cpu = Device::Cpu;
     let cases = [
-        (message(Yolox::load(fixture("other.onnx"), &cpu)), "found Reshape"),
-        (message(Yolox::load(fixture("pose.onnx"), &cpu)), "simcc_x f32"),
-        (message(Yolox::load(fixture("pose.pth"), &cpu)), "backbone.stem.conv.conv.weight is missing"),
-        (message(Yolox::load(fixture("gone.onnx"), &cpu)), "cannot open"),
-        (message(WholeBodyNet::load(fixture("other.onnx"), &cpu)), "expected simcc_x and simcc_y"),
-        (message(WholeBodyNet::load(fixture("yolox.onnx"), &cpu)), "expected simcc_x and simcc_y"),
-        (message(WholeBodyNet::load(fixture("yolox.pth"), &cpu)), "backbone.stem.2.conv.weight is missing"),
-        (message(WholeBodyNet::load(fixture("pose.safetensors"), &cpu)), "backbone.stem.2.conv.weight is missing"),
+        (message(Yolox::load(fixture("other.onnx"), On::Host)), "found Reshape"),
+        (message(Yolox::load(fixture("pose.onnx"), On::Host)), "simcc_x f32"),
+        (message(Yolox::load(fixture("pose.pth"), On::Host)), "backbone.stem.conv.conv.weight is missing"),
+        (message(Yolox::load(fixture("gone.onnx"), On::Host)), "cannot open"),
+        (message(WholeBodyNet::load(fixture("other.onnx"), On::Host)), "expected simcc_x and simcc_y"),
+        (message(WholeBodyNet::load(fixture("yolox.onnx"), On::Host)), "expected simcc_x and simcc_y"),
+        (message(WholeBodyNet::load(fixture("yolox.pth"), On::Host)), "backbone.stem.2.conv.weight is missing"),
+        (message(WholeBodyNet::load(fixture("pose.safetensors"), On::Host)), "backbone.stem.2.conv.weight is missing"),
     ];
     for (text, says) in cases {
         assert!(text.contains(says), "{text}");
@@ -164,26 +163,26 @@ fn changed(name: &str, change: impl FnOnce(&mut HashMap<String, Tensor>)) -> tem
 fn checkpoints_that_do_not_fit_name_the_tensors() {
     let cpu = Device::Cpu;
     let same = changed("yolox.pth", |_| {});
-    Yolox::load(&same, &cpu).unwrap();
+    Yolox::load(&same, On::Host).unwrap();
     let missing = changed("yolox.pth", |t| drop(t.remove("neck.out_convs.1.bn.running_var")));
-    assert!(message(Yolox::load(&missing, &cpu)).contains("1 missing (neck.out_convs.1.bn.running_var)"));
+    assert!(message(Yolox::load(&missing, On::Host)).contains("1 missing (neck.out_convs.1.bn.running_var)"));
     let extra = changed("pose.pth", |t| drop(t.insert("head.gau.w".into(), Tensor::new(1f32, &cpu).unwrap())));
-    assert!(message(WholeBodyNet::load(&extra, &cpu)).contains("1 unexpected (head.gau.w)"));
+    assert!(message(WholeBodyNet::load(&extra, On::Host)).contains("1 unexpected (head.gau.w)"));
     let misshapen = changed("pose.pth", |t| {
         let gamma = t["head.gau.gamma"].narrow(0, 0, 1).unwrap();
         t.insert("head.gau.gamma".into(), gamma);
     });
-    assert!(message(WholeBodyNet::load(&misshapen, &cpu)).contains("head.gau.gamma is [1, 8], needs [2, 8]"));
+    assert!(message(WholeBodyNet::load(&misshapen, On::Host)).contains("head.gau.gamma is [1, 8], needs [2, 8]"));
     let negative = changed("yolox.pth", |t| {
         let var = (t["backbone.stem.conv.bn.running_var"].clone() * -1.0).unwrap();
         t.insert("backbone.stem.conv.bn.running_var".into(), var);
     });
-    assert!(message(Yolox::load(&negative, &cpu)).contains("variance below zero"));
+    assert!(message(Yolox::load(&negative, On::Host)).contains("variance below zero"));
     let nan = changed("yolox.pth", |t| {
         let nan = Tensor::full(f32::NAN, 4, &cpu).unwrap();
         t.insert("bbox_head.multi_level_conv_reg.0.bias".into(), nan);
     });
-    assert!(message(Yolox::load(&nan, &cpu)).contains("non-finite"));
+    assert!(message(Yolox::load(&nan, On::Host)).contains("non-finite"));
 }
 
 #[test]
@@ -192,7 +191,7 @@ fn truncated_onnx_files_are_errors() {
     let path = tempfile::Builder::new().suffix(".onnx").tempfile().unwrap().into_temp_path();
     for length in (0..bytes.len()).step_by(997) {
         std::fs::write(&path, &bytes[..length]).unwrap();
-        message(WholeBodyNet::load(&path, &Device::Cpu));
+        message(WholeBodyNet::load(&path, On::Host));
     }
 }
 
@@ -213,7 +212,7 @@ proptest::proptest! {
 fn load_changed(bytes: Vec<u8>) {
     let path = tempfile::Builder::new().suffix(".onnx").tempfile().unwrap().into_temp_path();
     std::fs::write(&path, bytes).unwrap();
-    if let Err(e) = WholeBodyNet::load(&path, &Device::Cpu) {
+    if let Err(e) = WholeBodyNet::load(&path, On::Host) {
         assert!(!e.to_string().contains(char::is_control), "{e}");
     }
 }
@@ -254,7 +253,7 @@ fn small_pair(folder: &Path, input_size: &str) -> [PathBuf; 2] {
 fn networks_of_other_input_sizes_find_people_at_theirs() {
     let dir = tempfile::tempdir().unwrap();
     let [detector, estimator] = small_pair(dir.path(), "96x96");
-    let networks = Networks::load(&detector, &estimator, &Device::Cpu).unwrap();
+    let networks = Networks::load(&detector, &estimator, On::Host).unwrap();
     assert_eq!((networks.detector_side(), networks.crop_size()), (96, pose::Size::new(64, 96)));
     assert_eq!(pose::net::detector_side(&detector).unwrap(), 96);
     let mut finder = DwPose::new(networks, DwPoseOptions::default());
@@ -271,7 +270,7 @@ fn networks_of_other_input_sizes_find_people_at_theirs() {
         ("big", "input size"),
     ] {
         let [detector, estimator] = small_pair(dir.path(), size);
-        let error = Networks::load(&detector, &estimator, &Device::Cpu).unwrap_err().to_string();
+        let error = Networks::load(&detector, &estimator, On::Host).unwrap_err().to_string();
         assert!(error.contains(problem) && error.contains("detector.safetensors"), "{size}: {error}");
         if size != "96x64" {
             assert_eq!(pose::net::detector_side(&detector).unwrap_err().to_string(), error);

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
-use pose::net::{DwPoseConfig, WholeBodyNet, Yolox, YoloxConfig};
+use pose::net::{DwPoseConfig, On, WholeBodyNet, Yolox, YoloxConfig};
 
 fn folder() -> PathBuf {
     std::env::var_os("STEADYDANCE_POSE_NETS").expect("STEADYDANCE_POSE_NETS names the folder").into()
@@ -46,7 +46,7 @@ fn the_detector_at_full_width() {
     let case = case("yolox_l.safetensors");
     for name in ["yolox_l.pth", "yolox_l.onnx"] {
         let started = Instant::now();
-        let net = Yolox::load(folder().join(name), &Device::Cpu).unwrap();
+        let net = Yolox::load(folder().join(name), On::Host).unwrap();
         let loaded = started.elapsed().as_secs_f64();
         assert_eq!(net.config(), &YoloxConfig::yolox_l());
         let error = error(&net.forward(&case["input"]).unwrap(), &case["output"]);
@@ -68,7 +68,7 @@ fn the_keypoint_network_at_full_width() {
     let two = Tensor::cat(&[&one, &one], 0).unwrap();
     for name in ["dw-ll_ucoco_384.pth", "dw-ll_ucoco_384.onnx"] {
         let started = Instant::now();
-        let net = WholeBodyNet::load(folder().join(name), &Device::Cpu).unwrap();
+        let net = WholeBodyNet::load(folder().join(name), On::Host).unwrap();
         let loaded = started.elapsed().as_secs_f64();
         assert_eq!(net.config(), &DwPoseConfig::dwpose_l());
         let (x, y) = net.forward(&case["input"]).unwrap();

@@ -1,9 +1,11 @@
-//! For tests: the reader of golden cases, the measure of closeness, the [`peak`] of what is allocated, and a [`hub`] to
-//! download from.
+//! For tests: the reader of golden cases, the measure of closeness, the [`peak`] of what is allocated, a [`hub`] to
+//! download from, and a GPU to test on (feature `gpu`).
 //!
 //! A case is one safetensors file: metadata `component`, `config` (JSON), `tolerance`, `note`; tensors
 //! `weights.<key>`, `inputs.<name>`, `outputs.<name>` and intermediate `outputs.stage.<name>`.
 
+#[cfg(feature = "gpu")]
+pub mod gpu;
 pub mod hub;
 mod peak;
 

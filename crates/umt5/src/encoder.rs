@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
 use kernels::Compute;
-use kernels::attention::{Attention, Bias};
-use kernels::linear::Epilogue;
-use nn::{Linear, RmsNorm, merge_heads, split_heads};
+use kernels::cuda::Gpu;
+use nn::RmsNorm;
+use nn::backend::{Backend, Gelu, Host, OnGpu, SelfAttention};
 use serde::{Deserialize, Serialize};
 use weights::{Manifest, WeightSource, Weights};
 
@@ -95,6 +95,17 @@ impl Config {
         Ok(config)
     }
 
+    /// Why layers of these sizes cannot be computed on a GPU, in words; `None` where they can.
+    pub fn gpu_problem(&self) -> Option<String> {
+        let Self { dim, dim_attn, dim_ffn, num_heads, .. } = *self;
+        let head = dim_attn / num_heads.max(1);
+        let fits = head.is_multiple_of(8) && head <= 128;
+        let widths = [dim, dim_attn, dim_ffn];
+        (!fits || widths.iter().any(|w| !w.is_multiple_of(8) || *w > 14_336)).then(|| {
+            format!("the GPU's kernels are for heads of 8, 16, … 128 channels and widths of 8, 16, … 14336; this text encoder has heads of {head} and widths {dim}, {dim_attn} and {dim_ffn}")
+        })
+    }
+
     fn check(&self) -> Result<()> {
         let sizes = [self.vocab, self.dim, self.dim_attn, self.dim_ffn, self.num_heads, self.num_layers];
         if sizes.contains(&0) || self.num_buckets < 4 {
@@ -116,10 +127,10 @@ pub fn manifest(config: &Config) -> Result<Manifest> {
     Manifest::record(|weights| {
         weights.matrix((config.vocab, config.dim), EMBEDDING)?;
         if config.shared_pos {
-            position_table(config, weights)?;
+            position_table(config, weights, &Host)?;
         }
         for layer in 0..config.num_layers {
-            Block::new(config, &weights.pp(group(layer)))?;
+            Block::new(config, &weights.pp(group(layer)), &Host)?;
         }
         RmsNorm::new(config.dim, EPS, &weights.pp("norm"))
     })
@@ -133,69 +144,69 @@ fn group(layer: usize) -> String {
 }
 
 /// `[num_buckets, H]`.
-fn position_table(config: &Config, weights: &Weights) -> Result<Tensor> {
-    weights.tensor((config.num_buckets, config.num_heads), "pos_embedding.embedding.weight")
+fn position_table<B: Backend>(config: &Config, weights: &Weights, on: &B) -> Result<B::Table> {
+    on.table([config.num_buckets, config.num_heads], "pos_embedding.embedding.weight", weights)
 }
 
-struct Block {
-    norm1: RmsNorm,
-    q: Linear,
-    k: Linear,
-    v: Linear,
-    o: Linear,
+struct Block<B: Backend> {
+    norm1: B::RmsNorm,
+    q: B::Linear,
+    k: B::Linear,
+    v: B::Linear,
+    o: B::Linear,
     /// `[num_buckets, H]`; `None` where all layers share one.
-    positions: Option<Tensor>,
-    norm2: RmsNorm,
-    gate: Linear,
-    fc1: Linear,
-    fc2: Linear,
+    positions: Option<B::Table>,
+    norm2: B::RmsNorm,
+    gate: B::Linear,
+    fc1: B::Linear,
+    fc2: B::Linear,
     num_heads: usize,
     compute: Compute,
 }
 
-impl Block {
-    fn new(config: &Config, weights: &Weights) -> Result<Self> {
+impl<B: Backend> Block<B> {
+    fn new(config: &Config, weights: &Weights, on: &B) -> Result<Self> {
         let Config { dim, dim_attn, dim_ffn, .. } = *config;
         let (attn, ffn) = (weights.pp("attn"), weights.pp("ffn"));
+        let linear = |shape, w: &Weights| on.linear(shape, false, w);
         Ok(Self {
-            norm1: RmsNorm::new(dim, EPS, &weights.pp("norm1"))?,
-            q: Linear::no_bias(dim, dim_attn, &attn.pp("q"))?,
-            k: Linear::no_bias(dim, dim_attn, &attn.pp("k"))?,
-            v: Linear::no_bias(dim, dim_attn, &attn.pp("v"))?,
-            o: Linear::no_bias(dim_attn, dim, &attn.pp("o"))?,
-            positions: if config.shared_pos { None } else { Some(position_table(config, weights)?) },
-            norm2: RmsNorm::new(dim, EPS, &weights.pp("norm2"))?,
-            gate: Linear::no_bias(dim, dim_ffn, &ffn.pp("gate.0"))?,
-            fc1: Linear::no_bias(dim, dim_ffn, &ffn.pp("fc1"))?,
-            fc2: Linear::no_bias(dim_ffn, dim, &ffn.pp("fc2"))?,
+            norm1: on.rms_norm(dim, EPS, &weights.pp("norm1"))?,
+            q: linear([dim_attn, dim], &attn.pp("q"))?,
+            k: linear([dim_attn, dim], &attn.pp("k"))?,
+            v: linear([dim_attn, dim], &attn.pp("v"))?,
+            o: linear([dim, dim_attn], &attn.pp("o"))?,
+            positions: if config.shared_pos { None } else { Some(position_table(config, weights, on)?) },
+            norm2: on.rms_norm(dim, EPS, &weights.pp("norm2"))?,
+            gate: linear([dim_ffn, dim], &ffn.pp("gate.0"))?,
+            fc1: linear([dim_ffn, dim], &ffn.pp("fc1"))?,
+            fc2: linear([dim, dim_ffn], &ffn.pp("fc2"))?,
             num_heads: config.num_heads,
             compute: weights.compute(),
         })
     }
 
-    /// `x` `[1, N, C]` and `buckets` `[2·N − 1]` → `[1, N, C]`.
-    fn forward(&self, x: &Tensor, buckets: &Tensor, shared: Option<&Tensor>) -> Result<Tensor> {
-        let tokens = x.dim(1)?;
+    /// `x` `[1, N, C]` and `buckets`, `2·N − 1` of them → `[1, N, C]`.
+    fn forward(
+        &self,
+        on: &B,
+        x: &B::Activations,
+        buckets: &B::Rows,
+        shared: Option<&B::Table>,
+    ) -> Result<B::Activations> {
         let Some(table) = self.positions.as_ref().or(shared) else {
             candle_core::bail!("UMT5: no position table");
         };
-        // [num_buckets, H] → [H, 2·N − 1]
-        let bias = table.t()?.contiguous()?.index_select(buckets, 1)?;
-        let y = self.norm1.forward(x)?;
-        let heads = |linear: &Linear| split_heads(&linear.forward(&y)?, self.num_heads);
-        let (q, k, v) = (heads(&self.q)?, heads(&self.k)?, heads(&self.v)?);
+        let offsets = on.offsets(table, buckets)?;
+        let y = on.rms_normed(x, &self.norm1)?;
+        let parts = [on.product(&y, &self.q)?, on.product(&y, &self.k)?, on.product(&y, &self.v)?];
         drop(y);
         // T5 folds 1/√width into its weights: the scale is one.
-        let span = tracing::info_span!(target: "steadydance", "attention", tokens).entered();
-        let attention = Attention::new(1.0).bias(Bias::Offsets(&bias)).compute(self.compute);
-        let y = merge_heads(&attention.apply(&q, &k, &v)?)?;
-        drop(span);
-        drop((q, k, v));
-        let x = self.o.forward_with(&{ y }, Epilogue::Residual(x))?;
-        let y = self.norm2.forward(&x)?;
-        let gate = self.gate.forward_with(&y, Epilogue::GeluTanh)?;
-        let inner = self.fc1.forward_with(&{ y }, Epilogue::Times(&{ gate }))?;
-        self.fc2.forward_with(&inner, Epilogue::Residual(&x))
+        let attention =
+            SelfAttention { heads: self.num_heads, scale: 1.0, offsets: Some(&offsets), compute: self.compute };
+        let y = on.attention(parts, attention)?;
+        let x = on.product_added(on.input(y)?, &self.o, x)?;
+        let inner = on.gated_product(on.rms_normed(&x, &self.norm2)?, [&self.gate, &self.fc1], Gelu::Tanh)?;
+        on.product_added(on.input(inner)?, &self.fc2, &x)
     }
 }
 
@@ -204,6 +215,7 @@ impl Block {
 pub struct Encoder {
     config: Config,
     source: Arc<dyn WeightSource>,
+    gpu: Option<Gpu>,
 }
 
 impl Encoder {
@@ -213,7 +225,13 @@ impl Encoder {
     /// The config is not valid.
     pub fn new(config: &Config, source: Arc<dyn WeightSource>) -> Result<Self> {
         config.check()?;
-        Ok(Self { config: config.clone(), source })
+        Ok(Self { config: config.clone(), source, gpu: None })
+    }
+
+    /// The same with its layers computed on this GPU, to whose memory the source brings them. The embedding and the last norm stay
+    /// on the host. For [`Config::gpu_problem`] there must be none.
+    pub fn on_gpu(self, gpu: Gpu) -> Self {
+        Self { gpu: Some(gpu), ..self }
     }
 
     /// The sizes.
@@ -242,37 +260,43 @@ impl Encoder {
         progress: &mut dyn FnMut(usize, usize) -> Result<()>,
     ) -> Result<Vec<Tensor>> {
         prompts.iter().try_for_each(|ids| self.check_ids(ids))?;
-        let layers = self.config.num_layers;
-        progress(0, layers)?;
-        self.source.prefetch(&group(0));
-        let (mut states, buckets, shared) = self.embed(prompts)?;
-        for layer in 0..layers {
-            if layer + 1 < layers {
-                self.source.prefetch(&group(layer + 1));
-            }
-            let block = Block::new(&self.config, &self.source.group(&group(layer))?)?;
-            for (x, buckets) in states.iter_mut().zip(&buckets) {
-                *x = block.forward(x, buckets, shared.as_ref())?;
-            }
-            progress(layer + 1, layers)?;
-        }
+        let states = match &self.gpu {
+            Some(gpu) => self.layers(&OnGpu::new(gpu.clone()), prompts, progress)?,
+            None => self.layers(&Host, prompts, progress)?,
+        };
         let norm = RmsNorm::new(self.config.dim, EPS, &self.source.group("")?.pp("norm"))?;
         states.iter().map(|x| norm.forward(x)).collect()
     }
 
-    /// Embedding rows `[1, N, C]` f32 and buckets `[2·N − 1]` of each prompt, and the shared position table if there is
-    /// one. Of the table, 2 GB, only the rows of the prompts are asked for.
-    fn embed(&self, prompts: &[&[u32]]) -> Result<(Vec<Tensor>, Vec<Tensor>, Option<Tensor>)> {
+    /// What comes out of the last layer, `[1, N, C]` f32 of each prompt. Of the embedding table, 2 GB, only the rows of the prompts
+    /// are asked for.
+    fn layers<B: Backend>(
+        &self,
+        on: &B,
+        prompts: &[&[u32]],
+        progress: &mut dyn FnMut(usize, usize) -> Result<()>,
+    ) -> Result<Vec<Tensor>> {
+        let Config { vocab, dim, num_buckets, num_layers: layers, .. } = self.config;
+        progress(0, layers)?;
+        self.source.prefetch(&group(0));
         let weights = self.source.group("")?;
-        let device = weights.device();
         let mut states = Vec::with_capacity(prompts.len());
-        let mut buckets = Vec::with_capacity(prompts.len());
         for ids in prompts {
-            states.push(weights.rows((self.config.vocab, self.config.dim), EMBEDDING, ids)?.unsqueeze(0)?);
-            buckets.push(position::buckets(ids.len(), self.config.num_buckets, device)?);
+            let rows = weights.rows((vocab, dim), EMBEDDING, ids)?.unsqueeze(0)?;
+            states.push((on.bring(rows)?, on.rows(&position::buckets(ids.len(), num_buckets))?));
         }
-        let shared = if self.config.shared_pos { Some(position_table(&self.config, &weights)?) } else { None };
-        Ok((states, buckets, shared))
+        let shared = if self.config.shared_pos { Some(position_table(&self.config, &weights, on)?) } else { None };
+        for layer in 0..layers {
+            if layer + 1 < layers {
+                self.source.prefetch(&group(layer + 1));
+            }
+            let block = Block::new(&self.config, &self.source.group(&group(layer))?, on)?;
+            for (x, buckets) in &mut states {
+                *x = block.forward(on, x, buckets, shared.as_ref())?;
+            }
+            progress(layer + 1, layers)?;
+        }
+        states.iter().map(|(x, _)| on.fetch(x)).collect()
     }
 
     fn check_ids(&self, ids: &[u32]) -> Result<()> {

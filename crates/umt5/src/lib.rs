@@ -14,7 +14,7 @@ mod tokenizer;
 pub use clean::clean;
 pub use encoder::{Config, EMBEDDING, Encoder, MAX_TOKENS, manifest};
 pub use keys::key_map;
-pub use memory::activation_bytes;
+pub use memory::{activation_bytes, gpu_activation_bytes};
 pub use position::relative_bucket;
 pub use prompt::{DEFAULT_NEGATIVE_PROMPT_FLF2V, DEFAULT_NEGATIVE_PROMPT_I2V, DEFAULT_NEGATIVE_PROMPT_T2V};
 pub use tokenizer::{Tokenizer, TokenizerError};

@@ -1,7 +1,5 @@
 //! Relative position buckets of T5 (Raffel et al. 2020, §2.1; bidirectional form).
 
-use candle_core::{Device, Result, Tensor};
-
 /// Distances from here on share one bucket a side.
 const MAX_DISTANCE: usize = 128;
 
@@ -45,11 +43,10 @@ fn reaches(distance: usize, exact: usize, max: usize, j: usize, steps: usize) ->
     }
 }
 
-/// Bucket of every distance of a key from a query of `tokens` tokens, −(n−1) ..= n−1, `[2·tokens − 1]` u32.
-pub(crate) fn buckets(tokens: usize, num_buckets: usize, device: &Device) -> Result<Tensor> {
+/// Bucket of every distance of a key from a query of `tokens` tokens, −(n−1) ..= n−1.
+pub(crate) fn buckets(tokens: usize, num_buckets: usize) -> Vec<u32> {
     let n = tokens as i64;
-    let by_relative: Vec<u32> = (1 - n..n).map(|r| relative_bucket(r, num_buckets, MAX_DISTANCE) as u32).collect();
-    Tensor::new(by_relative, device)
+    (1 - n..n).map(|r| relative_bucket(r, num_buckets, MAX_DISTANCE) as u32).collect()
 }
 
 #[cfg(test)]

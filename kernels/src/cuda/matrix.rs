@@ -58,6 +58,7 @@ pub struct GpuMatrix {
     scales: GpuScales,
     rotation: Option<usize>,
     differences: Vec<GpuDifference>,
+    takes_bf16: bool,
 }
 
 impl GpuScales {
@@ -138,6 +139,7 @@ impl GpuMatrix {
                 scales,
                 rotation,
                 differences: Vec::new(),
+                takes_bf16: false,
             }),
             false => CudaError::arguments(NAME, format!("{encoding} [{rows}, {columns}] with scales {scales:?}")),
         }
@@ -179,6 +181,16 @@ impl GpuMatrix {
     pub fn with(mut self, differences: impl IntoIterator<Item = GpuDifference>) -> Self {
         self.differences.extend(differences);
         self
+    }
+
+    /// The same, multiplied with bf16 numbers whatever it is stored in: for inputs with outliers that 8 bits do not hold.
+    pub fn with_bf16_inputs(self) -> Self {
+        Self { takes_bf16: true, ..self }
+    }
+
+    /// Whether inputs are to be bf16.
+    pub(crate) fn takes_bf16(&self) -> bool {
+        self.takes_bf16
     }
 
     /// How its numbers are stored.

@@ -128,10 +128,12 @@ fn on_host(x: &Input, weight: View, terms: &Terms) -> Result<Tensor> {
         let job = Job { count, weight, output };
         Ok(match available(terms.compute, weight) {
             #[cfg(target_arch = "x86_64")]
-            compute @ (Compute::Bf16 | Compute::Int8) => match x.rounded(Form { compute, rotation: weight.rotation })? {
-                Some(rounded) => narrow::product(Values::Rounded(&rounded), compute, job),
-                None => with_f32(x.plain()?, |x| Ok(narrow::product(Values::Floats(x), compute, job)))?,
-            },
+            compute @ (Compute::Bf16 | Compute::Int8) => {
+                match x.rounded(Form { compute, rotation: weight.rotation })? {
+                    Some(rounded) => narrow::product(Values::Rounded(&rounded), compute, job),
+                    None => with_f32(x.plain()?, |x| Ok(narrow::product(Values::Floats(x), compute, job)))?,
+                }
+            }
             _ => with_f32(x.plain()?, |x| Ok(tiles::product(x, job, Level::detect())))?,
         })
     })?;

@@ -3,7 +3,7 @@
 use candle_core::{DType, Tensor};
 use kernels::attention::reference::attention_with_bias;
 use kernels::cuda::GpuDtype;
-use kernels::cuda::ops::{Heads, Int8Keys, attention, attention_int8, attention_over_frames};
+use kernels::cuda::ops::{Heads, Int8Keys, attention, attention_int8, attention_over_frames, attention_with_offsets};
 
 use crate::{Bench, LEVELS, Random, assert_close};
 
@@ -41,6 +41,27 @@ fn agrees_with_the_definition_at(bench: &Bench) {
         let what = format!("B {batch} H {heads} Lq {queries} Lk {keys} D {dim} bias {biased}");
         assert_close(&heads_first(&bench.download(&got)), &want, TOLERANCE, &what);
     }
+}
+
+#[test]
+fn a_bias_by_distance_is_that_of_all_pairs() {
+    LEVELS.into_iter().filter_map(Bench::at).for_each(|bench| {
+        let mut random = Random::new();
+        for dim in [16, 64, 80] {
+            let (heads, queries, keys) = (random.within(1..4), random.within(1..150), random.within(1..200));
+            let mut make = |rows: usize| random.normal(&[1, rows, heads, dim], DType::BF16);
+            let there = [make(queries), make(keys), make(keys)].map(|x| bench.upload(&x, GpuDtype::Bf16));
+            let views = there.each_ref().map(|x| Heads::of(x).unwrap());
+            let offsets = random.normal(&[heads, queries + keys - 1], DType::F32);
+            let windows = (0..queries).map(|i| offsets.narrow(1, queries - 1 - i, keys).unwrap()).collect::<Vec<_>>();
+            let all = bench.upload(&Tensor::stack(&windows, 1).unwrap(), GpuDtype::F32);
+            let offsets = bench.upload(&offsets, GpuDtype::F32);
+            let want = attention(&bench.gpu, views, 0.3, Some(&all)).unwrap();
+            let got = attention_with_offsets(&bench.gpu, views, 0.3, &offsets).unwrap();
+            assert_close(&bench.download(&got), &bench.download(&want), 0.0, &format!("{queries} by {keys} of {dim}"));
+            assert!(attention_with_offsets(&bench.gpu, views, 0.3, &all).is_err());
+        }
+    });
 }
 
 #[test]

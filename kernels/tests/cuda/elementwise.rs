@@ -3,7 +3,8 @@
 use candle_core::{DType, Device, Tensor};
 use kernels::activation::reference as activation;
 use kernels::cuda::ops::{
-    Activation, combine, combine_into, convert, gated_add_in_place, map, patchify_into, unpatchify,
+    Activation, Columns, Indices, combine, combine_into, convert, gated_add_in_place, glu_in_place, look_up, map,
+    map_in_place, patchify_into, unpatchify,
 };
 use kernels::cuda::{GpuDtype, GpuTensor};
 
@@ -56,9 +57,17 @@ fn activations_and_conversions() {
                 (Activation::None, x.clone()),
                 (Activation::GeluTanh, activation::gelu_tanh(&x).unwrap()),
                 (Activation::Silu, activation::silu(&x).unwrap()),
+                (Activation::GeluErf, x.gelu_erf().unwrap()),
+                // x·sigmoid(1.702·x)
+                (Activation::GeluQuick, (activation::silu(&(&x * 1.702).unwrap()).unwrap() / 1.702).unwrap()),
             ] {
                 let got = map(&bench.gpu, &there, kind, y_kind).unwrap();
                 assert_eq!(got.dtype(), y_kind);
+                if (x_kind, y_kind) == (GpuDtype::Bf16, GpuDtype::Bf16) {
+                    let here = bench.upload(&x, x_kind);
+                    map_in_place(&bench.gpu, &here, kind).unwrap();
+                    assert_close(&bench.download(&here), &bench.download(&got), 0.0, "in place");
+                }
                 // Where x is far below 0 only few digits of the result are left, of the definition's too.
                 let with_x = |t: &Tensor| (t + &x).unwrap();
                 let what = format!("{kind:?} {x_kind:?} {y_kind:?} {count}");
@@ -68,6 +77,41 @@ fn activations_and_conversions() {
     }
     let halves = GpuTensor::zeros(&bench.gpu, &[8], GpuDtype::F16).unwrap();
     assert!(convert(&bench.gpu, &halves, GpuDtype::F32).is_err());
+}
+
+#[test]
+fn gated_linear_units() {
+    let Some(bench) = Bench::open() else { return };
+    let mut random = Random::new();
+    for (rows, columns) in [(1, 8), (random.within(2..40), 8 * random.within(2..40))] {
+        let both = random.normal(&[rows, 2 * columns], DType::BF16);
+        let there = bench.upload(&both, GpuDtype::Bf16);
+        let half = |n: usize| Columns::part(&there, n * columns, columns).unwrap();
+        glu_in_place(&bench.gpu, half(0), half(1), Activation::GeluTanh).unwrap();
+        let of = |n: usize| both.narrow(1, n * columns, columns).unwrap().contiguous().unwrap().to_dtype(DType::F32);
+        let want = (activation::gelu_tanh(&of(0).unwrap()).unwrap() * of(1).unwrap()).unwrap();
+        let got = bench.download(&there);
+        assert_close(&got.narrow(1, 0, columns).unwrap(), &want, 4e-3, "gated");
+        assert_close(&got.narrow(1, columns, columns).unwrap(), &of(1).unwrap(), 0.0, "the gate itself");
+        let other = GpuTensor::zeros(&bench.gpu, &[rows, columns + 8], GpuDtype::Bf16).unwrap();
+        assert!(glu_in_place(&bench.gpu, half(0), Columns::all(&other), Activation::None).is_err());
+    }
+}
+
+#[test]
+fn rows_of_a_table_stand_as_columns() {
+    let Some(bench) = Bench::open() else { return };
+    let mut random = Random::new();
+    let (rows, columns, count) = (random.within(1..40), random.within(1..70), random.within(1..600));
+    let table = random.normal(&[rows, columns], DType::F32);
+    let indices: Vec<u32> = (0..count).map(|_| random.within(0..rows) as u32).collect();
+    let there = bench.upload(&table, GpuDtype::F32);
+    let got = look_up(&bench.gpu, &there, &Indices::upload(&bench.gpu, &indices).unwrap()).unwrap();
+    let ids = Tensor::new(indices.as_slice(), &Device::Cpu).unwrap();
+    let want = table.index_select(&ids, 0).unwrap().t().unwrap().contiguous().unwrap();
+    assert_close(&bench.download(&got), &want, 0.0, "look up");
+    let beyond = Indices::upload(&bench.gpu, &[0, rows as u32]).unwrap();
+    assert!(look_up(&bench.gpu, &there, &beyond).is_err());
 }
 
 #[test]

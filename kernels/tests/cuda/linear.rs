@@ -73,9 +73,9 @@ fn agrees_with_the_definition_at(bench: &Bench) {
         let compute = if form.output == RowOutput::Int8 { Compute::Int8 } else { Compute::Bf16 };
         let mut want = reference::linear(&x, &matrix.with_compute(compute), biased.then_some(&bias)).unwrap();
         want = match kind {
-            Activation::None => want,
             Activation::GeluTanh => activation::gelu_tanh(&want).unwrap(),
             Activation::Silu => activation::silu(&want).unwrap(),
+            _ => want,
         };
         if gated {
             want = want.broadcast_mul(&gate).unwrap();
@@ -92,6 +92,37 @@ fn agrees_with_the_definition_at(bench: &Bench) {
             _ => 5e-3,
         };
         assert_close(&bench.download(&got), &want, tolerance, &format!("{what} {terms:?}"));
+    }
+}
+
+#[test]
+fn inputs_that_eight_bits_do_not_hold_are_kept_in_bf16() {
+    LEVELS.into_iter().filter_map(Bench::at).for_each(|bench| {
+        let mut random = Random::new();
+        for encoding in [Encoding::I8, Encoding::F8E4M3] {
+            // Beside the first, which meets a zero, all that counts would be rounded to nothing.
+            let mut x = random.normal(&[5, 64], DType::BF16).to_vec2::<f32>().unwrap();
+            x.iter_mut().for_each(|row| row[0] = 1e6);
+            let x = Tensor::new(x, &Device::Cpu).unwrap();
+            let mut w = random.normal(&[40, 64], DType::F32).to_vec2::<f32>().unwrap();
+            w.iter_mut().for_each(|row| row[0] = 0.0);
+            let matrix = stored(&Tensor::new(w, &Device::Cpu).unwrap(), encoding, Scaling::Rows, None);
+            let weight = GpuMatrix::upload(&bench.gpu, &matrix).unwrap().with_bf16_inputs();
+            let got = linear(&bench.gpu, &bench.upload(&x, GpuDtype::Bf16), &weight, &Terms::default()).unwrap();
+            let want = reference::linear(&x, &matrix.with_compute(Compute::Bf16), None).unwrap();
+            assert_close(&bench.download(&got), &want, 5e-3, &format!("{encoding}"));
+        }
+    });
+}
+
+#[test]
+fn only_what_kernels_know_follows_a_product() {
+    let Some(bench) = Bench::open() else { return };
+    let mut random = Random::new();
+    let x = bench.upload(&random.normal(&[2, 16], DType::BF16), GpuDtype::Bf16);
+    let weight = GpuMatrix::upload(&bench.gpu, &random.normal(&[8, 16], DType::BF16).into()).unwrap();
+    for activation in [Activation::GeluErf, Activation::GeluQuick] {
+        assert!(linear(&bench.gpu, &x, &weight, &Terms { activation, ..Terms::default() }).is_err());
     }
 }
 

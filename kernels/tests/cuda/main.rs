@@ -4,6 +4,7 @@ mod attention;
 mod elementwise;
 mod linear;
 mod memory;
+mod pictures;
 mod rows;
 
 use std::collections::hash_map::RandomState;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use media::output::PendingFolder;
+use pose::net::On;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -171,7 +172,8 @@ impl<'a> Evaluation<'a> {
                 }
             }
         }
-        let networks = self.request.judge.as_ref().map(|judge| poses::open(judge, self.pose.recipe.profile()));
+        let networks =
+            self.request.judge.as_ref().map(|judge| poses::open(judge, self.pose.recipe.profile(), On::Host));
         Ok(Judging { networks: networks.transpose()?, references: HashMap::new() })
     }
 

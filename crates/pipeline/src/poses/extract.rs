@@ -30,11 +30,13 @@ pub(crate) struct PoseFinder<'a> {
     networks: Option<Box<dyn PoseEstimator>>,
     /// Why keypoints were not kept.
     unsaved: Option<String>,
-    open: &'a OpenNetworks,
+    open: &'a OpenNetworks<'a>,
+    on_gpu: bool,
 }
 
 /// Opens detector and estimator.
-pub(crate) type OpenNetworks = dyn Fn(&PoseModels, PoseProfile) -> Result<Box<dyn PoseEstimator>, PipelineError>;
+pub(crate) type OpenNetworks<'a> =
+    dyn Fn(&PoseModels, PoseProfile) -> Result<Box<dyn PoseEstimator>, PipelineError> + 'a;
 
 /// The frames of a video that are wanted.
 pub(crate) struct Wanted<'a> {
@@ -58,7 +60,12 @@ pub(crate) struct Found {
 
 impl<'a> PoseFinder<'a> {
     pub fn new(models: &'a PoseModels, profile: PoseProfile, cache: Option<PathBuf>, open: &'a OpenNetworks) -> Self {
-        Self { models, profile, cache, hashes: None, networks: None, unsaved: None, open }
+        Self { models, profile, cache, hashes: None, networks: None, unsaved: None, open, on_gpu: false }
+    }
+
+    /// The same with networks that compute on a GPU: what they find is near to what they find on the host, and kept apart from it.
+    pub fn on_gpu(self, on_gpu: bool) -> Self {
+        Self { on_gpu, ..self }
     }
 
     fn key(&mut self, role: &'static str, source: &Path) -> Result<CacheKey, PipelineError> {
@@ -76,7 +83,7 @@ impl<'a> PoseFinder<'a> {
                 self.hashes.insert(hashes).clone()
             }
         };
-        let profile = format!("{:?}", self.profile);
+        let profile = format!("{:?}{}", self.profile, if self.on_gpu { " on a GPU" } else { "" });
         Ok(CacheKey {
             role,
             source: hash(source)?,
@@ -253,6 +260,7 @@ mod tests {
         dir: tempfile::TempDir,
         models: PoseModels,
         seen: Arc<AtomicUsize>,
+        on_gpu: bool,
     }
 
     impl Scene {
@@ -269,7 +277,7 @@ mod tests {
             }
             let files = PoseModelFiles { detector: at("detector"), estimator: at("estimator") };
             let models = PoseModels::Files(files);
-            Self { models, seen: Arc::default(), dir }
+            Self { models, seen: Arc::default(), dir, on_gpu: false }
         }
 
         fn find(
@@ -282,7 +290,7 @@ mod tests {
             let open: &OpenNetworks =
                 &move |_: &PoseModels, _: PoseProfile| Ok(Box::new(Fake(seen.clone())) as Box<dyn PoseEstimator>);
             let cache = Some(self.dir.path().join("cache"));
-            let mut finder = PoseFinder::new(&self.models, profile, cache, open);
+            let mut finder = PoseFinder::new(&self.models, profile, cache, open).on_gpu(self.on_gpu);
             let video = self.dir.path().join("video");
             finder.video(&Wanted { video: &video, options: &ReadOptions::default(), indices }, done)
         }
@@ -300,7 +308,7 @@ mod tests {
 
     #[test]
     fn a_frame_is_looked_at_once() {
-        let scene = Scene::new();
+        let mut scene = Scene::new();
         assert_eq!(scene.greys(&[0, 2, 2, 5]), [0.0, 20.0, 20.0, 50.0]);
         assert_eq!(scene.seen(), 3);
         assert_eq!(scene.greys(&[0, 1, 2, 5, 9]), [0.0, 10.0, 20.0, 50.0, 90.0]);
@@ -309,6 +317,9 @@ mod tests {
         scene.find(&[0], PoseProfile::onnx(), &mut |_| Ok(())).unwrap();
         assert_eq!(scene.seen(), 1);
         std::fs::write(scene.dir.path().join("detector"), "another").unwrap();
+        scene.greys(&[0]);
+        assert_eq!(scene.seen(), 1);
+        scene.on_gpu = true;
         scene.greys(&[0]);
         assert_eq!(scene.seen(), 1);
         RgbImage::new(16, 16).save(scene.dir.path().join("video/09.png")).unwrap();

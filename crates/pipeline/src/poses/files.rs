@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use offload::PhaseJob;
+use offload::{PhaseJob, Way};
 use pose::detector::DETECTOR_SIDE;
+use pose::net::{DwPoseConfig, YoloxConfig};
 use serde::{Deserialize, Serialize};
 
 use super::extract::batch_size;
@@ -88,8 +89,9 @@ impl PoseModels {
                 (models::DEMO.pose_networks().iter().map(|bytes| 2 * bytes.len() as u64).sum(), DETECTOR_SIDE)
             }
         };
-        let in_flight = frame_bytes(side) * batch_size() as u64;
-        Ok(pose_phase(HELD_PER_STORED * stored, in_flight, num_frames))
+        let frames = batch_size() as u64;
+        let phase = pose_phase(HELD_PER_STORED * stored, frame_bytes(side) * frames, num_frames);
+        Ok(PhaseJob { ways: vec![Way::whole(gpu_frame_bytes(side) * frames)], ..phase })
     }
 }
 
@@ -150,6 +152,13 @@ fn frame_bytes(side: usize) -> u64 {
     BYTES_PER_FRAME * area(side.max(DETECTOR_SIDE)) / area(DETECTOR_SIDE)
 }
 
+/// What a frame in flight takes on a GPU, where the networks are as the released ones: the detector's maps at its side, or those of a
+/// person's two crops.
+fn gpu_frame_bytes(side: usize) -> u64 {
+    let detector = YoloxConfig { input_size: [side; 2], ..YoloxConfig::yolox_l() };
+    detector.gpu_activation_bytes(1).max(DwPoseConfig::dwpose_l().gpu_activation_bytes(2))
+}
+
 fn candidates(folder: &Path, names: &[&str]) -> Vec<PathBuf> {
     SUBFOLDERS.iter().flat_map(|sub| names.iter().map(move |name| folder.join(sub).join(name))).collect()
 }
@@ -188,6 +197,8 @@ mod tests {
     fn memory_of_a_frame_grows_with_the_detectors_area() {
         assert_eq!([64, 640].map(frame_bytes), [BYTES_PER_FRAME; 2]);
         assert_eq!(frame_bytes(1280), 4 * BYTES_PER_FRAME);
+        let [usual, large] = [640, 1280].map(gpu_frame_bytes);
+        assert!((40 << 20..120 << 20).contains(&usual) && large > 3 * usual, "{usual} {large}");
     }
 
     #[test]

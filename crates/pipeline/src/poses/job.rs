@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use image::RgbImage;
+use kernels::cuda::Gpu;
 use media::output::PendingFolder;
 use media::video::{self, FrameMode, FrameRate, ReadOptions, ShortClip};
 use offload::Phase;
 use pose::keypoints::COCO_BODY_POINTS;
+use pose::net::On;
 use pose::{PoseClip, QualityReport};
 use serde::{Deserialize, Serialize};
 
@@ -173,7 +175,7 @@ impl<'a> Job<'a> {
             (Some(models), Some(drive), _) => {
                 let wanted = Wanted { video: drive, options: &self.read_options, indices: &chosen.indices };
                 let picture = self.request.reference.as_deref().zip(self.reference.as_ref());
-                let search = Search { models, settings: &self.request.settings, options: self.options };
+                let search = Search { models, settings: &self.request.settings, options: self.options, gpu: None };
                 search.run(&wanted, picture, chosen.fps, progress)
             }
             (_, _, Some(clip)) => {
@@ -321,6 +323,8 @@ pub(crate) struct Search<'a> {
     pub models: &'a PoseModels,
     pub settings: &'a PoseSettings,
     pub options: &'a FinderOptions,
+    /// The GPU that the networks compute on; `None` for the host.
+    pub gpu: Option<&'a Gpu>,
 }
 
 /// What a search gave.
@@ -342,9 +346,11 @@ impl Search<'_> {
         fps: f64,
         progress: &mut Progress,
     ) -> Result<Searched, PipelineError> {
-        let open: &OpenNetworks = &super::networks::open;
+        let on = self.gpu.map_or(On::Host, On::Gpu);
+        let open: &OpenNetworks = &|models: &PoseModels, profile| super::networks::open(models, profile, on);
         let profile = self.settings.recipe.profile();
-        let mut finder = PoseFinder::new(self.models, profile, self.options.cache.clone(), open);
+        let mut finder =
+            PoseFinder::new(self.models, profile, self.options.cache.clone(), open).on_gpu(self.gpu.is_some());
         let puppets_only = *self.models == PoseModels::Embedded;
         let reference = match reference {
             Some((path, picture)) => {

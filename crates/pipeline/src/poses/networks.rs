@@ -1,19 +1,22 @@
 //! The networks behind the estimator.
 
-use candle_core::Device;
-use pose::net::Networks;
+use pose::net::{Networks, On};
 use pose::{DwPose, DwPoseOptions, PoseEstimator, PoseProfile};
 
 use super::PoseModels;
 use crate::PipelineError;
 
-/// Opens both networks on the host.
-pub(crate) fn open(networks: &PoseModels, profile: PoseProfile) -> Result<Box<dyn PoseEstimator>, PipelineError> {
+/// Opens both networks.
+pub(crate) fn open(
+    networks: &PoseModels,
+    profile: PoseProfile,
+    on: On,
+) -> Result<Box<dyn PoseEstimator>, PipelineError> {
     let networks = match networks {
-        PoseModels::Files(files) => Networks::load(&files.detector, &files.estimator, &Device::Cpu)?,
+        PoseModels::Files(files) => Networks::load(&files.detector, &files.estimator, on)?,
         PoseModels::Embedded => {
             let labels = ["demo/pose/detector.safetensors", "demo/pose/estimator.safetensors"];
-            Networks::from_static(labels, models::DEMO.pose_networks(), &Device::Cpu)?
+            Networks::from_static(labels, models::DEMO.pose_networks(), on)?
         }
     };
     Ok(Box::new(DwPose::new(networks, DwPoseOptions::new(profile))))
@@ -32,11 +35,15 @@ mod tests {
     /// 0.015 here and nine sure joints in ten below.
     const MEDIAN: f64 = 0.03;
 
+    fn puppets() -> std::path::PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/puppets")
+    }
+
     /// Held-out frames with the keypoints that they were drawn from (models/demo/pose/README.md).
     #[test]
     fn the_embedded_networks_find_puppets_that_they_have_not_seen() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/puppets");
-        let mut estimator = open(&PoseModels::Embedded, PoseProfile::default()).unwrap();
+        let folder = puppets();
+        let mut estimator = open(&PoseModels::Embedded, PoseProfile::default(), On::Host).unwrap();
         for name in ["front", "arms", "behind"] {
             let picture = image::open(folder.join(format!("{name}.png"))).unwrap().into_rgb8();
             let truth =

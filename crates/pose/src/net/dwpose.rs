@@ -16,7 +16,7 @@ use super::graph::{Builder, Conv, Graph, Kernel};
 use super::layers::Stored;
 use super::onnx;
 use super::rtmcc::{Dims, Head};
-use super::run::Network;
+use super::run::{Network, On, Tap, gpu_activation_bytes};
 use super::source::{self, Detect, File, count_blocks};
 use crate::sizes::Size;
 
@@ -120,6 +120,12 @@ impl DwPoseConfig {
         Ok(())
     }
 
+    /// Most bytes that one [`WholeBodyNet::forward`] takes in a GPU's memory for so many pictures together, weights apart.
+    pub fn gpu_activation_bytes(&self, pictures: usize) -> u64 {
+        let [height, width] = self.input_size;
+        gpu_activation_bytes(&self.graph(), [pictures, height, width])
+    }
+
     /// The convolutions; the one output is a map a keypoint.
     pub(super) fn graph(&self) -> Graph {
         let mut net = Builder::new(EPS);
@@ -153,7 +159,7 @@ pub fn dwpose_manifest(config: &DwPoseConfig) -> Result<Manifest> {
     })
 }
 
-/// The keypoint network.
+/// The keypoint network. Its head, a hundredth of the arithmetic, is computed on the host.
 #[derive(Debug, Clone)]
 pub struct WholeBodyNet {
     config: DwPoseConfig,
@@ -167,54 +173,55 @@ impl WholeBodyNet {
     ///
     /// # Errors
     /// [`PoseError`](crate::PoseError) for files that are missing or damaged, and for other networks.
-    pub fn load(path: impl AsRef<Path>, device: &Device) -> crate::Result<Self> {
-        Self::from_file(&File::open(NETWORK, path.as_ref())?, device)
+    pub fn load(path: impl AsRef<Path>, on: On) -> crate::Result<Self> {
+        Self::from_file(&File::open(NETWORK, path.as_ref())?, on)
     }
 
     /// From a safetensors file in memory, which errors call `label`.
     ///
     /// # Errors
     /// As [`load`](Self::load).
-    pub fn from_static(label: &str, bytes: &'static [u8], device: &Device) -> crate::Result<Self> {
-        Self::from_file(&File::embedded(NETWORK, label, bytes)?, device)
+    pub fn from_static(label: &str, bytes: &'static [u8], on: On) -> crate::Result<Self> {
+        Self::from_file(&File::embedded(NETWORK, label, bytes)?, on)
     }
 
-    fn from_file(file: &File, device: &Device) -> crate::Result<Self> {
+    fn from_file(file: &File, on: On) -> crate::Result<Self> {
         let built = match file {
-            File::Onnx(model) => Self::from_onnx(model, device),
-            File::Checkpoint(checkpoint) => Self::from_checkpoint(checkpoint, device),
+            File::Onnx(model) => Self::from_onnx(model, on),
+            File::Checkpoint(checkpoint) => Self::from_checkpoint(checkpoint, on),
         };
         built.map_err(|e| file.error(NETWORK, e))
     }
 
-    fn from_onnx(model: &weights::onnx::Model, device: &Device) -> Result<Self> {
+    fn from_onnx(model: &weights::onnx::Model, on: On) -> Result<Self> {
         let found = onnx::dwpose(model)?;
-        let head = found.head_weights(&model.weights, device)?;
-        Self::new(found.config, &head, |conv| found.convs.load(conv, &model.weights, device))
+        let head = found.head_weights(&model.weights, &Device::Cpu)?;
+        Self::new(found.config, &head, on, |conv| found.convs.load(conv, &model.weights, &Device::Cpu))
     }
 
-    fn from_checkpoint(checkpoint: &Checkpoint, device: &Device) -> Result<Self> {
+    fn from_checkpoint(checkpoint: &Checkpoint, on: On) -> Result<Self> {
         let config = DwPoseConfig::detect(|name| checkpoint.shape(name))?;
-        let weights = source::checked(checkpoint, &dwpose_manifest(&config)?, NETWORK, device)?;
-        Self::new(config, &weights, |conv| Stored::named(conv, &weights)?.fold())
+        let weights = source::checked(checkpoint, &dwpose_manifest(&config)?, NETWORK, &Device::Cpu)?;
+        Self::new(config, &weights, on, |conv| Stored::named(conv, &weights)?.fold())
     }
 
     /// With random weights, for tests and benches.
     ///
     /// # Errors
     /// The config is not valid.
-    pub fn random(config: DwPoseConfig, seed: u64) -> Result<Self> {
+    pub fn random(config: DwPoseConfig, seed: u64, on: On) -> Result<Self> {
         let weights = source::random(RandomWeights::new(seed));
-        Self::new(config, &weights, |conv| Stored::named(conv, &weights)?.fold())
+        Self::new(config, &weights, on, |conv| Stored::named(conv, &weights)?.fold())
     }
 
     fn new(
         config: DwPoseConfig,
         weights: &Weights,
+        on: On,
         weigh: impl FnMut(&Conv) -> Result<(Tensor, Tensor)>,
     ) -> Result<Self> {
         config.check()?;
-        let network = Network::new(config.graph(), weigh)?;
+        let network = Network::new(config.graph(), on, weigh)?;
         let head = Head::new(config.head(), &weights.pp("head"))?;
         Ok(Self { config, network, head })
     }
@@ -236,7 +243,7 @@ impl WholeBodyNet {
     /// # Errors
     /// Pictures of another shape.
     pub fn forward(&self, pictures: &Tensor) -> Result<(Tensor, Tensor)> {
-        self.forward_with(pictures, &mut |_, _| Ok(()))
+        self.run(pictures, None)
     }
 
     /// As [`forward`](Self::forward); the result of each convolution, `[B, h, w, C]` after its activation, is shown to `tap`
@@ -249,6 +256,10 @@ impl WholeBodyNet {
         pictures: &Tensor,
         tap: &mut dyn FnMut(&str, &Tensor) -> Result<()>,
     ) -> Result<(Tensor, Tensor)> {
+        self.run(pictures, Some(tap))
+    }
+
+    fn run(&self, pictures: &Tensor, tap: Option<Tap>) -> Result<(Tensor, Tensor)> {
         let [height, width] = self.config.input_size;
         match pictures.dims() {
             [b, h, w, 3] if *b > 0 && *h == height && *w == width => {}

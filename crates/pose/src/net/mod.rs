@@ -6,6 +6,7 @@
 
 mod cspnext;
 mod dwpose;
+mod gpu;
 mod graph;
 mod layers;
 mod onnx;
@@ -17,4 +18,5 @@ mod yolox;
 
 pub use dwpose::{BINS_PER_PIXEL, DwPoseConfig, WholeBodyNet, dwpose_manifest};
 pub use pair::Networks;
+pub use run::On;
 pub use yolox::{MAX_INPUT_SIDE, STRIDES, Yolox, YoloxConfig, detector_side, yolox_manifest};

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Result, Tensor};
 
 use super::dwpose::WholeBodyNet;
+use super::run::On;
 use super::yolox::Yolox;
 use crate::dwpose::PoseNetworks;
 use crate::keypoints::WHOLE_BODY_POINTS;
@@ -23,8 +24,8 @@ impl Networks {
     ///
     /// # Errors
     /// Files that are missing, damaged or of other networks.
-    pub fn load(detector: &Path, estimator: &Path, device: &Device) -> crate::Result<Self> {
-        let nets = Self { detector: Yolox::load(detector, device)?, keypoints: WholeBodyNet::load(estimator, device)? };
+    pub fn load(detector: &Path, estimator: &Path, on: On) -> crate::Result<Self> {
+        let nets = Self { detector: Yolox::load(detector, on)?, keypoints: WholeBodyNet::load(estimator, on)? };
         nets.checked([detector, estimator])
     }
 
@@ -32,11 +33,11 @@ impl Networks {
     ///
     /// # Errors
     /// As [`load`](Self::load).
-    pub fn from_static(labels: [&str; 2], files: [&'static [u8]; 2], device: &Device) -> crate::Result<Self> {
+    pub fn from_static(labels: [&str; 2], files: [&'static [u8]; 2], on: On) -> crate::Result<Self> {
         let [detector, estimator] = files;
         let nets = Self {
-            detector: Yolox::from_static(labels[0], detector, device)?,
-            keypoints: WholeBodyNet::from_static(labels[1], estimator, device)?,
+            detector: Yolox::from_static(labels[0], detector, on)?,
+            keypoints: WholeBodyNet::from_static(labels[1], estimator, on)?,
         };
         nets.checked(labels.map(Path::new))
     }

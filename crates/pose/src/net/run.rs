@@ -2,11 +2,32 @@
 
 use candle_core::{Result, Tensor};
 use kernels::conv2d::{DepthwiseFilter, Filter, Input, Part, conv2d, depthwise, max_pool};
+use kernels::cuda::Gpu;
 use kernels::linear::{Matrix, linear};
 
+use super::gpu::{self, GpuLayers};
 use super::graph::{Conv, Graph, Op, Value};
 
-/// What a step has beside its description.
+/// Where a network computes.
+#[derive(Clone, Copy, Default)]
+pub enum On<'a> {
+    /// On the host, in f32.
+    #[default]
+    Host,
+    /// On a GPU, in bf16 with sums in f32.
+    Gpu(&'a Gpu),
+}
+
+/// Is shown each convolution's result, `[B, h, w, C]` f32, under the convolution's name.
+pub(crate) type Tap<'a> = &'a mut dyn FnMut(&str, &Tensor) -> Result<()>;
+
+#[derive(Debug, Clone)]
+enum Layers {
+    Host(Vec<Layer>),
+    Gpu(GpuLayers),
+}
+
+/// What a step has beside its description, on the host.
 #[derive(Debug, Clone)]
 enum Layer {
     Nothing,
@@ -20,7 +41,7 @@ enum Layer {
 #[derive(Debug, Clone)]
 pub(crate) struct Network {
     graph: Graph,
-    layers: Vec<Layer>,
+    layers: Layers,
     /// By step: the last step that uses its result.
     last_use: Vec<usize>,
 }
@@ -29,14 +50,19 @@ impl Network {
     /// With weight `[O, I, k, k]` and bias `[O]` of each convolution from `weigh`.
     ///
     /// # Errors
-    /// Those of `weigh`, and weights that do not fit.
-    pub fn new(graph: Graph, mut weigh: impl FnMut(&Conv) -> Result<(Tensor, Tensor)>) -> Result<Self> {
+    /// Those of `weigh`, weights that do not fit, or a GPU has no room.
+    pub fn new(graph: Graph, on: On, mut weigh: impl FnMut(&Conv) -> Result<(Tensor, Tensor)>) -> Result<Self> {
+        let layers = match on {
+            On::Host => Layers::Host(Self::host_layers(&graph, weigh)?),
+            On::Gpu(gpu) => Layers::Gpu(GpuLayers::new(gpu, &graph, &mut weigh)?),
+        };
+        let last_use = last_uses(&graph);
+        Ok(Self { graph, layers, last_use })
+    }
+
+    fn host_layers(graph: &Graph, mut weigh: impl FnMut(&Conv) -> Result<(Tensor, Tensor)>) -> Result<Vec<Layer>> {
         let mut layers = Vec::with_capacity(graph.ops.len());
-        let mut last_use: Vec<usize> = (0..graph.ops.len()).collect();
-        for (step, op) in graph.ops.iter().enumerate() {
-            for used in op.inputs() {
-                last_use[used.index()] = step;
-            }
+        for op in &graph.ops {
             layers.push(match op.conv() {
                 None => Layer::Nothing,
                 Some(conv) => {
@@ -49,22 +75,23 @@ impl Network {
                 }
             });
         }
-        for output in &graph.outputs {
-            last_use[output.index()] = usize::MAX;
-        }
-        Ok(Self { graph, layers, last_use })
+        Ok(layers)
     }
 
-    /// `picture` `[B, H, W, 3]` f32 → the outputs, each `[B, h, w, C]`. Each convolution's result is shown to `tap` under
-    /// the convolution's name.
+    /// `picture` `[B, H, W, 3]` f32 → the outputs, each `[B, h, w, C]`. Each convolution's result is shown to `tap`, if there
+    /// is one, for which a GPU is waited for.
     ///
     /// # Errors
     /// Shapes that do not fit, and those of `tap`.
-    pub fn forward(&self, picture: &Tensor, tap: &mut dyn FnMut(&str, &Tensor) -> Result<()>) -> Result<Vec<Tensor>> {
+    pub fn forward(&self, picture: &Tensor, mut tap: Option<Tap>) -> Result<Vec<Tensor>> {
+        let layers = match &self.layers {
+            Layers::Host(layers) => layers,
+            Layers::Gpu(there) => return there.forward(&self.graph, &self.last_use, picture, tap),
+        };
         let mut values: Vec<Option<Tensor>> = vec![None; self.graph.ops.len()];
-        for (step, (op, layer)) in self.graph.ops.iter().zip(&self.layers).enumerate() {
+        for (step, (op, layer)) in self.graph.ops.iter().zip(layers).enumerate() {
             let y = if matches!(op, Op::Picture) { picture.clone() } else { one(op, layer, &values)? };
-            if let Some(conv) = op.conv() {
+            if let (Some(tap), Some(conv)) = (&mut tap, op.conv()) {
                 tap(&conv.name, &y)?;
             }
             values[step] = Some(y);
@@ -76,6 +103,25 @@ impl Network {
         }
         self.graph.outputs.iter().map(|v| get(&values, *v).cloned()).collect()
     }
+}
+
+/// By step: the last step that uses its result.
+fn last_uses(graph: &Graph) -> Vec<usize> {
+    let mut last_use: Vec<usize> = (0..graph.ops.len()).collect();
+    for (step, op) in graph.ops.iter().enumerate() {
+        for used in op.inputs() {
+            last_use[used.index()] = step;
+        }
+    }
+    for output in &graph.outputs {
+        last_use[output.index()] = usize::MAX;
+    }
+    last_use
+}
+
+/// Most bytes that a network takes in a GPU's memory for pictures `[batch, height, width]` together, weights apart.
+pub(crate) fn gpu_activation_bytes(graph: &Graph, pictures: [usize; 3]) -> u64 {
+    gpu::activation_bytes(graph, &last_uses(graph), pictures)
 }
 
 fn get(values: &[Option<Tensor>], value: Value) -> Result<&Tensor> {

@@ -14,7 +14,7 @@ use weights::{Checkpoint, Manifest, RandomWeights};
 use super::graph::{Builder, Conv, Graph, Kernel, Piece, Value};
 use super::layers::{Block, CspLayer, Stored, stages};
 use super::onnx;
-use super::run::Network;
+use super::run::{Network, On, Tap, gpu_activation_bytes};
 use super::source::{self, Detect, File, count_blocks};
 use crate::sizes::Size;
 
@@ -109,6 +109,12 @@ impl YoloxConfig {
         Ok(())
     }
 
+    /// Most bytes that one [`Yolox::forward`] takes in a GPU's memory for so many pictures together of the input size, weights apart.
+    pub fn gpu_activation_bytes(&self, pictures: usize) -> u64 {
+        let [height, width] = self.input_size;
+        gpu_activation_bytes(&self.graph(), [pictures, height, width])
+    }
+
     /// The network; its outputs are box, object and class of each level in turn.
     pub(super) fn graph(&self) -> Graph {
         let mut net = Builder::new(EPS);
@@ -189,16 +195,16 @@ impl Yolox {
     ///
     /// # Errors
     /// [`PoseError`](crate::PoseError) for files that are missing or damaged, and for other networks.
-    pub fn load(path: impl AsRef<Path>, device: &Device) -> crate::Result<Self> {
-        Self::from_file(&File::open(NETWORK, path.as_ref())?, device)
+    pub fn load(path: impl AsRef<Path>, on: On) -> crate::Result<Self> {
+        Self::from_file(&File::open(NETWORK, path.as_ref())?, on)
     }
 
     /// From a safetensors file in memory, which errors call `label`.
     ///
     /// # Errors
     /// As [`load`](Self::load).
-    pub fn from_static(label: &str, bytes: &'static [u8], device: &Device) -> crate::Result<Self> {
-        Self::from_file(&File::embedded(NETWORK, label, bytes)?, device)
+    pub fn from_static(label: &str, bytes: &'static [u8], on: On) -> crate::Result<Self> {
+        Self::from_file(&File::embedded(NETWORK, label, bytes)?, on)
     }
 
     /// The side of the pictures that the detector in a file takes, as far as headers tell; memory grows with its square.
@@ -213,33 +219,34 @@ impl Yolox {
         .map(|[height, width]| height.max(width))
     }
 
-    fn from_file(file: &File, device: &Device) -> crate::Result<Self> {
+    fn from_file(file: &File, on: On) -> crate::Result<Self> {
         let built = match file {
-            File::Onnx(model) => onnx::yolox(model)
-                .and_then(|(config, found)| Self::new(config, |conv| found.load(conv, &model.weights, device))),
-            File::Checkpoint(checkpoint) => Self::from_checkpoint(checkpoint, device),
+            File::Onnx(model) => onnx::yolox(model).and_then(|(config, found)| {
+                Self::new(config, on, |conv| found.load(conv, &model.weights, &Device::Cpu))
+            }),
+            File::Checkpoint(checkpoint) => Self::from_checkpoint(checkpoint, on),
         };
         built.map_err(|e| file.error(NETWORK, e))
     }
 
-    fn from_checkpoint(checkpoint: &Checkpoint, device: &Device) -> Result<Self> {
+    fn from_checkpoint(checkpoint: &Checkpoint, on: On) -> Result<Self> {
         let config = YoloxConfig::of(checkpoint)?;
-        let weights = source::checked(checkpoint, &yolox_manifest(&config)?, NETWORK, device)?;
-        Self::new(config, |conv| Stored::named(conv, &weights)?.fold())
+        let weights = source::checked(checkpoint, &yolox_manifest(&config)?, NETWORK, &Device::Cpu)?;
+        Self::new(config, on, |conv| Stored::named(conv, &weights)?.fold())
     }
 
     /// With random weights, for tests and benches.
     ///
     /// # Errors
     /// The config is not valid.
-    pub fn random(config: YoloxConfig, seed: u64) -> Result<Self> {
+    pub fn random(config: YoloxConfig, seed: u64, on: On) -> Result<Self> {
         let weights = source::random(RandomWeights::new(seed));
-        Self::new(config, |conv| Stored::named(conv, &weights)?.fold())
+        Self::new(config, on, |conv| Stored::named(conv, &weights)?.fold())
     }
 
-    fn new(config: YoloxConfig, weigh: impl FnMut(&Conv) -> Result<(Tensor, Tensor)>) -> Result<Self> {
+    fn new(config: YoloxConfig, on: On, weigh: impl FnMut(&Conv) -> Result<(Tensor, Tensor)>) -> Result<Self> {
         config.check()?;
-        let network = Network::new(config.graph(), weigh)?;
+        let network = Network::new(config.graph(), on, weigh)?;
         Ok(Self { config, network })
     }
 
@@ -261,7 +268,7 @@ impl Yolox {
     /// # Errors
     /// Pictures of another shape.
     pub fn forward(&self, pictures: &Tensor) -> Result<Tensor> {
-        self.forward_with(pictures, &mut |_, _| Ok(()))
+        self.run(pictures, None)
     }
 
     /// As [`forward`](Self::forward); the result of each convolution, `[B, h, w, C]` after its activation, is shown to `tap`
@@ -270,6 +277,10 @@ impl Yolox {
     /// # Errors
     /// As [`forward`](Self::forward), and whatever `tap` returns.
     pub fn forward_with(&self, pictures: &Tensor, tap: &mut dyn FnMut(&str, &Tensor) -> Result<()>) -> Result<Tensor> {
+        self.run(pictures, Some(tap))
+    }
+
+    fn run(&self, pictures: &Tensor, tap: Option<Tap>) -> Result<Tensor> {
         match pictures.dims() {
             [b, h, w, 3] if *b > 0 && *h > 0 && *w > 0 && h % 32 == 0 && w % 32 == 0 => {}
             other => {

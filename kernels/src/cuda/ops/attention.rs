@@ -151,6 +151,52 @@ const WITH_BIAS: [Shape; 2] =
 /// # Errors
 /// Shapes that do not fit, or there is no room.
 pub fn attention(gpu: &Gpu, [q, k, v]: [Heads; 3], scale: f32, bias: Option<&GpuTensor>) -> Result<GpuTensor> {
+    let (heads, queries, keys) = (q.heads, q.rows, k.rows);
+    let Some(bias) = bias else { return attend(gpu, [q, k, v], scale, None) };
+    check_dtype(NAME, bias, &[GpuDtype::F32])?;
+    let &[h, l, n] = bias.shape() else {
+        return CudaError::arguments(NAME, format!("bias {bias:?} where [H, Lq, Lk] is needed"));
+    };
+    if (h != heads && h != 1) || (l != queries && l != 1) || n != keys {
+        return CudaError::arguments(NAME, format!("bias {bias:?} for {heads} heads of {queries} by {keys}"));
+    }
+    // The kernel counts a head's scores in 32 bits.
+    int(NAME, l * n)?;
+    let bias = Added {
+        address: bias.address(),
+        head: if h == 1 { 0 } else { (l * n) as i64 },
+        query: if l == 1 { 0 } else { int(NAME, n)? },
+        of_keys: (h, l) == (1, 1),
+    };
+    attend(gpu, [q, k, v], scale, Some(bias))
+}
+
+/// As [`attention`] with a bias by distance: `offsets` `[H, Lq + Lk − 1]` f32, of which query `i` and key `j` get number
+/// `j − i + Lq − 1`.
+///
+/// # Errors
+/// As there.
+pub fn attention_with_offsets(gpu: &Gpu, [q, k, v]: [Heads; 3], scale: f32, offsets: &GpuTensor) -> Result<GpuTensor> {
+    check_dtype(NAME, offsets, &[GpuDtype::F32])?;
+    let (heads, distances) = (q.heads, (q.rows + k.rows).saturating_sub(1));
+    if offsets.shape() != [heads, distances] {
+        return CudaError::arguments(NAME, format!("offsets {offsets:?} for {heads} heads and {distances} distances"));
+    }
+    // The place of distance 0: a query further on begins one number before.
+    let address = offsets.address() + 4 * q.rows.saturating_sub(1) as u64;
+    attend(gpu, [q, k, v], scale, Some(Added { address, head: distances as i64, query: -1, of_keys: false }))
+}
+
+/// What is added to scores: its address for the first query and key, and how far it is to the next head and query, in numbers.
+struct Added {
+    address: u64,
+    head: i64,
+    query: i32,
+    /// The same for all heads and queries.
+    of_keys: bool,
+}
+
+fn attend(gpu: &Gpu, [q, k, v]: [Heads; 3], scale: f32, bias: Option<Added>) -> Result<GpuTensor> {
     let Heads { batch, rows: queries, heads, dim, .. } = q;
     let keys = k.rows;
     if [k, v].iter().any(|x| (x.batch, x.rows, x.heads, x.dim) != (batch, keys, heads, dim)) || keys == 0 {
@@ -164,25 +210,12 @@ pub fn attention(gpu: &Gpu, [q, k, v]: [Heads; 3], scale: f32, bias: Option<&Gpu
         let most = shapes.last().map_or(0, |s| s.1);
         return CudaError::arguments(NAME, format!("heads of {dim} channels; at most {most} are possible"));
     };
-    let (mut bias_head, mut bias_query) = (0, 0);
-    if let Some(bias) = bias {
-        check_dtype(NAME, bias, &[GpuDtype::F32])?;
-        let &[h, l, n] = bias.shape() else {
-            return CudaError::arguments(NAME, format!("bias {bias:?} where [H, Lq, Lk] is needed"));
-        };
-        if (h != heads && h != 1) || (l != queries && l != 1) || n != keys {
-            return CudaError::arguments(NAME, format!("bias {bias:?} for {heads} heads of {queries} by {keys}"));
-        }
-        // The kernel counts a head's scores in 32 bits.
-        int(NAME, l * n)?;
-        bias_head = if h == 1 { 0 } else { (l * n) as i64 };
-        bias_query = if l == 1 { 0 } else { int(NAME, n)? };
-    }
     let out = GpuTensor::empty(gpu, &[batch, queries, heads, dim], GpuDtype::Bf16)?;
     if out.elements() == 0 {
         return Ok(out);
     }
-    let of_keys = bias.is_none_or(|b| b.shape()[..2] == [1, 1]);
+    let of_keys = bias.as_ref().is_none_or(|b| b.of_keys);
+    let address = bias.as_ref().map_or(0, |b| b.address);
     if gpu.is_hopper() && dim <= 128 && of_keys {
         let params = AttentionSm90Params {
             q: q.map(gpu)?,
@@ -192,7 +225,7 @@ pub fn attention(gpu: &Gpu, [q, k, v]: [Heads; 3], scale: f32, bias: Option<&Gpu
             out_batch: (queries * heads * dim) as i64,
             out_row: (heads * dim) as i64,
             out_head: dim as i64,
-            bias: bias.map_or(0, GpuTensor::address),
+            bias: address,
             queries: int(NAME, queries)?,
             keys: int(NAME, keys)?,
             dim: int(NAME, dim)?,
@@ -216,9 +249,9 @@ pub fn attention(gpu: &Gpu, [q, k, v]: [Heads; 3], scale: f32, bias: Option<&Gpu
         out_batch: (queries * heads * dim) as i64,
         out_row: (heads * dim) as i64,
         out_head: dim as i64,
-        bias: bias.map_or(0, GpuTensor::address),
-        bias_head,
-        bias_query,
+        bias: address,
+        bias_head: bias.as_ref().map_or(0, |b| b.head),
+        bias_query: bias.as_ref().map_or(0, |b| b.query),
         queries: int(NAME, queries)?,
         keys: int(NAME, keys)?,
         dim: int(NAME, dim)?,

@@ -1,6 +1,6 @@
 //! What is done with every number by itself.
 
-use super::{address_of, blocks, check_aligned, check_dtype, int};
+use super::{Columns, address_of, blocks, check_aligned, check_dtype, int};
 use crate::cuda::code::{Launch, Params};
 use crate::cuda::error::{CudaError, Result};
 use crate::cuda::{Gpu, GpuDtype, GpuTensor};
@@ -70,7 +70,7 @@ pub fn gated_add_in_place(gpu: &Gpu, x: &GpuTensor, y: &GpuTensor, gate: Option<
     unsafe { gpu.launch(&launch, &params) }
 }
 
-/// What [`map`] does with a number.
+/// What [`map`] does with a number. The last two are not among what a [`linear`](super::linear) does with its product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
     /// Nothing, but that it is rounded.
@@ -79,6 +79,10 @@ pub enum Activation {
     GeluTanh,
     /// `x·sigmoid(x)`.
     Silu,
+    /// GELU by the error function.
+    GeluErf,
+    /// `x·sigmoid(1.702·x)`.
+    GeluQuick,
 }
 
 #[repr(C)]
@@ -124,4 +128,71 @@ pub fn map(gpu: &Gpu, x: &GpuTensor, activation: Activation, dtype: GpuDtype) ->
 /// As [`map`].
 pub fn convert(gpu: &Gpu, x: &GpuTensor, dtype: GpuDtype) -> Result<GpuTensor> {
     map(gpu, x, Activation::None, dtype)
+}
+
+/// `activation(x)` in the place of bf16 `x`: also for whoever else has it.
+///
+/// # Errors
+/// Other numbers.
+pub fn map_in_place(gpu: &Gpu, x: &GpuTensor, activation: Activation) -> Result<()> {
+    const NAME: &str = "activate";
+    check_dtype(NAME, x, &[GpuDtype::Bf16])?;
+    check_aligned(NAME, x)?;
+    if x.elements() == 0 {
+        return Ok(());
+    }
+    let params = MapParams { x: x.address(), y: x.address(), n: x.elements() as i64, operation: activation as i32 };
+    let launch = Launch::row("sd_map_bf16_bf16", blocks(NAME, x.elements().div_ceil(NUMBERS))?, THREADS);
+    // SAFETY: as many numbers as are counted, and they are alive now.
+    unsafe { gpu.launch(&launch, &params) }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct GluParams {
+    x: u64,
+    gated: u64,
+    y: u64,
+    x_stride: i64,
+    gated_stride: i64,
+    y_stride: i64,
+    rows: i32,
+    columns: i32,
+    operation: i32,
+}
+
+// SAFETY: as in elementwise.cu.
+unsafe impl Params for GluParams {}
+
+/// `activation(x)·gated` in the place of `x`: also for whoever else has it. Both bf16 columns of as many rows.
+///
+/// # Errors
+/// Shapes that do not fit, or columns that are no multiple of 8.
+pub fn glu_in_place(gpu: &Gpu, x: Columns, gated: Columns, activation: Activation) -> Result<()> {
+    const NAME: &str = "gate";
+    for columns in [&x, &gated] {
+        check_dtype(NAME, columns.tensor, &[GpuDtype::Bf16])?;
+        columns.check(NAME)?;
+    }
+    if (x.rows(), x.count) != (gated.rows(), gated.count) {
+        return CudaError::arguments(NAME, format!("{x:?} with {gated:?}"));
+    }
+    let numbers = x.rows() * x.count;
+    if numbers == 0 {
+        return Ok(());
+    }
+    let params = GluParams {
+        x: x.address(),
+        gated: gated.address(),
+        y: x.address(),
+        x_stride: x.stride() as i64,
+        gated_stride: gated.stride() as i64,
+        y_stride: x.stride() as i64,
+        rows: int(NAME, x.rows())?,
+        columns: int(NAME, x.count)?,
+        operation: activation as i32,
+    };
+    let launch = Launch::row("sd_glu_bf16", blocks(NAME, numbers.div_ceil(NUMBERS))?, THREADS);
+    // SAFETY: the columns are within their tensors, of as many rows, and alive now.
+    unsafe { gpu.launch(&launch, &params) }
 }

@@ -17,7 +17,7 @@ const NAME: &str = "linear";
 pub struct Terms<'a> {
     /// Added, `[out]` f32.
     pub bias: Option<&'a GpuTensor>,
-    /// Then this.
+    /// Then this, one of the first three.
     pub activation: Activation,
     /// Multiplied with, `[.., out]` f32: as many rows as divide those of `x`, each for as many neighbours.
     pub gate: Option<&'a GpuTensor>,
@@ -64,6 +64,7 @@ impl Way {
         let blocks = matches!(weight.scales(), GpuScales::Blocks { .. });
         Ok(match weight.encoding() {
             Encoding::BF16 => Self::Bf16,
+            _ if weight.takes_bf16() => Self::Decoded,
             Encoding::I8 if !blocks => Self::Int8,
             Encoding::F8E4M3 if !blocks && gpu.level() >= Capability(8, 9) => Self::E4m3,
             _ => Self::Decoded,
@@ -166,8 +167,6 @@ fn multiply(
     terms: &Terms,
     y: &GpuTensor,
 ) -> Result<()> {
-    /// Of decoded rows: what stays in the second-level cache of large GPUs, and keeps all of them busy.
-    const DECODED_BYTES: usize = 32 << 20;
     let [columns, inner] = weight.shape();
     let w_scale = match weight.scales() {
         GpuScales::Rows(scales) => Some(scales),
@@ -179,7 +178,7 @@ fn multiply(
         Way::Int8 => gemm(gpu, &Factors { kernel: &INT8, ..stored }, terms, y, 0),
         Way::E4m3 => gemm(gpu, &Factors { kernel: &E4M3, ..stored }, terms, y, 0),
         Way::Decoded => {
-            let step = (DECODED_BYTES / (2 * inner.max(1))).max(1).next_multiple_of(TILE);
+            let step = decoded_rows(inner);
             for first in (0..columns).step_by(step) {
                 let w = &dequantise(gpu, weight, first, step.min(columns - first))?;
                 gemm(gpu, &Factors { w, w_scale: None, columns: w.rows().0, ..stored }, terms, y, first)?;
@@ -187,6 +186,18 @@ fn multiply(
             Ok(())
         }
     }
+}
+
+/// Rows of a matrix that are decoded at a time.
+fn decoded_rows(inner: usize) -> usize {
+    /// What stays in the second-level cache of large GPUs, and keeps all of them busy.
+    const DECODED_BYTES: usize = 32 << 20;
+    (DECODED_BYTES / (2 * inner.max(1))).max(1).next_multiple_of(TILE)
+}
+
+/// Bytes that rows of a matrix `[out, in]` take while it is multiplied with, if it is decoded.
+pub fn decoded_bytes([out, inner]: [usize; 2]) -> u64 {
+    2 * inner as u64 * out.min(decoded_rows(inner)) as u64
 }
 
 /// Adds what a difference makes of `x` `[.., in]` bf16 to `sum` `[.., out]` f32.
@@ -287,6 +298,9 @@ fn gemm(gpu: &Gpu, factors: &Factors, terms: &Terms, y: &GpuTensor, first: usize
     }
     // Pairs and chunks of results are stored at once.
     check_aligned(NAME, y)?;
+    if !matches!(terms.activation, Activation::None | Activation::GeluTanh | Activation::Silu) {
+        return wrong(format!("{:?} of a product; map does it", terms.activation));
+    }
     if y_count != count
         || first + columns > width
         || (!first.is_multiple_of(8) && width.is_multiple_of(8))

@@ -9,18 +9,22 @@ mod columns;
 mod dequantise;
 mod elementwise;
 mod linear;
+mod look_up;
+mod pictures;
 mod rows;
 mod step;
 
 use super::error::{CudaError, Result};
 use super::{GpuDtype, GpuTensor};
 
-pub use attention::{FRAME_HEAD, Heads, attention, attention_over_frames};
+pub use attention::{FRAME_HEAD, Heads, attention, attention_over_frames, attention_with_offsets};
 pub use attention_int8::{INT8_HEAD, Int8Keys, attention_int8, attention_int8_bytes};
 pub use columns::Columns;
 pub use dequantise::dequantise;
-pub use elementwise::{Activation, convert, gated_add_in_place, map};
-pub use linear::{InputForm, Terms, input_form, linear, linear_rounded};
+pub use elementwise::{Activation, convert, gated_add_in_place, glu_in_place, map, map_in_place};
+pub use linear::{InputForm, Terms, decoded_bytes, input_form, linear, linear_rounded};
+pub use look_up::{Indices, look_up};
+pub use pictures::{DepthwiseWeights, JoinPart, depthwise, join, max_pool, means, picture, windows};
 pub use rows::{
     Modulation, Norm, Rope, Rounded, RowOutput, RowWork, layer_norm_modulate, rms_norm_rope_in_place, rows,
     rows_in_place,

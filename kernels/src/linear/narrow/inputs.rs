@@ -30,7 +30,10 @@ impl Inputs<'_> {
             }
             Self::Words(Words { words, scales }) => {
                 let pitch = words.len() / scales.len().max(1);
-                Self::Words(Words { words: &words[first * pitch..][..count * pitch], scales: &scales[first..][..count] })
+                Self::Words(Words {
+                    words: &words[first * pitch..][..count * pitch],
+                    scales: &scales[first..][..count],
+                })
             }
         }
     }

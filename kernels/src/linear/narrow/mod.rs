@@ -15,9 +15,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
+use super::Job;
 use super::input::{Form, Rounded};
 use super::rounding::scale_is_of_row;
-use super::Job;
 use crate::Compute;
 use crate::gemm::CHUNK;
 use crate::level::Level;
