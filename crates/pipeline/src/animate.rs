@@ -141,7 +141,7 @@ impl Clip<'_> {
         let plan = &self.resolved.plan;
         let first = Rung::of(&plan.stages, plan.activations, phase);
         self.pressure.run(phase, first, progress, |rung, progress| {
-            let running = Running { phase, rung, memory: self.pressure.memory.of(phase) };
+            let running = Running { phase, rung, memory: self.pressure.memory.of(rung.on) };
             (0, running.counted().and_then(|_working| attempt(&running, progress)))
         })
     }
@@ -238,7 +238,7 @@ impl Clip<'_> {
             progress.begin(Phase::VaeEncode, clips_to_encode * tiles.len() * plan.num_frames)?;
             let net = running
                 .placed(&model.vae)
-                .and_then(|source| clips::encoder(&model.blueprint.vae, source))
+                .and_then(|source| clips::encoder(&model.blueprint.vae, source, running.memory.gpu()))
                 .map_err(|e| progress.explain(|| "VAE encoder".into(), e))?;
             let reference = pixels::vae_pixels(&reference, clip)?;
             let grey = Tensor::zeros_like(&reference).map_err(|e| progress.explain(|| "VAE encoder".into(), e))?;
@@ -360,7 +360,7 @@ impl Clip<'_> {
         }
         let first = Rung::of(&plan.stages, plan.activations, Phase::Denoise);
         let result = self.pressure.run(Phase::Denoise, first, progress, |rung, progress| {
-            let memory = self.pressure.memory.of(Phase::Denoise);
+            let memory = self.pressure.memory.of(rung.on);
             let running = Running { phase: Phase::Denoise, rung, memory };
             let result = running
                 .counted()
@@ -435,7 +435,7 @@ impl Clip<'_> {
         progress.begin(Phase::Decode, if tiles > 1 { tiles * plan.latent_frames } else { plan.num_frames })?;
         let net = running
             .placed(&model.vae)
-            .and_then(|source| clips::decoder(&model.blueprint.vae, source))
+            .and_then(|source| clips::decoder(&model.blueprint.vae, source, running.memory.gpu()))
             .map_err(|e| progress.explain(|| "VAE decoder".into(), e))?;
         let mut writer = match &request.output {
             Some(path) => {

@@ -1,4 +1,4 @@
-//! The GPU that the transformer's blocks are computed on.
+//! The GPU that the transformer's blocks are computed on, and the VAE where the plan says so.
 //!
 //! What `--device` says is settled when a model is opened: the GPU is opened then, so that plans know its free memory. The rest of a
 //! clip is computed on the CPU.
@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use kernels::cuda::{Code, Driver, Gpu, GpuOptions, NoGpu};
 use offload::{
-    CONTEXT_BYTES, CudaMemory, DeviceFacts, DeviceKind, DeviceMemory, Machine, Memory, MemoryFlags, Phase, Place,
-    StagePlan, card, pinned_ceiling, virtual_card,
+    CONTEXT_BYTES, CudaMemory, DeviceFacts, DeviceKind, DeviceMemory, Machine, Memory, MemoryFlags, Place, StagePlan,
+    card, pinned_ceiling, virtual_card,
 };
 
-use crate::RequestError;
+use crate::needs::Blueprint;
+use crate::{HeldDType, RequestError};
 
 /// Names the driver's library by its path; without it the system's is loaded.
 const DRIVER: &str = "STEADYDANCE_CUDA_DRIVER";
@@ -61,7 +62,7 @@ impl Chosen {
             (Ok(own), _) => {
                 let name = &own.gpu.facts().name;
                 let note = format!(
-                    "the transformer's blocks compute on {name}, the rest on the CPU; this engine was tested on an emulated GPU only, so look at the first clip, or choose --device cpu"
+                    "the transformer's blocks compute on {name}, the VAE where the plan puts it, the rest on the CPU; this engine was tested on an emulated GPU only, so look at the first clip, or choose --device cpu"
                 );
                 Ok(Self { note: Some(note), gpu: Some(own) })
             }
@@ -78,28 +79,50 @@ impl Chosen {
         }
     }
 
-    /// What is asked of the planner: with everything but the transformer on the CPU.
+    /// What is asked of the planner: with what the GPU cannot compute on the CPU.
     ///
     /// # Errors
-    /// It is asked that something else be on the GPU.
-    pub fn flags(&self, flags: &MemoryFlags) -> Result<MemoryFlags, RequestError> {
+    /// It is asked that such a thing be on the GPU.
+    pub fn flags(&self, flags: &MemoryFlags, sizes: &Blueprint) -> Result<MemoryFlags, RequestError> {
+        let mut flags = flags.clone();
         if self.gpu.is_none() {
-            return Ok(flags.clone());
+            return Ok(flags);
         }
-        let asked = [flags.text_encoder, flags.clip, flags.vae, flags.pose];
-        let names = ["--gpu-text-encoder", "--gpu-clip", "--gpu-vae", "--gpu-pose"];
-        if let Some(at) = asked.iter().position(|place| *place == Some(Place::Device)) {
-            let why = "only the transformer computes on a GPU yet".to_owned();
-            return Err(RequestError::Device { found: names[at].to_owned(), why });
+        let not_yet = |what: &str| Some(format!("{what} is not computed on a GPU yet"));
+        for (place, flag, problem) in [
+            (&mut flags.text_encoder, "--gpu-text-encoder", not_yet("the text encoder")),
+            (&mut flags.clip, "--gpu-clip", not_yet("the image encoder")),
+            (&mut flags.vae, "--gpu-vae", sizes.vae.check_gpu().err().map(|e| e.to_string())),
+            (&mut flags.pose, "--gpu-pose", not_yet("the pose")),
+        ] {
+            let Some(why) = problem else { continue };
+            if *place == Some(Place::Device) {
+                return Err(RequestError::Device { found: flag.to_owned(), why });
+            }
+            *place = Some(Place::Cpu);
         }
-        let cpu = Some(Place::Cpu);
-        Ok(MemoryFlags { text_encoder: cpu, clip: cpu, vae: cpu, pose: cpu, ..flags.clone() })
+        Ok(flags)
+    }
+
+    /// These flags with the VAE on the CPU where it is to compute in f32: the GPU does in bf16.
+    ///
+    /// # Errors
+    /// It is asked that it do so on the GPU.
+    pub fn vae_in(&self, dtype: Option<HeldDType>, flags: MemoryFlags) -> Result<MemoryFlags, RequestError> {
+        if self.gpu.is_none() || dtype != Some(HeldDType::F32) {
+            return Ok(flags);
+        }
+        if flags.vae == Some(Place::Device) {
+            let why = "the VAE computes in bf16 there; leave out --vae-dtype f32".to_owned();
+            return Err(RequestError::Device { found: "--gpu-vae".to_owned(), why });
+        }
+        Ok(MemoryFlags { vae: Some(Place::Cpu), ..flags })
     }
 
     /// The memory of the GPU, with as much as a plan allows.
     pub fn memory(&self, stages: &StagePlan) -> Option<Arc<dyn DeviceMemory>> {
         let own = self.gpu.as_ref()?;
-        stages.phase(Phase::Denoise).filter(|p| p.on == Place::Device)?;
+        stages.phases.iter().find(|p| p.on == Place::Device)?;
         own.memory.set_total(stages.budgets.device_bytes.saturating_sub(CONTEXT_BYTES));
         Some(own.memory.clone())
     }

@@ -14,6 +14,8 @@ const MOST_RUNGS: usize = 3;
 /// How a phase runs: one rung of the ladder from the fastest to the smallest.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rung {
+    /// Where it computes.
+    pub on: Place,
     pub residence: Residence,
     pub activations: Activations,
     /// What is held through all phases and what this one computes with, weights apart.
@@ -26,11 +28,13 @@ impl Rung {
     /// What a plan says of a phase.
     pub fn of(stages: &StagePlan, activations: Activations, phase: Phase) -> Self {
         let plan = stages.phase(phase);
-        let held = match plan.map(|p| p.on) {
-            Some(Place::Device) => stages.held.device_bytes.saturating_sub(CONTEXT_BYTES),
-            _ => stages.held.ram_bytes,
+        let on = plan.map_or(Place::Cpu, |p| p.on);
+        let held = match on {
+            Place::Device => stages.held.device_bytes.saturating_sub(CONTEXT_BYTES),
+            Place::Cpu => stages.held.ram_bytes,
         };
         Self {
+            on,
             residence: plan.map_or(Residence::WHOLE, Residence::of),
             activations,
             working_bytes: held + plan.map_or(0, |p| p.way.bytes),
@@ -45,14 +49,14 @@ pub(crate) type Replan<'a> = dyn Fn(Phase, u64) -> Result<(StagePlan, Activation
 /// What phases compute in.
 pub(crate) struct Memories {
     pub host: Arc<dyn DeviceMemory>,
-    /// The transformer's, if a GPU computes its blocks.
+    /// The GPU's, if something is computed there.
     pub gpu: Option<Arc<dyn DeviceMemory>>,
 }
 
 impl Memories {
-    /// A phase's.
-    pub fn of(&self, phase: Phase) -> &Arc<dyn DeviceMemory> {
-        self.gpu.as_ref().filter(|_| phase == Phase::Denoise).unwrap_or(&self.host)
+    /// That of a place.
+    pub fn of(&self, place: Place) -> &Arc<dyn DeviceMemory> {
+        self.gpu.as_ref().filter(|_| place == Place::Device).unwrap_or(&self.host)
     }
 }
 
@@ -91,7 +95,7 @@ impl Pressure<'_> {
             if self.policy == OnPressure::Fail || tries > MOST_RUNGS {
                 return Err(error);
             }
-            let memory = self.memory.of(phase);
+            let memory = self.memory.of(rung.on);
             memory.trim();
             // Plans count a GPU's context, which is there already.
             let context = memory.gpu().map_or(0, |_| CONTEXT_BYTES);

@@ -5,6 +5,7 @@ mod elementwise;
 mod linear;
 mod memory;
 mod rows;
+mod vae;
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};

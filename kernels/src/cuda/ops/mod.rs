@@ -5,17 +5,20 @@
 
 mod attention;
 mod columns;
+mod conv3d;
 mod dequantise;
 mod elementwise;
 mod linear;
 mod rows;
 mod step;
+mod vae;
 
 use super::error::{CudaError, Result};
 use super::{GpuDtype, GpuTensor};
 
 pub use attention::{Heads, attention};
 pub use columns::Columns;
+pub use conv3d::{ConvInput, ConvOutput, GpuFilter, conv3d};
 pub use dequantise::dequantise;
 pub use elementwise::{Activation, convert, gated_add_in_place, map};
 pub use linear::{InputForm, Terms, input_form, linear, linear_rounded};
@@ -24,6 +27,7 @@ pub use rows::{
     rows_in_place,
 };
 pub use step::{combine, combine_into, patchify_into, unpatchify};
+pub use vae::{channel_norm, channels_last};
 
 /// A number that kernels take as 32 bits.
 fn int(operation: &'static str, n: usize) -> Result<i32> {
