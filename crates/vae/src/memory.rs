@@ -56,7 +56,7 @@ pub fn decode_activation_bytes(config: &Config, clip: [usize; 3], tile: Option<T
 /// Bytes of both memories while a GPU computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GpuBytes {
-    /// What the GPU's pool has beside the weights.
+    /// What the GPU's pool takes beside the weights.
     pub device: u64,
     /// What the host has: frames on their way, pinned or not, and what tiles are put together in.
     pub host: u64,
@@ -77,7 +77,7 @@ pub fn gpu_encode_bytes(config: &Config, clip: [usize; 3], tile: Option<Tile>) -
     let coming = 2 * 2 * latent(tile_height * tile_width);
     let mosaic = if tiles.len() > 1 { latent_frames * latent(height * width) } else { 0 };
     Ok(GpuBytes {
-        device: PADDING + peak(&layers::encoder(config), Place::Gpu, tile_height, tile_width) + coming,
+        device: in_segments(peak(&layers::encoder(config), Place::Gpu, tile_height, tile_width) + coming),
         // Of the last chunk and of this one.
         host: SCRATCH
             + 2 * pixel_chunk(config, tile_height * tile_width)
@@ -100,7 +100,7 @@ pub fn gpu_decode_bytes(config: &Config, clip: [usize; 3], tile: Option<Tile>) -
     let coming = 2 * chunk;
     let held = if tiles.len() > 1 { 3 * frames as u64 * (height * width) as u64 * 2 } else { 0 };
     Ok(GpuBytes {
-        device: PADDING + peak(&layers::decoder(config), Place::Gpu, tile_height, tile_width) + coming,
+        device: in_segments(peak(&layers::decoder(config), Place::Gpu, tile_height, tile_width) + coming),
         host: SCRATCH + held + (coming + 2 * chunk).max(pixel_chunk(config, height * width)),
     })
 }
@@ -110,8 +110,12 @@ fn pixel_chunk(config: &Config, area: usize) -> u64 {
     3 * config.temporal_stride() as u64 * area as u64 * F32
 }
 
-/// Everything on a GPU begins at a multiple of some bytes.
-const PADDING: u64 = 64 << 10;
+/// What a pool takes of the driver for so much: what is let go of leaves gaps that are too small for what comes next, an eighth at
+/// every size that was tried, and small frames share a segment.
+fn in_segments(bytes: u64) -> u64 {
+    const SEGMENT: u64 = 64 << 20;
+    bytes + bytes / 6 + SEGMENT
+}
 
 /// Where layers compute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
