@@ -1,4 +1,4 @@
-//! The transformer's blocks on a GPU, which is an emulated one: its driver is named by its path.
+//! The transformer's blocks and the VAE on a GPU, which is an emulated one: its driver is named by its path.
 
 use std::path::Path;
 
@@ -9,7 +9,13 @@ const DRIVER: &str = "STEADYDANCE_CUDA_DRIVER";
 /// Root of the mean square of the differences of all pictures of two folders, in steps of 255.
 fn apart(a: &Path, b: &Path) -> f64 {
     let (mut sum, mut count) = (0.0, 0);
-    for frame in 0..9 {
+    let pictures = |folder: &Path| {
+        let names = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name());
+        names.filter(|name| name.to_string_lossy().starts_with("frame_")).count()
+    };
+    let frames = pictures(a);
+    assert!(frames > 1 && pictures(b) == frames);
+    for frame in 0..frames {
         let [a, b] = [a, b].map(|folder| image::open(folder.join(format!("frame_{frame:04}.png"))).unwrap().to_rgb8());
         assert_eq!(a.dimensions(), b.dimensions());
         sum += a.iter().zip(b.iter()).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum::<f64>();
@@ -31,13 +37,43 @@ fn a_clip_from_a_gpu_is_the_cpus_but_for_rounding() {
         (out, outcome.stderr)
     };
     let (cpu, _) = run("cpu", "cpu", &[]);
-    let (gpu, said) = run("gpu", "cuda:0", &[]);
+    let (gpu, said) = run("gpu", "cuda:0", &["--cpu-vae"]);
     assert!(said.contains("blocks compute on emulated GPU"), "{said}");
     let error = apart(&gpu, &cpu);
     assert!(error > 0.0 && error < 4.0, "{error} of 255");
     // Where weights live changes nothing.
-    let (streamed, _) = run("streamed", "auto", &["--memory-mode", "stream"]);
+    let (streamed, _) = run("streamed", "auto", &["--memory-mode", "stream", "--cpu-vae"]);
     assert!(apart(&streamed, &gpu) == 0.0);
+}
+
+#[test]
+fn the_vae_computes_on_the_gpu_unless_it_is_told_not_to() {
+    let Some(driver) = emulated_gpu::library().and_then(Path::to_str) else { return };
+    let sandbox = Sandbox::new();
+    let run = |name: &str, more: &[&str]| {
+        let out = sandbox.out(name);
+        let mut line = tiny_run(&out);
+        for (flag, value) in [("--size", "32x32"), ("--num-frames", "5"), ("--steps", "1")] {
+            let at = line.iter().position(|word| word == flag).unwrap();
+            line[at + 1] = value.to_owned();
+        }
+        line.extend(["--device", "cuda"].iter().chain(more).map(|s| (*s).to_owned()));
+        sandbox.run_with(&line, &[(DRIVER, driver)]).ok();
+        out
+    };
+    let (cpu, gpu) = (run("cpu", &["--cpu-vae"]), run("gpu", &[]));
+    let error = apart(&cpu, &gpu);
+    assert!(error > 0.0 && error < 2.0, "{error} of 255");
+    assert!(apart(&cpu, &run("single", &["--vae-dtype", "f32"])) == 0.0);
+}
+
+#[test]
+fn a_vae_that_a_gpu_cannot_compute_in_f32_is_refused_there() {
+    let Some(driver) = emulated_gpu::library().and_then(Path::to_str) else { return };
+    let sandbox = Sandbox::new();
+    let mut line = tiny_run(&sandbox.out("a.mp4"));
+    line.extend(["--device", "cuda", "--gpu-vae", "--vae-dtype", "f32"].map(str::to_owned));
+    sandbox.run_with(&line, &[(DRIVER, driver)]).fails(7, &["--gpu-vae", "bf16", "--vae-dtype f32"]);
 }
 
 #[test]

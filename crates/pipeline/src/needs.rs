@@ -424,6 +424,24 @@ mod tests {
     }
 
     #[test]
+    fn on_a_gpu_the_vae_shrinks_to_tiles_that_the_host_puts_together() {
+        let (config, size) = (vae::Config::wan21(), [81, 480, 832]);
+        for side in [VaeSide::Encode, VaeSide::Decode] {
+            let ways = |on, asked| vae_tiled_ways(&config, side, on, size, asked).unwrap();
+            let there = ways(Place::Device, None);
+            let hows: Vec<How> = there.iter().map(|w| w.how).collect();
+            assert_eq!(hows, [How::Whole, How::Tiles(512), How::Tiles(320), How::Tiles(256)]);
+            assert!(there.windows(2).all(|pair| pair[0].bytes > pair[1].bytes && pair[1].host_bytes > 0));
+            // Frames of 16 bits take less than those of 32 do on the host.
+            assert!(there[0].bytes < ways(Place::Cpu, None)[0].bytes && there[0].exact && !there[1].exact);
+            assert!(ways(Place::Cpu, None).iter().all(|way| way.host_bytes == 0));
+            assert_eq!(ways(Place::Device, Some(Tile::new(256))), there[3..]);
+        }
+        let decoded = vae_tiled_ways(&config, VaeSide::Decode, Place::Device, size, None).unwrap();
+        assert!(decoded[1].host_bytes > 81 * 480 * 832 * 3 * 2 && decoded[0].host_bytes < 200 << 20);
+    }
+
+    #[test]
     fn published_forms_are_those_of_their_names() {
         let forms = |name: &str| Blueprint::published(name).unwrap().2.map(Form::name);
         assert_eq!(forms("steadydancer-14b"), ["bf16", "bf16", "f16"]);
