@@ -20,6 +20,31 @@ template <int N_, int ROWS_, int COLUMNS_> struct Shape {
     static_assert(THREADS == 128 && TILES_N % 2 == 0);
 };
 
+// Bias in f32, and straight to planes: lanes of a column have neighbouring positions.
+template <class S>
+__device__ __forceinline__ void to_planes(const Params &p, const float (&sum)[S::TILES_M][S::TILES_N][4], int64_t first_position, int first_channel) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const int64_t volume = int64_t(p.out_frames) * p.out_height * p.out_width, positions = p.batch * volume;
+#pragma unroll
+    for (int i = 0; i < S::TILES_M; i++) {
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const int64_t position = first_position + warp / S::COLUMNS * (S::M / S::ROWS) + 16 * i + 8 * half + lane / 4;
+            const int64_t batch = position / volume, in_plane = position - batch * volume;
+#pragma unroll
+            for (int n = 0; n < S::TILES_N; n++) {
+#pragma unroll
+                for (int e = 0; e < 2; e++) {
+                    const int c = first_channel + warp % S::COLUMNS * (S::N / S::COLUMNS) + 8 * n + lane % 4 * 2 + e;
+                    if (position < positions && c < p.out_channels) {
+                        p.planes[(batch * p.out_channels + c) * volume + in_plane] = sum[i][n][2 * half + e] + (p.bias ? __ldg(p.bias + c) : 0.0f);
+                    }
+                }
+            }
+        }
+    }
+}
+
 template <class S> __device__ __forceinline__ void run(const Params &p, unsigned char *shared) {
     constexpr int CHUNKS = S::CHUNKS, EACH = S::M * CHUNKS / S::THREADS, STEP = S::THREADS / CHUNKS;
     const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
@@ -122,6 +147,12 @@ template <class S> __device__ __forceinline__ void run(const Params &p, unsigned
     }
     cp_async_wait<0>();
     __syncthreads();
+    if constexpr (S::N == 16) {
+        if (p.planes) {
+            to_planes<S>(p, sum, first_position, first_channel);
+            return;
+        }
+    }
 
     // Where channel 0 of a position of the block lies in the result; channels of the second half of a split are `half_step` further.
     const int out_channels = p.out_channels / p.split;

@@ -12,18 +12,20 @@ enum Spatial : int32_t {
 
 // Channels last, all bf16; I is a multiple of 8.
 struct Params {
-    const uint16_t *x;        // [B, T, H, W, I]
-    const uint16_t *history;  // [B, history_frames, H, W, I]: frames before x, oldest first
-    const uint16_t *weight;   // [O, kT, k, k, I]
-    const float *bias;        // [O], or null
-    const uint16_t *residual; // added to the result, in its shape; or null
+    const uint16_t *x;          // [B, T, H, W, I]
+    const uint16_t *history[2]; // frames before x, each [B, H, W, I]: the second is the one before x, the first the one before that
+    const uint16_t *weight;     // [O, kT, k, k, I]
+    const float *bias;          // [O], or null
+    const uint16_t *residual;   // added to the result, in its shape; or null
     // [B, T', H', W', O]. With `split` 2, [B, 2T', H', W', O/2]: the first half of the channels are even frames, the second odd ones (O/2 a multiple of 8).
     uint16_t *out;
+    // [B, O, T', H', W'], the result in f32 instead of `out`, without residual and split; or null. Of sd_conv3d_n16 only: for the few channels at the ends.
+    float *planes;
     int32_t batch, frames, height, width, in_channels, out_channels;
     int32_t out_frames, out_height, out_width;
-    int32_t kernel_frames, kernel_size;
+    int32_t kernel_frames, kernel_size; // kT <= 3
     int32_t frames_before;    // as kernels/src/conv3d: history, and zero frames before it as far as it is shorter
-    int32_t history_frames;   // <= frames_before
+    int32_t history_frames;   // <= frames_before <= 2
     int32_t temporal_stride, spatial, split;
 };
 
@@ -54,8 +56,8 @@ __device__ __forceinline__ const uint16_t *pixel(const Params &p, const Place &a
         if (frame + p.history_frames < 0) {
             return nullptr;
         }
-        images = p.history;
-        image = int64_t(at.batch) * p.history_frames + frame + p.history_frames;
+        images = frame == -1 ? p.history[1] : p.history[0];
+        image = at.batch;
     }
     return images + ((image * p.height + (y >> doubled)) * p.width + (x >> doubled)) * p.in_channels;
 }

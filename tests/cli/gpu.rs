@@ -1,4 +1,4 @@
-//! Transformer and encoders on a GPU, which is an emulated one: its driver is named by its path.
+//! What a GPU computes, which is an emulated one: its driver is named by its path.
 
 use std::path::Path;
 
@@ -10,7 +10,13 @@ const DRIVER: &str = "STEADYDANCE_CUDA_DRIVER";
 /// Root of the mean square of the differences of all pictures of two folders, in steps of 255.
 fn apart(a: &Path, b: &Path) -> f64 {
     let (mut sum, mut count) = (0.0, 0);
-    for frame in 0..9 {
+    let pictures = |folder: &Path| {
+        let names = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name());
+        names.filter(|name| name.to_string_lossy().starts_with("frame_")).count()
+    };
+    let frames = pictures(a);
+    assert!(frames > 1 && pictures(b) == frames);
+    for frame in 0..frames {
         let [a, b] = [a, b].map(|folder| image::open(folder.join(format!("frame_{frame:04}.png"))).unwrap().to_rgb8());
         assert_eq!(a.dimensions(), b.dimensions());
         sum += a.iter().zip(b.iter()).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum::<f64>();
@@ -32,7 +38,7 @@ fn a_clip_from_a_gpu_is_the_cpus_but_for_rounding() {
         (out, outcome.stderr)
     };
     let (cpu, _) = run("cpu", "cpu", &[]);
-    let (gpu, said) = run("gpu", "cuda:0", &[]);
+    let (gpu, said) = run("gpu", "cuda:0", &["--cpu-vae"]);
     assert!(said.contains("steps compute on emulated GPU"), "{said}");
     let error = apart(&gpu, &cpu);
     assert!(error > 0.0 && error < 4.0, "{error} of 255");
@@ -41,10 +47,10 @@ fn a_clip_from_a_gpu_is_the_cpus_but_for_rounding() {
     line.extend(["--device", "cuda:0", "--attention", "int8"].map(str::to_owned));
     sandbox.run_with(&line, &[(DRIVER, driver)]).fails(2, &["--attention int8", "128 channels", "64"]);
     // Where weights live changes nothing, and where prompts are encoded next to nothing.
-    let stream = ["--memory-mode", "stream"];
+    let stream = ["--memory-mode", "stream", "--cpu-vae"];
     let encoder = |place: &'static str| [&stream[..], &[place]].concat();
     let (streamed, _) = run("streamed", "auto", &encoder("--gpu-text-encoder"));
-    let (resident, _) = run("resident", "auto", &["--gpu-text-encoder"]);
+    let (resident, _) = run("resident", "auto", &["--cpu-vae", "--gpu-text-encoder"]);
     assert!(apart(&streamed, &resident) == 0.0);
     let (elsewhere, _) = run("elsewhere", "auto", &encoder("--cpu-text-encoder"));
     let error = apart(&elsewhere, &streamed);
@@ -73,7 +79,18 @@ fn poses_are_found_on_a_gpu_where_that_is_asked() {
             line.extend([flag.to_owned(), value.to_str().unwrap().to_owned()]);
         }
         let poses = sandbox.out(&format!("{name}-poses"));
-        let more = ["--size", "64x64", "--num-frames", "5", "--steps", "1", "--device", "cuda", "--cpu-text-encoder"];
+        let more = [
+            "--size",
+            "64x64",
+            "--num-frames",
+            "5",
+            "--steps",
+            "1",
+            "--device",
+            "cuda",
+            "--cpu-text-encoder",
+            "--cpu-vae",
+        ];
         line.extend(more.iter().chain(&[place, "--debug-dir"]).map(|s| (*s).to_owned()));
         line.push(poses.to_str().unwrap().to_owned());
         sandbox.run_with(&line, &[(DRIVER, driver)]).ok();
@@ -91,11 +108,39 @@ fn what_the_gpu_is_not_for_is_refused_by_its_flag() {
     let Some(driver) = emulated_gpu::library().and_then(Path::to_str) else { return };
     let sandbox = Sandbox::new();
     // The tiny image encoder has heads of 12 channels.
-    for (flag, why) in [("--gpu-clip", "heads of 12"), ("--gpu-vae", "not computed on a GPU yet")] {
-        let mut line = tiny_run(&sandbox.out("a.mp4"));
-        line.extend(["--device", "cuda", flag].map(str::to_owned));
-        sandbox.run_with(&line, &[(DRIVER, driver)]).fails(7, &[flag, why]);
-    }
+    let mut line = tiny_run(&sandbox.out("a.mp4"));
+    line.extend(["--device", "cuda", "--gpu-clip"].map(str::to_owned));
+    sandbox.run_with(&line, &[(DRIVER, driver)]).fails(7, &["--gpu-clip", "heads of 12"]);
+}
+
+#[test]
+fn the_vae_computes_on_the_gpu_unless_it_is_told_not_to() {
+    let Some(driver) = emulated_gpu::library().and_then(Path::to_str) else { return };
+    let sandbox = Sandbox::new();
+    let run = |name: &str, more: &[&str]| {
+        let out = sandbox.out(name);
+        let mut line = tiny_run(&out);
+        for (flag, value) in [("--size", "32x32"), ("--num-frames", "5"), ("--steps", "1")] {
+            let at = line.iter().position(|word| word == flag).unwrap();
+            line[at + 1] = value.to_owned();
+        }
+        line.extend(["--device", "cuda"].iter().chain(more).map(|s| (*s).to_owned()));
+        sandbox.run_with(&line, &[(DRIVER, driver)]).ok();
+        out
+    };
+    let (cpu, gpu) = (run("cpu", &["--cpu-vae"]), run("gpu", &[]));
+    let error = apart(&cpu, &gpu);
+    assert!(error > 0.0 && error < 2.0, "{error} of 255");
+    assert!(apart(&cpu, &run("single", &["--vae-dtype", "f32"])) == 0.0);
+}
+
+#[test]
+fn a_vae_that_a_gpu_cannot_compute_in_f32_is_refused_there() {
+    let Some(driver) = emulated_gpu::library().and_then(Path::to_str) else { return };
+    let sandbox = Sandbox::new();
+    let mut line = tiny_run(&sandbox.out("a.mp4"));
+    line.extend(["--device", "cuda", "--gpu-vae", "--vae-dtype", "f32"].map(str::to_owned));
+    sandbox.run_with(&line, &[(DRIVER, driver)]).fails(7, &["--gpu-vae", "bf16", "--vae-dtype f32"]);
 }
 
 #[test]

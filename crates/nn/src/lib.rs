@@ -2,16 +2,13 @@
 //! weights are held in.
 
 pub mod backend;
-mod conv;
 mod heads;
 mod linear;
 mod norm;
 mod rope;
 
-pub use conv::{CausalConv3d, ChannelRmsNorm, Conv2d, FrameHistory};
 pub use heads::{merge_heads, split_heads};
 pub use kernels::attention::{attention, attention_with_bias, softmax};
-pub use kernels::conv3d::Spatial;
 pub use linear::Linear;
 pub use norm::{LayerNorm, RmsNorm};
 pub use rope::RopeTables;

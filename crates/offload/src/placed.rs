@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Device, Result, Tensor};
+use kernels::cuda::ops::channels_last;
 use kernels::cuda::{Gpu, GpuDtype, GpuMatrix, GpuTensor};
 use kernels::linear::LaterMatrix;
 use weights::{Manifest, Matrix, MatrixForm, Resident, TensorSource, TensorSpec, WeightSource, Weights};
@@ -294,5 +295,15 @@ impl TensorSource for Charged {
         let matrix = self.source.matrix(name, shape, dtype, &Device::Cpu)?;
         self.count(matrix.stored_bytes())?;
         Ok(GpuMatrix::upload(gpu, &matrix)?)
+    }
+
+    fn gpu_filter(&self, name: &str, shape: &[usize]) -> Result<GpuTensor> {
+        let Some(gpu) = self.memory.gpu() else {
+            candle_core::bail!("tensor {name} is in the host's memory, and a GPU asks for it");
+        };
+        let tensor = self.source.tensor(name, shape, Some(DType::F32), &Device::Cpu)?;
+        let filter = channels_last(gpu, &GpuTensor::upload(gpu, &tensor, GpuDtype::F32)?)?;
+        self.count(filter.bytes() as u64)?;
+        Ok(filter)
     }
 }

@@ -248,7 +248,7 @@ impl Clip<'_> {
             progress.begin(Phase::VaeEncode, clips_to_encode * tiles.len() * plan.num_frames)?;
             let net = running
                 .placed(&model.vae)
-                .and_then(|source| clips::encoder(&model.blueprint.vae, source))
+                .and_then(|source| clips::encoder(&model.blueprint.vae, source, running.memory.gpu()))
                 .map_err(|e| progress.explain(|| "VAE encoder".into(), e))?;
             let reference = pixels::vae_pixels(&reference, clip)?;
             let grey = Tensor::zeros_like(&reference).map_err(|e| progress.explain(|| "VAE encoder".into(), e))?;
@@ -445,7 +445,7 @@ impl Clip<'_> {
         progress.begin(Phase::Decode, if tiles > 1 { tiles * plan.latent_frames } else { plan.num_frames })?;
         let net = running
             .placed(&model.vae)
-            .and_then(|source| clips::decoder(&model.blueprint.vae, source))
+            .and_then(|source| clips::decoder(&model.blueprint.vae, source, running.memory.gpu()))
             .map_err(|e| progress.explain(|| "VAE decoder".into(), e))?;
         let mut writer = match &request.output {
             Some(path) => {

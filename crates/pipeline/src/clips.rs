@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
+use kernels::cuda::Gpu;
 use vae::{Decoder, Encoder, LatentMosaic, Tile, Tiles, clamp_pixels};
 use weights::WeightSource;
 
@@ -12,12 +13,30 @@ use crate::progress::Progress;
 /// Pixel frames that go into the encoder at once: what makes one latent frame.
 const CHUNK: usize = crate::geometry::LATENT_FRAMES;
 
-pub(crate) fn encoder(config: &vae::Config, source: Arc<dyn WeightSource>) -> candle_core::Result<Encoder> {
-    Encoder::new(config, &source.group("")?)
+/// On the GPU to whose memory `source` brings weights, if it is one.
+pub(crate) fn encoder(
+    config: &vae::Config,
+    source: Arc<dyn WeightSource>,
+    gpu: Option<&Gpu>,
+) -> candle_core::Result<Encoder> {
+    let weights = source.group("")?;
+    match gpu {
+        Some(gpu) => Encoder::on_gpu(config, &weights, gpu),
+        None => Encoder::new(config, &weights),
+    }
 }
 
-pub(crate) fn decoder(config: &vae::Config, source: Arc<dyn WeightSource>) -> candle_core::Result<Decoder> {
-    Decoder::new(config, &source.group("")?)
+/// As [`encoder`].
+pub(crate) fn decoder(
+    config: &vae::Config,
+    source: Arc<dyn WeightSource>,
+    gpu: Option<&Gpu>,
+) -> candle_core::Result<Decoder> {
+    let weights = source.group("")?;
+    match gpu {
+        Some(gpu) => Decoder::on_gpu(config, &weights, gpu),
+        None => Decoder::new(config, &weights),
+    }
 }
 
 /// The first `count` frames of what `clip` begins, each `[3, H, W]` in −1..=1 → `[16, F, h, w]`, tile by tile: the clip is
@@ -68,7 +87,7 @@ fn encode_tile(
         progress.advance(size)?;
     }
     let explain = |e| PipelineError::from_compute("VAE encoder".into(), e);
-    stream.finish().map_err(explain)?;
+    latents.extend(stream.finish().map_err(explain)?);
     Tensor::cat(&latents, 2).map_err(explain)
 }
 

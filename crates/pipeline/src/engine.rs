@@ -62,7 +62,8 @@ pub struct EngineOptions {
     /// How the transformer's tokens attend to each other on a GPU; `None` is bf16. `int8` is for heads of 128 channels, and changes the picture
     /// a little.
     pub attention: Option<Attention>,
-    /// Of the VAE on a GPU; on the CPU it computes in f32.
+    /// Of the VAE in plans for a GPU; on the CPU it computes in f32, on this machine's GPU in bf16 with sums in f32, so that
+    /// f32 leaves it to the CPU.
     pub vae_dtype: Option<HeldDType>,
     /// What is asked of the planner; by default it decides everything. Placement never changes the result.
     pub memory: MemoryFlags,
@@ -260,6 +261,7 @@ impl Engine {
         let model = OpenModel::open(source, options)?;
         let device = Chosen::of(&options.device, &model.blueprint.dit)?;
         let flags = device.flags(&options.memory, &model.blueprint)?;
+        let flags = device.vae_in(options.vae_dtype, flags)?;
         let mut options = options.clone();
         if *source == ModelSource::Demo {
             options.poses.models.embedded.get_or_insert(EmbeddedPoses::UnlessNamed);
@@ -426,13 +428,13 @@ impl Engine {
         let seen = pixels::vae_pixels(picture, size)?;
         let memory: Arc<dyn DeviceMemory> = Arc::new(VirtualDevice::host(u64::MAX));
         let source = model.vae.placed(Residence::WHOLE, &memory).map_err(explain)?;
-        let encoder = clips::encoder(&model.blueprint.vae, source.clone()).map_err(explain)?;
+        let encoder = clips::encoder(&model.blueprint.vae, source.clone(), None).map_err(explain)?;
         let mut silent = ();
         let mut progress = Progress::new(&mut silent);
         let tiles = vae::Tiles::new(&model.blueprint.vae, size[1], size[0], None).map_err(|e| explain(e.into()))?;
         let frame = || Ok(std::iter::once(Ok(seen.clone())));
         let latents = clips::encode(&encoder, &tiles, frame, 1, &mut progress)?;
-        let decoder = clips::decoder(&model.blueprint.vae, source).map_err(explain)?;
+        let decoder = clips::decoder(&model.blueprint.vae, source, None).map_err(explain)?;
         let mut decoded = None;
         clips::decode(&decoder, &latents, None, &mut progress, &mut |chunk, _| {
             let first = chunk.narrow(1, 0, 1).and_then(|f| f.squeeze(1)).map_err(explain)?;

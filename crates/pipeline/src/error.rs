@@ -5,6 +5,7 @@ use media::MediaError;
 use offload::{DeviceError, FlagConflict, Phase, PlanError};
 use pose::PoseError;
 use scheduler::{GuidanceError, ScheduleError};
+use vae::VaeError;
 use weights::WeightsError;
 use weights::convert::ConvertError;
 use weights::lora::LoraError;
@@ -379,6 +380,10 @@ impl PipelineError {
             let device = "the GPU".to_owned();
             let source = DeviceError::OutOfMemory { device, asked_bytes, used_bytes, total_bytes: budget_bytes };
             return PipelineError::OutOfMemory { place, source };
+        }
+        if let Some(VaeError::NotFinite { what, number, layer }) = VaeError::inside(&source) {
+            let from = layer.as_ref().map(|layer| format!(", from {layer} on")).unwrap_or_default();
+            return PipelineError::NotFinite { place: format!("{place}, {what} {number}{from}") };
         }
         match WeightsError::from_candle(source) {
             Ok(weights) => PipelineError::Weights(weights),

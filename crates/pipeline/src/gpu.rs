@@ -1,4 +1,4 @@
-//! The GPU that the transformer's steps are computed on, and text and image encoder and pose networks where the plan says so.
+//! The GPU that the transformer's steps are computed on, and VAE, text and image encoder and pose networks where the plan says so.
 //!
 //! What `--device` says is settled when a model is opened: the GPU is opened then, so that plans know its free memory. The rest of a
 //! clip is computed on the CPU.
@@ -12,8 +12,8 @@ use offload::{
     card, pinned_ceiling, virtual_card,
 };
 
-use crate::RequestError;
 use crate::needs::Blueprint;
+use crate::{HeldDType, RequestError};
 
 /// Names the driver's library by its path; without it the system's is loaded.
 const DRIVER: &str = "STEADYDANCE_CUDA_DRIVER";
@@ -62,7 +62,7 @@ impl Chosen {
             (Ok(own), _) => {
                 let name = &own.gpu.facts().name;
                 let note = format!(
-                    "the transformer's steps compute on {name}, encoders of text and pictures and pose networks where the plan puts them, the rest on the CPU; this engine was tested on an emulated GPU only, so look at the first clip, or choose --device cpu"
+                    "the transformer's steps compute on {name}, VAE, encoders of text and pictures and pose networks where the plan puts them, the rest on the CPU; this engine was tested on an emulated GPU only, so look at the first clip, or choose --device cpu"
                 );
                 Ok(Self { note: Some(note), gpu: Some(own) })
             }
@@ -91,7 +91,7 @@ impl Chosen {
         for (place, flag, problem) in [
             (&mut flags.text_encoder, "--gpu-text-encoder", sizes.text_encoder.gpu_problem()),
             (&mut flags.clip, "--gpu-clip", sizes.image_encoder.gpu_problem()),
-            (&mut flags.vae, "--gpu-vae", Some("the VAE is not computed on a GPU yet".to_owned())),
+            (&mut flags.vae, "--gpu-vae", sizes.vae.check_gpu().err().map(|e| e.to_string())),
         ] {
             let Some(why) = problem else { continue };
             if *place == Some(Place::Device) {
@@ -100,6 +100,21 @@ impl Chosen {
             *place = Some(Place::Cpu);
         }
         Ok(flags)
+    }
+
+    /// These flags with the VAE on the CPU where it is to compute in f32: the GPU does in bf16.
+    ///
+    /// # Errors
+    /// It is asked that it do so on the GPU.
+    pub fn vae_in(&self, dtype: Option<HeldDType>, flags: MemoryFlags) -> Result<MemoryFlags, RequestError> {
+        if self.gpu.is_none() || dtype != Some(HeldDType::F32) {
+            return Ok(flags);
+        }
+        if flags.vae == Some(Place::Device) {
+            let why = "the VAE computes in bf16 there; leave out --vae-dtype f32".to_owned();
+            return Err(RequestError::Device { found: "--gpu-vae".to_owned(), why });
+        }
+        Ok(MemoryFlags { vae: Some(Place::Cpu), ..flags })
     }
 
     /// The memory of the GPU, with as much as a plan allows.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::DType;
 use dit::{Attention, Chunking};
 use kernels::Compute;
-use offload::{How, Job, Machine, NetworkSize, Phase, PhaseJob, Precision, StagePlan, Way, Work};
+use offload::{How, Job, Machine, NetworkSize, Phase, PhaseJob, Place, Precision, StagePlan, Way, Work};
 use vae::Tile;
 use weights::convert::Form;
 use weights::{Manifest, TensorSpec};
@@ -223,13 +223,17 @@ pub(crate) fn job(
     let scale = whole(&blueprint.vae) as f64 / whole(&vae::Config::wan21()).max(1) as f64;
     let autoencoder = |phase, side, flops| -> Result<PhaseJob, PipelineError> {
         let network = NetworkSize::whole("vae", vae_bytes);
-        let work = if extent.half_vae {
+        let work = if extent.half_vae || extent.on_own_gpu {
             half(flops, Compute::F32)
         } else {
             Work { flops, precision: Precision::Single, compute: Compute::F32 }
         };
-        let ways = vae_ways(side, clip, extent.half_vae, scale);
-        let host_ways = vae_host_ways(&blueprint.vae, side, size, extent.vae_tile)?;
+        let ways = match extent.on_own_gpu {
+            true if blueprint.vae.check_gpu().is_err() => Vec::new(),
+            true => vae_tiled_ways(&blueprint.vae, side, Place::Device, size, extent.vae_tile)?,
+            false => vae_ways(side, clip, extent.half_vae, scale),
+        };
+        let host_ways = vae_tiled_ways(&blueprint.vae, side, Place::Cpu, size, extent.vae_tile)?;
         Ok(PhaseJob { phase, network, passes: 1, work, ways, host_ways })
     };
     let d = &blueprint.dit;
@@ -315,21 +319,24 @@ fn dit_ways(
         };
         activations(d, &shape) + extent.merge_bytes
     };
-    let way = |how, time_factor| Way { how, bytes: bytes(how), time_factor, exact: true };
+    let way = |how, time_factor| Way { how, bytes: bytes(how), host_bytes: 0, time_factor, exact: true };
     less_and_less([way(How::Whole, 1.0), way(How::FfnChunks(FFN_PIECES as u32), 1.02), way(How::TokenChunks, 1.1)])
 }
 
-/// The VAE on the CPU: whole, or in tiles; in the tile that was asked for if one was.
-fn vae_host_ways(
+/// The VAE as this program computes it: whole, or in tiles; in the tile that was asked for if one was.
+fn vae_tiled_ways(
     config: &vae::Config,
     side: VaeSide,
+    on: Place,
     size: [usize; 3],
     asked: Option<Tile>,
 ) -> Result<Vec<Way>, PipelineError> {
     let bytes = |tile: Option<Tile>| {
-        let bytes = match side {
-            VaeSide::Encode => vae::encode_activation_bytes(config, size, tile),
-            VaeSide::Decode => vae::decode_activation_bytes(config, size, tile),
+        let bytes = match (side, on) {
+            (VaeSide::Encode, Place::Cpu) => vae::encode_activation_bytes(config, size, tile).map(|own| (own, 0)),
+            (VaeSide::Decode, Place::Cpu) => vae::decode_activation_bytes(config, size, tile).map(|own| (own, 0)),
+            (VaeSide::Encode, Place::Device) => vae::gpu_encode_bytes(config, size, tile).map(|b| (b.device, b.host)),
+            (VaeSide::Decode, Place::Device) => vae::gpu_decode_bytes(config, size, tile).map(|b| (b.device, b.host)),
         };
         bytes.map_err(|e| PipelineError::from(RequestError::VaeTile(e)))
     };
@@ -338,14 +345,16 @@ fn vae_host_ways(
         let covers = tile.size >= height.max(width);
         let computed = (tile.size as f64 / (tile.size - tile.overlap).max(1) as f64).powi(2);
         let (how, time_factor) = if covers { (How::Whole, 1.0) } else { (How::Tiles(tile.size as u32), computed) };
-        Ok(Way { how, bytes: bytes(Some(tile))?, time_factor, exact: covers })
+        let (bytes, host_bytes) = bytes(Some(tile))?;
+        Ok(Way { how, bytes, host_bytes, time_factor, exact: covers })
     };
     if let Some(tile) = asked {
         return Ok(vec![way(tile)?]);
     }
     let smaller = [512, 320, 256].into_iter().filter(|side| *side < height.max(width));
     let smaller = smaller.map(|side| way(Tile::new(side))).collect::<Result<Vec<_>, _>>()?;
-    Ok(less_and_less(std::iter::once(Way::whole(bytes(None)?)).chain(smaller)))
+    let (whole, host_bytes) = bytes(None)?;
+    Ok(less_and_less(std::iter::once(Way { host_bytes, ..Way::whole(whole) }).chain(smaller)))
 }
 
 /// Those ways that take less memory than all before them.
@@ -401,6 +410,7 @@ pub(crate) fn transformer_job(
         merge_bytes: 0,
         half_vae: false,
         compute: Compute::Bf16,
+        attention: Attention::default(),
         on_own_gpu: true,
     };
     let flops = forward_flops(config, clip.tokens(appended_frames(config))) * forwards as f64;
@@ -460,6 +470,24 @@ mod tests {
         // As they lie in slabs, each tensor at a multiple of 256.
         assert_eq!((bf16.group_bytes, bf16.vector_bytes), (vec![512; 3], 768));
         assert_eq!(of(&held).group_bytes, [512, 512, 2048]);
+    }
+
+    #[test]
+    fn on_a_gpu_the_vae_shrinks_to_tiles_that_the_host_puts_together() {
+        let (config, size) = (vae::Config::wan21(), [81, 480, 832]);
+        for side in [VaeSide::Encode, VaeSide::Decode] {
+            let ways = |on, asked| vae_tiled_ways(&config, side, on, size, asked).unwrap();
+            let there = ways(Place::Device, None);
+            let hows: Vec<How> = there.iter().map(|w| w.how).collect();
+            assert_eq!(hows, [How::Whole, How::Tiles(512), How::Tiles(320), How::Tiles(256)]);
+            assert!(there.windows(2).all(|pair| pair[0].bytes > pair[1].bytes && pair[1].host_bytes > 0));
+            // Frames of 16 bits take less than those of 32 do on the host.
+            assert!(there[0].bytes < ways(Place::Cpu, None)[0].bytes && there[0].exact && !there[1].exact);
+            assert!(ways(Place::Cpu, None).iter().all(|way| way.host_bytes == 0));
+            assert_eq!(ways(Place::Device, Some(Tile::new(256))), there[3..]);
+        }
+        let decoded = vae_tiled_ways(&config, VaeSide::Decode, Place::Device, size, None).unwrap();
+        assert!(decoded[1].host_bytes > 81 * 480 * 832 * 3 * 2 && decoded[0].host_bytes < 200 << 20);
     }
 
     #[test]

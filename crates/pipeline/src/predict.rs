@@ -54,7 +54,7 @@ pub(crate) fn transformer_ways(c: &dit::Config, tokens: usize, extra: u64) -> Ve
     let whole = (3.5 + 2.0 * c.ffn_dim as f64 / c.dim as f64).max(6.9);
     let way = |how, units: f64, time_factor| {
         let bytes = (unit * units) as u64 + extra;
-        Way { how, bytes, time_factor, exact: true }
+        Way { how, bytes, host_bytes: 0, time_factor, exact: true }
     };
     // Pieces fill the units a little worse: estimates.
     vec![way(How::Whole, whole, 1.0), way(How::FfnChunks(8), 6.9, 1.02), way(How::TokenChunks, 4.1, 1.1)]
@@ -83,7 +83,7 @@ pub(crate) fn vae_ways(side: VaeSide, clip: ClipShape, is_half: bool, scale: f64
     let tile = |side: usize, stride: f64| {
         let time_factor = (side as f64 / stride).powi(2);
         let pixels = (side.min(clip.width) * side.min(clip.height)) as f64;
-        Way { how: How::Tiles(side as u32), bytes: bytes(pixels), time_factor, exact: false }
+        Way { how: How::Tiles(side as u32), bytes: bytes(pixels), host_bytes: 0, time_factor, exact: false }
     };
     let tiles = [tile(512, 448.0), tile(320, 256.0), tile(256, 192.0)];
     let smaller = tiles.into_iter().filter(|t| t.bytes < whole.bytes);

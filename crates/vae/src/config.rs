@@ -177,6 +177,26 @@ impl Config {
         Ok(())
     }
 
+    /// Checks that a GPU has kernels for these sizes.
+    ///
+    /// # Errors
+    /// [`VaeError::Gpu`].
+    pub fn check_gpu(&self) -> Result<(), VaeError> {
+        const ATTENTION: usize = 384;
+        const MOST: usize = 1024;
+        let channels = self.dim_mult.iter().map(|m| self.dim.saturating_mul(*m));
+        let fits = |n: &usize| n.is_multiple_of(8) && (8..=MOST).contains(n);
+        let middle = self.dim_mult.last().map(|m| self.dim.saturating_mul(*m));
+        let wide = middle.filter(|n| *n > ATTENTION);
+        let wrong = channels.chain([self.z_dim]).find(|n| !fits(n)).or(wide);
+        // Before each upsampling channels are halved.
+        let halved = self.dim_mult.iter().skip(1).map(|m| self.dim.saturating_mul(*m) / 2).find(|n| !fits(n));
+        match wrong.or(halved) {
+            Some(found) => Err(VaeError::Gpu { found, attention: ATTENTION }),
+            None => Ok(()),
+        }
+    }
+
     /// Checks the size of a video before anything is computed.
     ///
     /// # Errors

@@ -1,8 +1,10 @@
 use candle_core::{Device, Result, Tensor};
+use kernels::cuda::Gpu;
 use weights::Weights;
 
-use crate::encoder::{dims5, same_but_frames, statistics};
-use crate::stack::{Stack, StackState};
+use crate::backend::Fetched;
+use crate::encoder::{dims5, gathered, same_but_frames, statistics};
+use crate::stack::{Flow, Half, half};
 use crate::tile::{Canvas, Tile, Tiles};
 use crate::{Config, layers};
 
@@ -10,7 +12,7 @@ use crate::{Config, layers};
 #[derive(Debug)]
 pub struct Decoder {
     config: Config,
-    stack: Stack,
+    half: Box<dyn Half>,
     /// `[1, z, 1, 1, 1]`.
     mean: Tensor,
     std: Tensor,
@@ -22,9 +24,23 @@ impl Decoder {
     /// # Errors
     /// A tensor is missing or misshapen, or the configuration contradicts itself.
     pub fn new(config: &Config, weights: &Weights) -> Result<Self> {
+        Self::with(config, weights, None)
+    }
+
+    /// The same on a GPU, to whose memory `weights` brings them: frames there are bf16 with sums in f32, pixels f32. One video at a
+    /// time.
+    ///
+    /// # Errors
+    /// As there, [`VaeError::Gpu`](crate::VaeError::Gpu), and there is no room.
+    pub fn on_gpu(config: &Config, weights: &Weights, gpu: &Gpu) -> Result<Self> {
+        config.check_gpu()?;
+        Self::with(config, weights, Some(gpu))
+    }
+
+    fn with(config: &Config, weights: &Weights, gpu: Option<&Gpu>) -> Result<Self> {
         config.check()?;
         let (mean, std) = statistics(config, weights)?;
-        Ok(Self { config: config.clone(), stack: Stack::new(&layers::decoder(config), weights)?, mean, std })
+        Ok(Self { config: config.clone(), half: half(&layers::decoder(config), gpu, weights)?, mean, std })
     }
 
     /// The sizes.
@@ -34,7 +50,7 @@ impl Decoder {
 
     /// Begins a video.
     pub fn stream(&self) -> DecoderStream<'_> {
-        DecoderStream { decoder: self, state: self.stack.start(), chunk: None }
+        DecoderStream { decoder: self, flow: self.half.start(), chunk: None, frames: 0 }
     }
 
     /// `latents` `[B, 16, F, h, w]` f32, normalised → the video in chunks, one for each latent frame, computed as they
@@ -45,7 +61,7 @@ impl Decoder {
     /// [`VaeError`](crate::VaeError) when the shape does not fit.
     pub fn decode(&self, latents: &Tensor) -> Result<DecodedChunks<'_>> {
         dims5(latents, "the latents", self.config.z_dim)?;
-        Ok(DecodedChunks { stream: self.stream(), latents: latents.clone(), next: 0 })
+        Ok(DecodedChunks { stream: self.stream(), latents: latents.clone(), next: 0, begun: None })
     }
 
     /// As [`decode`](Self::decode), in tiles where `tile` does not cover the picture: then all tiles are computed here, one
@@ -92,14 +108,8 @@ impl Decoder {
         Tensor::cat(&self.decode(latents)?.collect::<Result<Vec<_>>>()?, 2)
     }
 
-    fn denormalised(&self, latents: &Tensor) -> Result<Tensor> {
+    pub(crate) fn denormalised(&self, latents: &Tensor) -> Result<Tensor> {
         latents.broadcast_mul(&self.std)?.broadcast_add(&self.mean)
-    }
-
-    #[cfg(test)]
-    pub(crate) fn decode_whole(&self, latents: &Tensor) -> Result<Tensor> {
-        let out = self.stack.push_whole(&self.denormalised(latents)?, &mut self.stack.start())?;
-        out.ok_or_else(|| candle_core::Error::msg("no frame"))
     }
 }
 
@@ -115,8 +125,10 @@ pub fn clamp_pixels(pixels: &Tensor) -> Result<Tensor> {
 #[derive(Debug)]
 pub struct DecoderStream<'a> {
     decoder: &'a Decoder,
-    state: StackState,
+    flow: Box<dyn Flow + 'a>,
     chunk: Option<Vec<usize>>,
+    /// Frames that were handed out.
+    frames: usize,
 }
 
 impl DecoderStream<'_> {
@@ -124,13 +136,22 @@ impl DecoderStream<'_> {
     /// clamped: one frame for the first latent frame, four for each later one.
     ///
     /// # Errors
-    /// [`VaeError`](crate::VaeError) when the shape does not fit. After an error the stream is of no use any more.
+    /// [`VaeError`](crate::VaeError) when the shape does not fit or a pixel is not finite. After an error the stream is of no use
+    /// any more.
     pub fn push(&mut self, chunk: &Tensor) -> Result<Tensor> {
+        let begun = self.begin(chunk)?;
+        self.finish(begun)
+    }
+
+    /// Begins to compute a chunk.
+    fn begin(&mut self, chunk: &Tensor) -> Result<Vec<Fetched>> {
         dims5(chunk, "the latent chunk", self.decoder.config.z_dim)?;
         same_but_frames(chunk, &mut self.chunk, "the latent chunk")?;
-        let mut done = Vec::new();
-        self.decoder.stack.push(&self.decoder.denormalised(chunk)?, &mut self.state, &mut done)?;
-        Tensor::cat(&done, 2)
+        self.flow.push(&self.decoder.denormalised(chunk)?)
+    }
+
+    fn finish(&mut self, begun: Vec<Fetched>) -> Result<Tensor> {
+        gathered(&*self.flow, begun, "frame", &mut self.frames)
     }
 }
 
@@ -140,16 +161,30 @@ pub struct DecodedChunks<'a> {
     stream: DecoderStream<'a>,
     latents: Tensor,
     next: usize,
+    /// The next chunk, which a GPU computes while the caller has the one before.
+    begun: Option<Vec<Fetched>>,
 }
 
 impl DecodedChunks<'_> {
-    fn chunk(&mut self) -> Result<Option<Tensor>> {
+    fn begin(&mut self) -> Result<Option<Vec<Fetched>>> {
         if self.next >= self.latents.dim(2)? {
             return Ok(None);
         }
         let latent = self.latents.narrow(2, self.next, 1)?;
         self.next += 1;
-        self.stream.push(&latent).map(Some)
+        self.stream.begin(&latent).map(Some)
+    }
+
+    fn chunk(&mut self) -> Result<Option<Tensor>> {
+        let begun = match self.begun.take() {
+            Some(begun) => Some(begun),
+            None => self.begin()?,
+        };
+        let Some(begun) = begun else { return Ok(None) };
+        if !self.stream.decoder.half.is_at_once() {
+            self.begun = self.begin()?;
+        }
+        self.stream.finish(begun).map(Some)
     }
 }
 
@@ -162,6 +197,7 @@ impl Iterator for DecodedChunks<'_> {
 
     fn size_hint(&self) -> (usize, Option<usize>) {
         let left = self.latents.dims().get(2).copied().unwrap_or(0).saturating_sub(self.next);
+        let left = left + usize::from(self.begun.is_some());
         (left, Some(left))
     }
 }

@@ -1,7 +1,9 @@
 use candle_core::{Result, Tensor};
+use kernels::cuda::Gpu;
 use weights::Weights;
 
-use crate::stack::{Stack, StackState};
+use crate::backend::Fetched;
+use crate::stack::{Flow, Half, half};
 use crate::tile::{LatentMosaic, Tile, Tiles};
 use crate::{Config, VaeError, layers};
 
@@ -9,7 +11,7 @@ use crate::{Config, VaeError, layers};
 #[derive(Debug)]
 pub struct Encoder {
     config: Config,
-    pub(crate) stack: Stack,
+    half: Box<dyn Half>,
     /// `[1, z, 1, 1, 1]`.
     mean: Tensor,
     std: Tensor,
@@ -21,9 +23,23 @@ impl Encoder {
     /// # Errors
     /// A tensor is missing or misshapen, or the configuration contradicts itself.
     pub fn new(config: &Config, weights: &Weights) -> Result<Self> {
+        Self::with(config, weights, None)
+    }
+
+    /// The same on a GPU, to whose memory `weights` brings them: frames there are bf16 with sums in f32, latents f32. One video at a
+    /// time.
+    ///
+    /// # Errors
+    /// As there, [`VaeError::Gpu`], and there is no room.
+    pub fn on_gpu(config: &Config, weights: &Weights, gpu: &Gpu) -> Result<Self> {
+        config.check_gpu()?;
+        Self::with(config, weights, Some(gpu))
+    }
+
+    fn with(config: &Config, weights: &Weights, gpu: Option<&Gpu>) -> Result<Self> {
         config.check()?;
         let (mean, std) = statistics(config, weights)?;
-        Ok(Self { config: config.clone(), stack: Stack::new(&layers::encoder(config), weights)?, mean, std })
+        Ok(Self { config: config.clone(), half: half(&layers::encoder(config), gpu, weights)?, mean, std })
     }
 
     /// The sizes.
@@ -33,7 +49,7 @@ impl Encoder {
 
     /// Begins a video.
     pub fn stream(&self) -> EncoderStream<'_> {
-        EncoderStream { encoder: self, state: self.stack.start(), chunk: None, frames: 0 }
+        EncoderStream { encoder: self, flow: self.half.start(), chunk: None, frames: 0, latents: 0, begun: Vec::new() }
     }
 
     /// `video` `[B, 3, T, H, W]` f32 in [−1, 1], T = 4·n+1, H and W multiples of 8 → the mean of the latent
@@ -75,7 +91,7 @@ impl Encoder {
         for chunk in chunks {
             latents.extend(stream.push(&chunk?)?);
         }
-        stream.finish()?;
+        latents.extend(stream.finish()?);
         Tensor::cat(&latents, 2)
     }
 }
@@ -84,39 +100,69 @@ impl Encoder {
 #[derive(Debug)]
 pub struct EncoderStream<'a> {
     encoder: &'a Encoder,
-    state: StackState,
+    flow: Box<dyn Flow + 'a>,
     chunk: Option<Vec<usize>>,
     frames: usize,
+    /// Latent frames that were handed out.
+    latents: usize,
+    /// What is computed on a GPU while the caller makes the next chunk.
+    begun: Vec<Fetched>,
 }
 
 impl EncoderStream<'_> {
-    /// The next frames `[B, 3, n, H, W]` f32 in [−1, 1], any n → the latent frames `[B, 16, m, H/8, W/8]` that are
-    /// complete with them, if any: one with frame 0 and one with every fourth frame after it.
+    /// The next frames `[B, 3, n, H, W]` f32 in [−1, 1], any n → latent frames `[B, 16, m, H/8, W/8]`, if any are complete: one with
+    /// frame 0 and one with every fourth frame after it. A GPU is still computing those that this chunk completes: they come with the
+    /// next.
     ///
     /// # Errors
-    /// [`VaeError`] when the shape does not fit. After an error the stream is of no use any more.
+    /// [`VaeError`] when the shape does not fit or a latent is not finite. After an error the stream is of no use any more.
     pub fn push(&mut self, chunk: &Tensor) -> Result<Option<Tensor>> {
         let [_, _, frames, height, width] = dims5(chunk, "the video chunk", 3)?;
         self.encoder.config.check_size(height, width)?;
         same_but_frames(chunk, &mut self.chunk, "the video chunk")?;
         self.frames += frames;
-        let mut done = Vec::new();
-        self.encoder.stack.push(chunk, &mut self.state, &mut done)?;
+        let begun = self.flow.push(chunk)?;
+        let done = match self.encoder.half.is_at_once() {
+            true => begun,
+            false => std::mem::replace(&mut self.begun, begun),
+        };
+        self.normalised(done)
+    }
+
+    fn normalised(&mut self, done: Vec<Fetched>) -> Result<Option<Tensor>> {
         if done.is_empty() {
             return Ok(None);
         }
-        self.encoder.normalised(&Tensor::cat(&done, 2)?).map(Some)
+        let moments = gathered(&*self.flow, done, "latent frame", &mut self.latents)?;
+        self.encoder.normalised(&moments).map(Some)
     }
 
-    /// Ends the video.
+    /// Ends the video → the latent frames that were not there before.
     ///
     /// # Errors
-    /// [`VaeError::FrameCount`] when the last latent frame is not complete or there is none.
-    pub fn finish(self) -> Result<()> {
+    /// [`VaeError::FrameCount`] when the last latent frame is not complete or there is none; as [`push`](Self::push).
+    pub fn finish(mut self) -> Result<Option<Tensor>> {
         let config = &self.encoder.config;
         // The size was checked with each chunk; here only the number of frames is in question.
-        Ok(config.check_video(self.frames, config.spatial_stride(), config.spatial_stride())?)
+        config.check_video(self.frames, config.spatial_stride(), config.spatial_stride())?;
+        let done = std::mem::take(&mut self.begun);
+        self.normalised(done)
     }
+}
+
+/// Waits for frames and joins them, `[B, C, n, H, W]`; `count` of the same kind came before.
+pub(crate) fn gathered(flow: &dyn Flow, done: Vec<Fetched>, what: &'static str, count: &mut usize) -> Result<Tensor> {
+    let mut frames = Vec::with_capacity(done.len());
+    for fetched in done {
+        let frame = fetched.finish()?;
+        *count += 1;
+        // A sum is finite unless a number is not, or magnitudes reach 1e38, which is as wrong.
+        if !frame.sum_all()?.to_scalar::<f32>()?.is_finite() {
+            return Err(VaeError::NotFinite { what, number: *count, layer: flow.not_finite()? }.into());
+        }
+        frames.push(frame);
+    }
+    if frames.len() == 1 { Ok(frames.remove(0)) } else { Tensor::cat(&frames, 2) }
 }
 
 impl Encoder {
@@ -124,12 +170,6 @@ impl Encoder {
     pub(crate) fn normalised(&self, moments: &Tensor) -> Result<Tensor> {
         let mean = moments.narrow(1, 0, self.config.z_dim)?;
         mean.broadcast_sub(&self.mean)?.broadcast_div(&self.std)
-    }
-
-    #[cfg(test)]
-    pub(crate) fn encode_whole(&self, video: &Tensor) -> Result<Tensor> {
-        let out = self.stack.push_whole(video, &mut self.stack.start())?;
-        self.normalised(&out.ok_or_else(|| candle_core::Error::msg("no latent frame"))?)
     }
 }
 

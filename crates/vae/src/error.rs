@@ -80,6 +80,32 @@ pub enum VaeError {
         /// What is allowed.
         expected: &'static str,
     },
+    /// A GPU cannot compute with these sizes.
+    #[error(
+        "the GPU's VAE kernels are for layers of 8, 16, … 1024 channels, at most {attention} where attention is; this VAE has {found}; compute it on the CPU (--cpu-vae)"
+    )]
+    Gpu {
+        /// Channels that do not fit.
+        found: usize,
+        /// The most channels of the middle.
+        attention: usize,
+    },
+    /// A GPU takes one video at a time.
+    #[error("{found} videos at once; the VAE on a GPU takes one after the other")]
+    Batch {
+        /// Videos given.
+        found: usize,
+    },
+    /// The network gave infinities or NaN.
+    #[error("{what} {number} of the VAE is not finite{}", layer.as_ref().map(|l| format!(", from {l} on")).unwrap_or_default())]
+    NotFinite {
+        /// What a result is called.
+        what: &'static str,
+        /// Which, from 1.
+        number: usize,
+        /// The first layer whose remembered frames are not finite.
+        layer: Option<String>,
+    },
     /// The tensors are not those of a Wan 2.1 VAE.
     #[error("not a Wan 2.1 VAE: {problem}; give Wan2.1_VAE.pth or the vae folder of a diffusers release")]
     NotAVae {
@@ -88,8 +114,24 @@ pub enum VaeError {
     },
 }
 
+impl VaeError {
+    /// [`NotFinite`](Self::NotFinite) inside of an error of tensor code.
+    pub fn inside(error: &candle_core::Error) -> Option<&Self> {
+        match error {
+            candle_core::Error::WrappedContext { wrapped, .. } => wrapped.downcast_ref(),
+            candle_core::Error::WithBacktrace { inner, .. } | candle_core::Error::Context { inner, .. } => {
+                Self::inside(inner)
+            }
+            _ => None,
+        }
+    }
+}
+
 impl From<VaeError> for candle_core::Error {
     fn from(error: VaeError) -> Self {
-        Self::wrap(error)
+        match error {
+            VaeError::NotFinite { .. } => Self::WrappedContext { wrapped: Box::new(error), context: "VAE".into() },
+            other => Self::wrap(other),
+        }
     }
 }

@@ -8,14 +8,19 @@
 //! come out as soon as they are complete, and what is held between calls is two frames per convolution. The whole
 //! video at once gives the same numbers; there is no seam. A caller stops by not pushing the next chunk.
 //!
+//! Both halves compute on the host in f32, or on a GPU ([`Encoder::on_gpu`], [`Decoder::on_gpu`]) in bf16 with sums in f32, where nobody
+//! waits before a result is handed out, one chunk later than it was begun.
+//!
 //! What is held grows with the picture. Large pictures can go through in [tiles](Tiles), one tile after the other and each
 //! through all of its frames: what layers remember is of one tile only, which is nearly all that there is to hold.
 
+mod backend;
 mod blocks;
 mod config;
 mod decoder;
 mod encoder;
 mod error;
+mod history;
 mod layers;
 mod memory;
 mod names;
@@ -31,7 +36,7 @@ pub use config::Config;
 pub use decoder::{DecodedChunks, DecodedVideo, Decoder, DecoderStream, clamp_pixels};
 pub use encoder::{Encoder, EncoderStream};
 pub use error::VaeError;
-pub use memory::{decode_activation_bytes, encode_activation_bytes};
+pub use memory::{GpuBytes, decode_activation_bytes, encode_activation_bytes, gpu_decode_bytes, gpu_encode_bytes};
 pub use names::{Layout, keymap};
 pub use tile::{LatentMosaic, Tile, Tiles};
 

@@ -3,7 +3,8 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Result, Tensor};
 use weights::{Manifest, RandomWeights, Weights};
 
-use crate::{Config, Decoder, Encoder, Tile, Tiles, Vae, clamp_pixels, manifest};
+use crate::stack::Whole;
+use crate::{Config, Decoder, Encoder, Tile, Tiles, Vae, clamp_pixels, layers, manifest};
 
 fn random() -> Weights {
     Weights::new(Arc::new(RandomWeights::new(7)), Device::Cpu, None)
@@ -72,7 +73,8 @@ fn the_configuration_is_read_off_either_half() {
 fn encoding_in_any_chunks_is_the_whole_bit_for_bit() {
     let encoder = tiny().encoder;
     let video = waves([1, 3, 17, 24, 32]);
-    let whole = encoder.encode_whole(&video).unwrap();
+    let by_layer = || Whole::new(&layers::encoder(&Config::tiny()), &random()).unwrap();
+    let whole = encoder.normalised(&by_layer().push(&video).unwrap().unwrap()).unwrap();
     assert_eq!(whole.dims(), [1, 16, 5, 3, 4]);
     assert_same(&encoder.encode(&video).unwrap(), &whole);
     for sizes in [&[1, 4, 4, 4, 4][..], &[1, 8, 8], &[1, 16], &[17], &[2, 3, 5, 7]] {
@@ -81,9 +83,8 @@ fn encoding_in_any_chunks_is_the_whole_bit_for_bit() {
     }
     // Layer by layer over several frames at a time, with what the layers remember in between.
     for sizes in [[1, 4, 12], [9, 4, 4], [5, 8, 4]] {
-        let mut state = encoder.stack.start();
-        let parts: Vec<Tensor> =
-            chunks(&video, &sizes).iter().map(|c| encoder.stack.push_whole(c, &mut state).unwrap().unwrap()).collect();
+        let mut stack = by_layer();
+        let parts: Vec<Tensor> = chunks(&video, &sizes).iter().map(|c| stack.push(c).unwrap().unwrap()).collect();
         assert_same(&encoder.normalised(&Tensor::cat(&parts, 2).unwrap()).unwrap(), &whole);
     }
 }
@@ -92,7 +93,8 @@ fn encoding_in_any_chunks_is_the_whole_bit_for_bit() {
 fn decoding_in_any_chunks_is_the_whole_bit_for_bit() {
     let decoder = tiny().decoder;
     let latents = waves([1, 16, 5, 3, 4]);
-    let whole = decoder.decode_whole(&latents).unwrap();
+    let mut by_layer = Whole::new(&layers::decoder(&Config::tiny()), &random()).unwrap();
+    let whole = by_layer.push(&decoder.denormalised(&latents).unwrap()).unwrap().unwrap();
     assert_eq!(whole.dims(), [1, 3, 17, 24, 32]);
     assert_same(&decoder.decode_all(&latents).unwrap(), &whole);
     for sizes in [&[1, 1, 1, 1, 1][..], &[1, 4], &[5], &[2, 3]] {

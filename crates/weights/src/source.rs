@@ -60,6 +60,15 @@ pub trait TensorSource: Send + Sync {
     fn gpu_matrix(&self, name: &str, _shape: &[usize], _dtype: Option<DType>) -> Result<GpuMatrix> {
         candle_core::bail!("matrix {name} is in the host's memory, and a GPU asks for it")
     }
+
+    /// The [`tensor`](Self::tensor) `[O, I, ..]` of a convolution as `[O, .., I']` bf16, in the memory of the GPU that the source brings it
+    /// to: what [`channels_last`](kernels::cuda::ops::channels_last) makes of it.
+    ///
+    /// # Errors
+    /// As there, and the source brings nothing to a GPU.
+    fn gpu_filter(&self, name: &str, _shape: &[usize]) -> Result<GpuTensor> {
+        candle_core::bail!("tensor {name} is in the host's memory, and a GPU asks for it")
+    }
 }
 
 /// See [`TensorSource::form`].
@@ -175,6 +184,7 @@ impl Resident {
             matrices: Mutex::default(),
             gpu_tensors: Mutex::default(),
             gpu_matrices: Mutex::default(),
+            gpu_filters: Mutex::default(),
         });
         Self { weights: Weights::new(kept, device, matrix_dtype) }
     }
@@ -222,6 +232,7 @@ struct Keeping {
     matrices: Mutex<HashMap<String, Matrix>>,
     gpu_tensors: Mutex<HashMap<String, GpuTensor>>,
     gpu_matrices: Mutex<HashMap<String, GpuMatrix>>,
+    gpu_filters: Mutex<HashMap<String, GpuTensor>>,
 }
 
 /// What is kept under a name, or is read now and kept.
@@ -264,5 +275,9 @@ impl TensorSource for Keeping {
 
     fn gpu_matrix(&self, name: &str, shape: &[usize], dtype: Option<DType>) -> Result<GpuMatrix> {
         kept(&self.gpu_matrices, name, || self.source.gpu_matrix(name, shape, dtype))
+    }
+
+    fn gpu_filter(&self, name: &str, shape: &[usize]) -> Result<GpuTensor> {
+        kept(&self.gpu_filters, name, || self.source.gpu_filter(name, shape))
     }
 }

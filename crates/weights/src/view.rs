@@ -82,6 +82,16 @@ impl Weights {
         self.source.gpu_matrix(&self.full_name(name), shape.dims(), self.matrix_dtype)
     }
 
+    /// The weight `[O, I, ..]` of a convolution as the GPU's convolutions take it, `[O, .., I']` bf16 with I filled up to a multiple of 8, in
+    /// the memory of the GPU that the source brings it to.
+    ///
+    /// # Errors
+    /// As [`tensor`](Self::tensor), and the source brings nothing to a GPU.
+    pub fn gpu_filter(&self, shape: impl Into<Shape>, name: &str) -> Result<GpuTensor> {
+        let shape = shape.into();
+        self.source.gpu_filter(&self.full_name(name), shape.dims())
+    }
+
     /// The same view, whose matrices are multiplied in these numbers on the host.
     pub fn with_compute(self, compute: Compute) -> Self {
         Self { compute, ..self }

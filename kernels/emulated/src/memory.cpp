@@ -30,6 +30,7 @@ std::map<uintptr_t, Allocation> &allocations() {
 
 size_t used[2] = {};
 size_t set_total = 0;
+bool poisoned = true;
 
 size_t rounded(size_t bytes, size_t to) { return (bytes + to - 1) / to * to; }
 
@@ -44,6 +45,8 @@ size_t total_bytes() {
 void set_total_bytes(size_t bytes) { set_total = bytes; }
 
 size_t used_bytes(Place place) { return used[int(place)]; }
+
+void set_poisoned(bool on) { poisoned = on; }
 
 void *allocate(size_t bytes, Place place) {
     size_t page = sysconf(_SC_PAGESIZE);
@@ -60,7 +63,9 @@ void *allocate(size_t bytes, Place place) {
     mprotect(inside, pages, PROT_READ | PROT_WRITE);
     char *pointer = inside + pages - padded;
     memset(inside, POISON, pointer - inside);
-    memset(pointer, POISON, bytes < POISONED_AT_MOST ? bytes : POISONED_AT_MOST);
+    if (poisoned) {
+        memset(pointer, POISON, bytes < POISONED_AT_MOST ? bytes : POISONED_AT_MOST);
+    }
     memset(pointer + bytes, POISON, padded - bytes);
     allocations()[reinterpret_cast<uintptr_t>(pointer)] = {bytes, place, static_cast<char *>(mapping), pages + 2 * GUARD_BYTES};
     used[int(place)] += padded;

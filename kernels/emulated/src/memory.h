@@ -19,6 +19,8 @@ bool is_within(const void *pointer, size_t bytes, Place place);
 size_t total_bytes();
 void set_total_bytes(size_t bytes);
 size_t used_bytes(Place place);
+// Whether new blocks are poisoned, which they are unless told otherwise, or zeros.
+void set_poisoned(bool poisoned);
 
 // A message where padding of a block has been written, else nullptr.
 const char *damage();

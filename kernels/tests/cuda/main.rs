@@ -6,6 +6,7 @@ mod linear;
 mod memory;
 mod pictures;
 mod rows;
+mod vae;
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};

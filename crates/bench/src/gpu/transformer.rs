@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ::kernels::Compute;
-use dit::{Dit, GROUPS};
+use dit::{Attention, Dit, GROUPS};
 use offload::{CONTEXT_BYTES, CudaMemory, MemoryFlags, MemoryMode, Network, Phase, Placed, Traffic};
 use pipeline::work::{self, Transformer};
 use weights::Computing;
@@ -39,7 +39,7 @@ pub(crate) fn transformer(
     let traffic = Arc::new(Traffic::default());
     let placed = Placed::with_traffic(network, plan.residence, Arc::new(memory), traffic.clone())?;
     let net = Dit::new(&config, Arc::new(Computing::new(Arc::new(placed), Compute::Bf16)))?;
-    let net = net.on_gpu(open.gpu().clone());
+    let net = net.on_gpu(open.gpu().clone(), Attention::default())?;
 
     let [f, h, w] = [(frames - 1) / 4 + 1, height / 8, width / 8];
     let latents = random("latents", &[16, f, h, w])?;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor};
-use dit::{Dit, GROUPS};
+use dit::{Attention, Dit, GROUPS};
 use kernels::Compute;
 use offload::{CudaMemory, Network, Placed, Residence};
 use serde::Deserialize;
@@ -92,7 +92,7 @@ fn made(config: &dit::Config, source: Arc<dyn TensorSource>, numeric: Numeric, g
     let network = Network { source, manifest: &manifest, groups: GROUPS, dtype: None };
     let memory = Arc::new(CudaMemory::new(open.gpu().clone()));
     let placed = Arc::new(Placed::new(network, Residence::WHOLE, memory)?);
-    Ok(Dit::new(config, Arc::new(Computing::new(placed, compute)))?.on_gpu(open.gpu().clone()))
+    Dit::new(config, Arc::new(Computing::new(placed, compute)))?.on_gpu(open.gpu().clone(), Attention::default())
 }
 
 /// With a block more, which is the first one and adds infinity.

@@ -173,7 +173,7 @@ fn of_source<'a>(
                     Tier::Disk if setting.flags.pin_memory == Some(PinMemory::Off) => (0, staging),
                     Tier::Disk => (staging, staging),
                 };
-                (setting.device_base_bytes.saturating_add(own), pinned, ram)
+                (setting.device_base_bytes.saturating_add(own), pinned, ram.saturating_add(way.host_bytes))
             }
         };
         // What is kept in RAM is this phase's own too: it is not counted twice.

@@ -90,8 +90,10 @@ pub enum Precision {
 pub struct Way {
     /// Which manner.
     pub how: How,
-    /// Activations and workspaces at their peak.
+    /// Activations and workspaces at their peak, where it computes.
     pub bytes: u64,
+    /// What the host holds beside where a device computes: what comes from there, and is put together. 0 on the CPU.
+    pub host_bytes: u64,
     /// Time of arithmetic relative to the fastest way; at least 1.
     pub time_factor: f64,
     /// Whether the result is that of [`How::Whole`] up to the rounding of kernels.
@@ -101,7 +103,7 @@ pub struct Way {
 impl Way {
     /// Everything at once.
     pub fn whole(bytes: u64) -> Self {
-        Self { how: How::Whole, bytes, time_factor: 1.0, exact: true }
+        Self { how: How::Whole, bytes, host_bytes: 0, time_factor: 1.0, exact: true }
     }
 }
 

@@ -25,7 +25,7 @@ fn network() -> impl Strategy<Value = NetworkSize> {
 fn ways() -> impl Strategy<Value = Vec<Way>> {
     proptest::collection::vec((1u64..1000, 1.0f64..1.5, any::<bool>()), 1..4).prop_map(|list| {
         let how = [How::Whole, How::FfnChunks(8), How::TokenChunks];
-        let way = |(how, (mib, time_factor, exact))| Way { how, bytes: mib * MIB, time_factor, exact };
+        let way = |(how, (mib, time_factor, exact))| Way { how, bytes: mib * MIB, host_bytes: 0, time_factor, exact };
         how.into_iter().zip(list).map(way).collect()
     })
 }
@@ -182,7 +182,13 @@ proptest! {
 
 /// A transformer of 40 blocks of 0.4 GiB at 12 s a pass on a card with 25 GB/s.
 fn known(device_gib: f64) -> (Job, Machine) {
-    let way = |how, gib: f64, time_factor| Way { how, bytes: (gib * GIB as f64) as u64, time_factor, exact: true };
+    let way = |how, gib: f64, time_factor| Way {
+        how,
+        bytes: (gib * GIB as f64) as u64,
+        host_bytes: 0,
+        time_factor,
+        exact: true,
+    };
     let denoise = PhaseJob {
         phase: Phase::Denoise,
         network: NetworkSize {

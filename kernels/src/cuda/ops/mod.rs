@@ -6,6 +6,7 @@
 mod attention;
 mod attention_int8;
 mod columns;
+mod conv3d;
 mod dequantise;
 mod elementwise;
 mod linear;
@@ -13,6 +14,7 @@ mod look_up;
 mod pictures;
 mod rows;
 mod step;
+mod vae;
 
 use super::error::{CudaError, Result};
 use super::{GpuDtype, GpuTensor};
@@ -20,6 +22,7 @@ use super::{GpuDtype, GpuTensor};
 pub use attention::{FRAME_HEAD, Heads, attention, attention_over_frames, attention_with_offsets};
 pub use attention_int8::{INT8_HEAD, Int8Keys, attention_int8, attention_int8_bytes};
 pub use columns::Columns;
+pub use conv3d::{ConvInput, ConvOutput, GpuFilter, conv3d};
 pub use dequantise::dequantise;
 pub use elementwise::{Activation, convert, gated_add_in_place, glu_in_place, map, map_in_place};
 pub use linear::{InputForm, Terms, decoded_bytes, input_form, linear, linear_rounded};
@@ -30,6 +33,7 @@ pub use rows::{
     rows_in_place,
 };
 pub use step::{combine, combine_into, patchify_into, unpatchify};
+pub use vae::{channel_norm, channels_last};
 
 /// A number that kernels take as 32 bits.
 fn int(operation: &'static str, n: usize) -> Result<i32> {
