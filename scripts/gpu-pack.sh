@@ -12,7 +12,8 @@ cd "$(dirname "$0")/.."
 out=${1:-target/gpu}
 export STEADYDANCE_CUDA=${STEADYDANCE_CUDA:-90a}
 profile=${STEADYDANCE_PROFILE:-release}
-${CUDA_HOME:+env} PATH="${CUDA_HOME:+$CUDA_HOME/bin:}$PATH" nvcc --version >/dev/null || {
+[ -z "${CUDA_HOME:-}" ] || PATH="$CUDA_HOME/bin:$PATH"
+command -v nvcc >/dev/null || {
   echo "there is no nvcc in CUDA_HOME or PATH; scripts/cuda-toolkit.sh FOLDER gets one" >&2
   exit 1
 }
@@ -24,7 +25,7 @@ while read -r file; do
   name=${file#*/tests/}
   name=${name%%/*}
   tests+=("$(sed -n 's/^name = "\(.*\)"/\1/p;' "$package/Cargo.toml" | head -1) ${name%.rs}")
-done < <(grep -rlE 'STEADYDANCE_TEST_GPU|^mod driver;' kernels/tests kernels/emulated/tests crates/*/tests --include='*.rs' | grep -v '/driver/')
+done < <(grep -rlE 'STEADYDANCE_TEST_GPU|^mod driver;' kernels/tests kernels/emulated/tests crates/*/tests --include='*.rs' | grep -v '/driver/\|/emulator.rs')
 mapfile -t tests < <(printf '%s\n' "${tests[@]}" | sort -u)
 
 rm -rf "$out"

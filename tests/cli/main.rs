@@ -8,6 +8,7 @@ mod directions;
 mod doctor;
 mod eval;
 mod gpu;
+mod gpu_bench;
 mod hostile;
 mod lora;
 mod models;
