@@ -60,7 +60,7 @@ pub struct EngineOptions {
     pub compute: Option<Compute>,
     /// Of the VAE on a GPU; on the CPU it computes in f32.
     pub vae_dtype: Option<HeldDType>,
-    /// What is asked of the planner; by default it decides everything. Placement never changes the result.
+    /// What is asked of the planner; by default it decides everything. Where weights live never changes the result; where a phase computes does, by rounding.
     pub memory: MemoryFlags,
     /// Side of the largest tile, in pixels, that the VAE computes at once, a multiple of 8 from 16 on; `None` computes pictures
     /// whole. Smaller tiles take less memory and change the result a little.

@@ -149,3 +149,18 @@ fn the_embedded_networks_find_joints_where_the_host_does() {
     println!("{off:.3?}");
     assert!(off.len() > 10 && off[off.len() / 2] < MEDIAN && off[off.len() - 1] < MOST, "{off:?}");
 }
+
+#[test]
+fn a_gpu_without_room_is_told_from_other_faults() {
+    let Some(test) = TestGpu::open() else { return };
+    let open = || Networks::from_static(["a", "b"], models::DEMO.pose_networks(), On::Gpu(&test.gpu));
+    let picture = image::RgbImage::new(64, 64);
+    let mut estimator = DwPose::new(open().unwrap(), DwPoseOptions::default());
+    test.gpu.pool().set_budget(test.gpu.pool().counts().used_bytes + (64 << 10));
+    let error = estimator.estimate(FrameRole::Reference, &picture).unwrap_err();
+    assert!(error.is_out_of_gpu_memory() && !error.to_string().contains('\n'), "{error}");
+    let error = open().unwrap_err();
+    assert!(error.is_out_of_gpu_memory(), "{error}");
+    let error = Networks::from_static(["a", "b"], [b"x", b"y"], On::Gpu(&test.gpu)).unwrap_err();
+    assert!(!error.is_out_of_gpu_memory(), "{error}");
+}
