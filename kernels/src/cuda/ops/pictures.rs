@@ -99,7 +99,7 @@ unsafe impl Params for WindowsParams {}
 pub fn windows(gpu: &Gpu, x: &GpuTensor, kernel: usize, stride: usize) -> Result<GpuTensor> {
     const NAME: &str = "take windows";
     let [batch, height, width, channels] = pictures(NAME, x)?;
-    if kernel % 2 == 0 || stride == 0 {
+    if kernel.is_multiple_of(2) || stride == 0 {
         return CudaError::arguments(NAME, format!("windows of {kernel} at every {stride}"));
     }
     let (out_height, out_width) = (height.div_ceil(stride), width.div_ceil(stride));
