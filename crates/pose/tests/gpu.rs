@@ -119,8 +119,8 @@ fn predictions_of_memory_hold_and_are_not_wasteful() {
 
 /// Pixels of the picture that a GPU's rounding may move sure joints by, the median and most. The estimator tells places apart that are
 /// half a pixel of its crop from each other; a joint that is as likely in two of them may jump.
-const MEDIAN: f64 = 0.3;
-const MOST: f64 = 1.5;
+const MEDIAN: f64 = 0.1;
+const MOST: f64 = 1.0;
 
 #[test]
 fn the_embedded_networks_find_joints_where_the_host_does() {
