@@ -9,7 +9,7 @@ use dit::Dit;
 use image::RgbImage;
 use media::output::PendingFolder;
 use media::video::{AudioOutcome, AudioSource, FrameRate, ReadOptions, VideoWriter, WriterOptions, Written};
-use offload::{Charge, DeviceError, DeviceMemory, Phase, PhasePlan, Place, Use};
+use offload::{Charge, DeviceError, DeviceMemory, OnPressure, Phase, PhasePlan, Place, Use};
 use scheduler::{INITIAL_NOISE_STREAM, Polarity, Sampler};
 use weights::WeightSource;
 
@@ -163,7 +163,17 @@ impl Clip<'_> {
         let picture = media::image::read_rgb(&request.reference).map_err(PipelineError::Media)?;
         let on = plan.stages.phase(Phase::Pose).map_or(Place::Cpu, |p| p.on);
         let gpu = self.pressure.memory.of(on).gpu();
-        let motion = resolved.motion.ready(request, self.poses, &picture, gpu, progress)?;
+        let found = resolved.motion.ready(request, self.poses, &picture, gpu, progress);
+        let motion = match found {
+            // The networks let go of all that they had there.
+            Err(PipelineError::Pose(error))
+                if error.is_out_of_gpu_memory() && self.pressure.policy != OnPressure::Fail =>
+            {
+                progress.replanned(format!("{error}; poses are found on the CPU"));
+                resolved.motion.ready(request, self.poses, &picture, None, progress)?
+            }
+            found => found?,
+        };
         let first_pose = match motion.frames(Side::Positive, resolved.geometry)?.next() {
             Some(frame) => frame?,
             None => return Err(PipelineError::Media(media::MediaError::NoFrames { path: request.reference.clone() })),

@@ -65,7 +65,7 @@ pub struct EngineOptions {
     /// Of the VAE in plans for a GPU; on the CPU it computes in f32, on this machine's GPU in bf16 with sums in f32, so that
     /// f32 leaves it to the CPU.
     pub vae_dtype: Option<HeldDType>,
-    /// What is asked of the planner; by default it decides everything. Placement never changes the result.
+    /// What is asked of the planner; by default it decides everything. Where weights live never changes the result; where a phase computes does, by rounding.
     pub memory: MemoryFlags,
     /// Side of the largest tile, in pixels, that the VAE computes at once, a multiple of 8 from 16 on; `None` computes pictures
     /// whole. Smaller tiles take less memory and change the result a little.

@@ -403,6 +403,7 @@ impl PipelineError {
     /// See [`ErrorKind`].
     pub fn kind(&self) -> ErrorKind {
         match self {
+            PipelineError::Pose(error) if error.is_out_of_gpu_memory() => ErrorKind::DoesNotFit,
             PipelineError::Pose(error) if error.is_of_networks() => ErrorKind::Model,
             PipelineError::Output(MediaError::OutputExists { .. }) => ErrorKind::Usage,
             PipelineError::Request(RequestError::Device { .. }) => ErrorKind::Device,

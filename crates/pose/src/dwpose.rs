@@ -218,7 +218,7 @@ impl<N: PoseNetworks> DwPose<N> {
         let mut samples = vec![0f32; letterbox.samples()];
         letterbox.write(picture, profile.detector_channels, &mut samples);
         let input = tensor(samples, (1, side, side, 3))?;
-        let output = self.networks.detect(&input).map_err(failed)?;
+        let output = self.networks.detect(&input).map_err(PoseError::of_network)?;
         if !matches!(output.dims(), [1, _, _]) {
             let found = output.dims().to_vec();
             let (network, expected) = (Network::Detector, format!("[1, {}, 5 + classes]", candidates(side)));
@@ -239,7 +239,7 @@ impl<N: PoseNetworks> DwPose<N> {
         window.write(picture, profile.keypoint_channels, crop);
         mirror(crop, width, mirrored);
         let input = tensor(samples, (crops, height, width, 3))?;
-        let (x, y) = self.networks.keypoints(&input).map_err(failed)?;
+        let (x, y) = self.networks.keypoints(&input).map_err(PoseError::of_network)?;
         let [columns, rows] = [SPLIT * width, SPLIT * height];
         for (output, bins) in [(&x, columns), (&y, rows)] {
             if output.dims() != [crops, WHOLE_BODY_POINTS, bins] {
@@ -328,16 +328,12 @@ fn back(seen: &RgbImage, given: &RgbImage) -> [f64; 2] {
 }
 
 fn tensor(samples: Vec<f32>, shape: (usize, usize, usize, usize)) -> Result<Tensor> {
-    Tensor::from_vec(samples, shape, &Device::Cpu).map_err(failed)
+    Tensor::from_vec(samples, shape, &Device::Cpu).map_err(PoseError::of_network)
 }
 
 fn host(output: &Tensor) -> Result<Vec<f32>> {
     let values = output.to_dtype(DType::F32).and_then(|t| t.flatten_all()).and_then(|t| t.to_vec1());
-    values.map_err(failed)
-}
-
-fn failed(error: candle_core::Error) -> PoseError {
-    PoseError::Estimator(Box::new(error))
+    values.map_err(PoseError::of_network)
 }
 
 fn in_picture(picture: FrameRole, source: PoseError) -> PoseError {

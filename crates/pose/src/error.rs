@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use kernels::cuda::CudaError;
+
 /// Where in a clip an error was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -265,6 +267,18 @@ pub enum PoseError {
         /// The first difference.
         problem: String,
     },
+    /// A GPU has no room for the networks or their work.
+    #[error(
+        "the GPU has no room for the pose networks: {asked_bytes} bytes beside {used_bytes} of {budget_bytes}; leave out --gpu-pose"
+    )]
+    GpuMemory {
+        /// What was asked for.
+        asked_bytes: u64,
+        /// What was in use.
+        used_bytes: u64,
+        /// What may be used.
+        budget_bytes: u64,
+    },
     /// A detector failed.
     #[error("pose estimation failed: {0}")]
     Estimator(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -322,6 +336,26 @@ impl PoseError {
             Self::NetworkShape { .. } | Self::NetworkNotFinite { .. } | Self::Estimator(_) => true,
             Self::Picture { source, .. } => source.is_of_networks(),
             _ => false,
+        }
+    }
+
+    /// Whether a GPU had no room for a network or its work.
+    pub fn is_out_of_gpu_memory(&self) -> bool {
+        match self {
+            Self::Picture { source, .. } => source.is_out_of_gpu_memory(),
+            Self::GpuMemory { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// What went wrong while a network was brought somewhere or computed.
+    pub(crate) fn of_network(error: candle_core::Error) -> Self {
+        match CudaError::inside(&error) {
+            Some(&CudaError::OutOfMemory { asked_bytes, used_bytes, budget_bytes }) => {
+                Self::GpuMemory { asked_bytes, used_bytes, budget_bytes }
+            }
+            Some(gpu) => Self::Estimator(gpu.to_string().into()),
+            None => Self::Estimator(Box::new(error)),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{Device, Result};
+use kernels::cuda::CudaError;
 use weights::{Checkpoint, CheckpointSource, Format, Manifest, RandomWeights, Weights, WeightsError, onnx};
 
 use crate::PoseError;
@@ -43,6 +44,7 @@ impl File {
     pub fn error(&self, network: &'static str, error: candle_core::Error) -> PoseError {
         match WeightsError::from_candle(error) {
             Ok(source) => PoseError::Weights { network, source },
+            Err(error) if CudaError::inside(&error).is_some() => PoseError::of_network(error),
             Err(error) => {
                 let problem = error.to_string().lines().next().unwrap_or_default().to_owned();
                 PoseError::OtherNetwork { path: self.path().to_owned(), network, problem }
