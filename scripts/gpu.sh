@@ -7,6 +7,7 @@
 # GPU_PACK     the file of scripts/gpu-pack.sh [target/gpu/gpu.tar.xz]
 # OUT          folder for reports, at most eight files [target/gpu/out]
 # GPU_SECONDS  no section begins, and none goes on, beyond so many seconds [570]; the last line names what is left for another call
+# STEADYDANCE  a program that was built here, instead of the pack: then there are no tests
 # GPU_DRY      a libcuda.so.1 that emulates a GPU: every section in the smallest way, to see that it works
 set -uo pipefail
 cd "$(dirname "$0")/.."
