@@ -2,7 +2,7 @@
 
 Programs are stripped, and files of models/demo cut out of them (cuts.json says what goes where: the checkout has them). Of the libraries
 that they need FFmpeg's own and x264 come along; what these need besides, a hundred libraries for formats that are not used here, are
-replaced by ones of the same names whose functions end the program.
+replaced by ones of the same names whose functions do nothing: FFmpeg then finds that they can do nothing.
 """
 
 import collections
@@ -17,9 +17,9 @@ import sys
 import tempfile
 
 # On every system.
-SYSTEM = re.compile(r"(libc|libm|libgcc_s|libdl|librt|libpthread)\.so|ld-linux|linux-vdso")
-# Taken along as they are.
-KEPT = re.compile(r"lib(avcodec|avformat|avutil|swscale|swresample|x264|z|lzma|bz2|stdc\+\+)\.so")
+SYSTEM = re.compile(r"(libc|libm|libgcc_s|libstdc\+\+|libdl|librt|libpthread)\.so|ld-linux|linux-vdso")
+# Taken along as they are; gme is asked about every file.
+KEPT = re.compile(r"lib(avcodec|avformat|avutil|swscale|swresample|x264|gme|z|lzma|bz2)\.so")
 
 
 def output(*command):
@@ -119,10 +119,9 @@ def libraries(folder, names, sources):
         for library in sorted(wanted):
             source, script = f"{place}/stub.c", f"{place}/stub.map"
             with open(source, "w") as c, open(script, "w") as versions:
-                c.write("void abort(void);\n")
                 for version, of_version in symbols[library].items():
                     for name, data in of_version.items():
-                        c.write(f"char {name}[4096];\n" if data else f"void {name}(void) {{ abort(); }}\n")
+                        c.write(f"char {name}[4096];\n" if data else f"long {name}(void) {{ return 0; }}\n")
                     if version:
                         versions.write(f"{version} {{ global: {' '.join(n + ';' for n in of_version)} }};\n")
             flags = ["-shared", "-fPIC", "-w", "-fno-builtin", f"-Wl,-soname,{library}", "-o", f"{folder}/lib/{library}", source]
