@@ -16,7 +16,7 @@ use super::error::{CudaError, Result};
 use super::{GpuDtype, GpuTensor};
 
 pub use attention::{FRAME_HEAD, Heads, attention, attention_over_frames};
-pub use attention_int8::{INT8_HEAD, Int8Keys, attention_int8, attention_int8_bytes};
+pub use attention_int8::{INT8_HEAD, Int8Keys, ValueSums, attention_int8, attention_int8_bytes};
 pub use columns::Columns;
 pub use dequantise::dequantise;
 pub use elementwise::{Activation, convert, gated_add_in_place, map};
