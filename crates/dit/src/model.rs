@@ -247,7 +247,7 @@ impl Dit {
     }
 
     /// The guided velocity of a step → `[16, F, h, w]` f32. On a GPU latents go there and this comes back, and nobody waits in
-    /// between; what is not finite is looked for as in [`forward_branches`](Self::forward_branches).
+    /// between but for [`Step::done`]; what is not finite is looked for as in [`forward_branches`](Self::forward_branches).
     ///
     /// # Errors
     /// As there, whatever `guide` returns, and a number of factors that is not that of branches.

@@ -3,7 +3,9 @@
 use candle_core::{DType, Tensor};
 use kernels::attention::reference::attention_with_bias;
 use kernels::cuda::GpuDtype;
-use kernels::cuda::ops::{Heads, Int8Keys, attention, attention_int8, attention_over_frames, attention_with_offsets};
+use kernels::cuda::ops::{
+    Heads, Int8Keys, ValueSums, attention, attention_int8, attention_over_frames, attention_with_offsets,
+};
 
 use crate::{Bench, LEVELS, Random, assert_close};
 
@@ -120,7 +122,7 @@ fn scores_of_eight_bits_are_near_the_definition() {
 
 fn scores_of_eight_bits_at(bench: &Bench) {
     let mut random = Random::new();
-    for _ in 0..3 {
+    for sums in [ValueSums::F32, ValueSums::F16, ValueSums::F32] {
         let (batch, heads) = (random.within(1..3), random.within(1..3));
         let (queries, keys) = (random.within(1..200), random.within(1..300));
         let mut make = |rows: usize| random.normal(&[batch, rows, heads, 128], DType::BF16);
@@ -129,12 +131,12 @@ fn scores_of_eight_bits_at(bench: &Bench) {
         let k = (k + 2.0).unwrap().to_dtype(DType::BF16).unwrap().to_dtype(DType::F32).unwrap();
         let there = [&q, &k, &v].map(|x| bench.upload(x, GpuDtype::Bf16));
         let [of_q, of_k, of_v] = there.each_ref().map(|x| Heads::of(x).unwrap());
-        let held = Int8Keys::new(&bench.gpu, of_k, of_v).unwrap();
+        let held = Int8Keys::new(&bench.gpu, of_k, of_v, sums).unwrap();
         let scale = 1.0 / 128f32.sqrt();
         let got = bench.download(&attention_int8(&bench.gpu, of_q, &held, scale).unwrap());
         let [first, want, v] = [&q, &k, &v].map(heads_first);
         let want = attention_with_bias(&first, &want, &v, f64::from(scale), None).unwrap();
-        let what = format!("{} B {batch} H {heads} Lq {queries} Lk {keys}", bench.gpu.level());
+        let what = format!("{} {sums:?} B {batch} H {heads} Lq {queries} Lk {keys}", bench.gpu.level());
         assert_close(&heads_first(&got), &want, 0.07, &what);
 
         // Some of the queries have the same results, to the bit.
@@ -148,9 +150,9 @@ fn scores_of_eight_bits_at(bench: &Bench) {
     let mut make = |shape: &[usize]| bench.upload(&random.normal(shape, DType::BF16), GpuDtype::Bf16);
     let (x, longer, narrow) = (make(&[1, 4, 2, 128]), make(&[1, 5, 2, 128]), make(&[1, 4, 2, 64]));
     let of = |t| Heads::of(t).unwrap();
-    assert!(Int8Keys::new(&bench.gpu, of(&x), of(&longer)).is_err());
-    assert!(Int8Keys::new(&bench.gpu, of(&narrow), of(&narrow)).is_err());
-    let held = Int8Keys::new(&bench.gpu, of(&x), of(&x)).unwrap();
+    assert!(Int8Keys::new(&bench.gpu, of(&x), of(&longer), ValueSums::F32).is_err());
+    assert!(Int8Keys::new(&bench.gpu, of(&narrow), of(&narrow), ValueSums::F32).is_err());
+    let held = Int8Keys::new(&bench.gpu, of(&x), of(&x), ValueSums::F32).unwrap();
     assert!(attention_int8(&bench.gpu, of(&narrow), &held, 1.0).is_err());
     assert!(attention_int8(&bench.gpu, of(&x), &held, -1.0).is_err());
 }

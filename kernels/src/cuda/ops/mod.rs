@@ -20,7 +20,7 @@ use super::error::{CudaError, Result};
 use super::{GpuDtype, GpuTensor};
 
 pub use attention::{FRAME_HEAD, Heads, attention, attention_over_frames, attention_with_offsets};
-pub use attention_int8::{INT8_HEAD, Int8Keys, attention_int8, attention_int8_bytes};
+pub use attention_int8::{INT8_HEAD, Int8Keys, ValueSums, attention_int8, attention_int8_bytes};
 pub use columns::Columns;
 pub use conv3d::{ConvInput, ConvOutput, GpuFilter, conv3d};
 pub use dequantise::dequantise;

@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::{DType, Device, Result, Tensor};
 use kernels::Compute;
 use kernels::cuda::ops::{
-    Activation, Columns, FRAME_HEAD, Heads, InputForm, Int8Keys, Norm, Rope, RowOutput, Terms, attention,
+    Activation, Columns, FRAME_HEAD, Heads, InputForm, Int8Keys, Norm, Rope, RowOutput, Terms, ValueSums, attention,
     attention_int8, attention_over_frames, combine, convert, gated_add_in_place, input_form, linear_rounded,
     patchify_into, rms_norm_rope_in_place, unpatchify,
 };
@@ -328,7 +328,8 @@ impl Backend for OnGpu {
             Attention::Bf16 => self.context_keys(kv),
             Attention::Int8 => {
                 let [k, v] = [in_one_clip(&kv[0])?, in_one_clip(&kv[1])?];
-                Ok(GpuKeys::Int8(Int8Keys::new(&self.gpu, Heads::of(&k)?, Heads::of(&v)?)?))
+                let sums = ValueSums::of(&self.gpu.facts().name);
+                Ok(GpuKeys::Int8(Int8Keys::new(&self.gpu, Heads::of(&k)?, Heads::of(&v)?, sums)?))
             }
         }
     }
