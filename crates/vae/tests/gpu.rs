@@ -94,7 +94,7 @@ fn both_halves_are_the_hosts_but_for_rounding() {
     let Some((gpu, _alone)) = gpu() else { return };
     // Wider, too: other kernels, and a middle that is no power of two.
     for (config, video) in [
-        (Config::tiny(), [1, 3, 5, 24, 32]),
+        (Config::tiny(), [1, 3, 5, 16, 24]),
         (
             Config {
                 dim: 48,
@@ -103,7 +103,7 @@ fn both_halves_are_the_hosts_but_for_rounding() {
                 num_res_blocks: 1,
                 ..Config::tiny()
             },
-            [1, 3, 5, 16, 16],
+            [1, 3, 5, 8, 12],
         ),
     ] {
         let (host, there) = (on_host(&config), on_gpu(&config, &gpu));
@@ -124,7 +124,7 @@ fn neither_chunks_nor_a_tile_that_covers_the_picture_change_a_bit() {
     let net = on_gpu(&config, &gpu);
     let video = smooth([1, 3, 9, 8, 16]);
     let latents = net.encode(&video).unwrap();
-    for sizes in [&[1, 4, 4][..], &[9], &[2, 3, 4]] {
+    for sizes in [&[9][..], &[2, 3, 4]] {
         let mut start = 0;
         let chunks = sizes.iter().map(|n| {
             start += n;
@@ -147,10 +147,10 @@ fn neither_chunks_nor_a_tile_that_covers_the_picture_change_a_bit() {
 #[test]
 fn tiles_are_near_the_hosts() {
     let Some((gpu, _alone)) = gpu() else { return };
-    let config = Config::tiny();
+    let config = Config { num_res_blocks: 1, ..Config::tiny() };
     let (host, there) = (on_host(&config), on_gpu(&config, &gpu));
-    let tile = Some(Tile { size: 32, overlap: 16 });
-    let video = smooth([1, 3, 5, 32, 48]);
+    let tile = Some(Tile { size: 16, overlap: 8 });
+    let video = smooth([1, 3, 5, 16, 24]);
     let latents = host.encoder.encode_tiled(&video, tile).unwrap();
     let encoded = psnr(&there.encoder.encode_tiled(&video, tile).unwrap(), &latents);
     let decoded = [&host, &there].map(|net| {
