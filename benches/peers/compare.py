@@ -7,6 +7,7 @@ PROGRAM is a `steadydance` built with --release. Writes a table, and compare.jso
 
 import argparse
 import json
+import resource
 import statistics
 import subprocess
 import time
@@ -82,7 +83,8 @@ USUAL = list(CASES)[:7]
 def ours(program, case, threads):
     line = [program, "bench", "--case", case, "--runs", "1", "--seconds", "0", "--threads", str(threads), "--json", "-"]
     report = json.loads(subprocess.run(line, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout)
-    return report["cases"][0]["time"]["median"], report["cases"][0]["of_peak"]
+    found = report["cases"][0]
+    return found["time"]["median"], found["of_peak"], found["peak_bytes"]
 
 
 def main():
@@ -97,14 +99,14 @@ def main():
     torch.set_grad_enabled(False)
     rows = []
     print(f"torch {torch.__version__}, {a.threads} threads, medians of {a.rounds} rounds in turns")
-    print("| case | ours | torch | torch / ours | ours, of peak |\n|---|---|---|---|---|")
+    print("| case | ours | torch | torch / ours | ours, of peak | our peak | torch's |\n|---|---|---|---|---|---|---|")
     for case in a.cases:
         torch.manual_seed(1)
         run = CASES[case]()
         run()
         mine, theirs, shares = [], [], []
         for _ in range(a.rounds):
-            seconds, share = ours(a.program, case, a.threads)
+            seconds, share, peak_bytes = ours(a.program, case, a.threads)
             mine.append(seconds)
             shares.append(share or 0)
             start = time.perf_counter()
@@ -112,8 +114,11 @@ def main():
             theirs.append(time.perf_counter() - start)
         del run
         m, t = medians(mine), medians(theirs)
-        rows.append({"case": case, "ours": mine, "torch": theirs, "ratio": t / m, "of_peak": medians(shares)})
-        print(f"| {case} | {m:.2f} s | {t:.2f} s | {t / m:.2f} | {100 * medians(shares):.0f} % |", flush=True)
+        # Torch's is the most that this process has had: that of the case if it is the only one.
+        torch_bytes = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        row = {"case": case, "ours": mine, "torch": theirs, "ratio": t / m, "of_peak": medians(shares)}
+        rows.append(row | {"peak_bytes": peak_bytes, "torch_peak_bytes": torch_bytes})
+        print(f"| {case} | {m:.2f} s | {t:.2f} s | {t / m:.2f} | {100 * medians(shares):.0f} % | {peak_bytes >> 20} MiB | {torch_bytes >> 20} MiB |", flush=True)
         with open(a.json, "w") as file:
             json.dump({"torch": torch.__version__, "threads": a.threads, "rows": rows}, file, indent=1)
 
