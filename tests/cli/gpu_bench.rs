@@ -119,5 +119,5 @@ fn the_script_for_a_gpu_runs_on_an_emulated_one() {
     assert!((5..=8).contains(&files), "{files} files");
     let report = std::fs::read(sandbox.out("reports").join("bench.json")).unwrap();
     let report: serde_json::Value = serde_json::from_slice(&report).unwrap();
-    assert_eq!(report["cases"].as_array().unwrap().len(), 3);
+    assert_eq!(report["cases"].as_array().unwrap().len(), 4);
 }

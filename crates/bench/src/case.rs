@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use dit::Attention;
 use kernels::Compute;
 use offload::MemoryMode;
 use weights::convert::Form;
@@ -105,26 +106,30 @@ pub enum OnGpu {
         /// Of the matrix.
         form: Form,
     },
-    /// Attention of so many tokens to each other, bf16.
+    /// Attention of tokens to each other.
     Attention {
-        /// Tokens.
-        tokens: usize,
-        /// Heads.
-        heads: usize,
-        /// Channels of a head.
-        dim: usize,
+        /// Tokens, heads, channels of a head.
+        shape: [usize; 3],
+        /// Of scores.
+        precision: Attention,
     },
     /// One forward of a transformer, with its weights where a plan of this mode has them.
-    Transformer {
-        /// Which.
-        model: Model,
-        /// Width, height, frames.
-        size: [usize; 3],
-        /// Of its matrices.
-        form: Form,
-        /// How much stays on the GPU. In `partial` half of the blocks do.
-        mode: MemoryMode,
-    },
+    Transformer(Forward),
+}
+
+/// A forward of a transformer on a GPU.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Forward {
+    /// Which.
+    pub model: Model,
+    /// Width, height, frames.
+    pub size: [usize; 3],
+    /// Of its matrices.
+    pub form: Form,
+    /// How much stays on the GPU. In `partial` half of the blocks do.
+    pub mode: MemoryMode,
+    /// How tokens attend to each other.
+    pub attention: Attention,
 }
 
 impl Model {
@@ -182,9 +187,15 @@ impl fmt::Display for OnGpu {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::Product { shape: [m, n, k], form } => write!(f, "gemm-{m}x{n}x{k}-{form}"),
-            Self::Attention { tokens, heads, dim } => write!(f, "attention-{tokens}x{heads}x{dim}-bf16"),
-            Self::Transformer { model, size: [w, h, t], form, mode } => {
-                write!(f, "dit-{}-{w}x{h}x{t}-{form}-{mode}", model.label())
+            Self::Attention { shape: [l, heads, dim], precision } => {
+                write!(f, "attention-{l}x{heads}x{dim}-{}", precision.name())
+            }
+            Self::Transformer(Forward { model, size: [w, h, t], form, mode, attention }) => {
+                write!(f, "dit-{}-{w}x{h}x{t}-{form}-{mode}", model.label())?;
+                match attention {
+                    Attention::Int8 => f.write_str("-attention-int8"),
+                    _ => Ok(()),
+                }
             }
         }
     }
@@ -235,8 +246,12 @@ pub fn gpu_cases() -> Vec<Case> {
             add(usual, OnGpu::Product { shape: [32_760, n, k], form: form(name) });
         }
     }
-    add(true, OnGpu::Attention { tokens: 32_760, heads: 40, dim: 128 });
-    add(false, OnGpu::Attention { tokens: 75_600, heads: 40, dim: 128 });
+    let precisions = [Attention::Bf16, Attention::Int8];
+    for (usual, tokens) in [(true, 32_760), (false, 75_600)] {
+        for precision in precisions {
+            add(usual, OnGpu::Attention { shape: [tokens, 40, 128], precision });
+        }
+    }
     let modes = [MemoryMode::Full, MemoryMode::Stage, MemoryMode::Partial, MemoryMode::Stream, MemoryMode::Minimal];
     for model in [Model::Wan1_3b, Model::Wan14b, Model::WanI2v14b, Model::SteadyDancer14b] {
         for size in [[480, 832, 81], [576, 1024, 81], [720, 1280, 81]] {
@@ -250,18 +265,28 @@ pub fn gpu_cases() -> Vec<Case> {
                             | (Model::SteadyDancer14b, 576, "fp8" | "int8", MemoryMode::Full)
                             | (Model::WanI2v14b, 720, "fp8", MemoryMode::Full)
                     );
-                    add(usual, OnGpu::Transformer { model, size, form: form(name), mode });
+                    let with = |attention| Forward { model, size, form: form(name), mode, attention };
+                    add(usual, OnGpu::Transformer(with(Attention::Bf16)));
+                    // What 8 bits are for, in one mode: where weights are makes no difference to it.
+                    if mode == MemoryMode::Full {
+                        let usual = usual && model != Model::Wan1_3b && name == "fp8";
+                        add(usual, OnGpu::Transformer(with(Attention::Int8)));
+                    }
                 }
             }
         }
     }
     for name in ["bf16", "fp8", "int8"] {
         for mode in modes {
-            add(false, OnGpu::Transformer { model: Model::Tiny, size: [96, 96, 9], form: form(name), mode });
+            let attention = Attention::Bf16;
+            let forward = Forward { model: Model::Tiny, size: [96, 96, 9], form: form(name), mode, attention };
+            add(false, OnGpu::Transformer(forward));
         }
     }
     add(false, OnGpu::Product { shape: [300, 200, 256], form: form("int8") });
-    add(false, OnGpu::Attention { tokens: 200, heads: 2, dim: 64 });
+    for precision in precisions {
+        add(false, OnGpu::Attention { shape: [200, 2, 128], precision });
+    }
     all
 }
 
@@ -344,7 +369,9 @@ mod tests {
             "dit-i2v-14b-480x832x81-int8-stream",
             "dit-steadydancer-14b-576x1024x81-int8-rotated-partial",
             "gemm-32760x13824x5120-q4_k_m",
+            "dit-i2v-14b-480x832x81-fp8-full-attention-int8",
             "attention-32760x40x128-bf16",
+            "attention-32760x40x128-int8",
         ] {
             assert!(names.contains(name), "{name} of {names:?}");
         }

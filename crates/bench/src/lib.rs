@@ -13,7 +13,7 @@ mod run;
 mod statistics;
 mod weights;
 
-pub use case::{Case, Model, OnGpu, UnknownModel, What, cases, gpu_cases};
+pub use case::{Case, Forward, Model, OnGpu, UnknownModel, What, cases, gpu_cases};
 pub use environment::Environment;
 pub use gpu::{GpuCase, GpuNote, GpuPeaks, KernelNote, OpenGpu};
 pub use numerics::{

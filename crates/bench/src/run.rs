@@ -315,8 +315,8 @@ fn set_up(what: &What, gpu: Option<&OpenGpu>) -> Result<Ready, Failed> {
 fn on_this(open: &OpenGpu, what: OnGpu) -> Result<Ready, Failed> {
     match what {
         OnGpu::Product { shape, form } => gpu::product(open, shape, form),
-        OnGpu::Attention { tokens, heads, dim } => gpu::attention(open, [tokens, heads, dim]),
-        OnGpu::Transformer { model, size, form, mode } => gpu::transformer(open, model, size, form, mode),
+        OnGpu::Attention { shape, precision } => gpu::attention(open, shape, precision),
+        OnGpu::Transformer(forward) => gpu::transformer(open, forward),
     }
 }
 

@@ -13,6 +13,7 @@ use weights::{Manifest, TensorSpec};
 use crate::activations::{Activations, BranchCount, Branches};
 use crate::geometry::LATENT;
 use crate::predict::{POSE_FLOPS, VaeSide, encoder_flops, forward_flops, transformer_ways, vae_flops, vae_ways};
+use crate::work::Transformer;
 use crate::{PipelineError, RequestError};
 
 /// Sizes of all four networks: all that a plan needs to know of a model.
@@ -391,12 +392,11 @@ pub(crate) fn activations(
 
 /// A transformer alone on a GPU, with one condition, as the denoising phase of a clip of this shape.
 pub(crate) fn transformer_job(
-    config: &dit::Config,
+    transformer: &Transformer,
     clip: ClipShape,
-    form: Form,
-    forwards: usize,
     machine: &Machine,
 ) -> Result<Job, PipelineError> {
+    let Transformer { config, form, forwards, attention, .. } = *transformer;
     let blueprint = Blueprint { dit: config.clone(), ..Blueprint::steadydancer_14b() };
     let manifest =
         dit::manifest(config).map_err(|source| PipelineError::Compute { place: "model sizes".into(), source })?;
@@ -410,7 +410,7 @@ pub(crate) fn transformer_job(
         merge_bytes: 0,
         half_vae: false,
         compute: Compute::Bf16,
-        attention: Attention::default(),
+        attention,
         on_own_gpu: true,
     };
     let flops = forward_flops(config, clip.tokens(appended_frames(config))) * forwards as f64;

@@ -53,6 +53,8 @@ pub struct Transformer<'a> {
     pub form: Form,
     /// Forwards that are made.
     pub forwards: usize,
+    /// How tokens attend to each other.
+    pub attention: dit::Attention,
 }
 
 /// How a transformer is computed on a GPU.
@@ -76,8 +78,8 @@ pub fn transformer_plan(
     machine: &Machine,
     flags: &MemoryFlags,
 ) -> std::result::Result<TransformerPlan, PipelineError> {
-    let Transformer { config, size, form, forwards } = *transformer;
-    let stages = offload::plan(&transformer_job(config, shape(size), form, forwards, machine)?, machine, flags)?;
+    let Transformer { config, size, .. } = *transformer;
+    let stages = offload::plan(&transformer_job(transformer, shape(size), machine)?, machine, flags)?;
     let residence = stages.phase(Phase::Denoise).map_or(Residence::WHOLE, Residence::of);
     let chunking = transformer_activations(&stages, config, shape(size));
     Ok(TransformerPlan { stages, residence, chunking })

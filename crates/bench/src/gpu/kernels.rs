@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use ::kernels::cuda::ops::{self, Columns, Heads, Rounded, RowWork, Terms, input_form, linear_rounded, rows};
+use ::kernels::cuda::ops::{
+    self, Columns, Heads, Int8Keys, Rounded, RowWork, Terms, ValueSums, input_form, linear_rounded, rows,
+};
 use ::kernels::cuda::{Capability, CudaError, Gpu, GpuDtype, GpuMatrix, GpuScales, GpuTensor, Stream};
 use candle_core::{DType, Device};
+use dit::Attention;
 use weights::convert::Form;
 use weights::{RandomWeights, TensorSource};
 
@@ -49,15 +52,28 @@ pub(crate) fn product(open: &OpenGpu, [m, n, k]: [usize; 3], form: Form) -> Resu
     Ok(Ready::on_gpu(Box::new(once), 2.0 * m as f64 * n as f64 * k as f64, Watched::kernel(open)))
 }
 
-/// Attention of tokens to each other.
-pub(crate) fn attention(open: &OpenGpu, [tokens, heads, dim]: [usize; 3]) -> Result<Ready, Failed> {
+/// Attention of tokens to each other; keys are rounded in it where it is in 8 bits.
+pub(crate) fn attention(
+    open: &OpenGpu,
+    [tokens, heads, dim]: [usize; 3],
+    precision: Attention,
+) -> Result<Ready, Failed> {
     let gpu = open.gpu().clone();
     let part =
         |name| random_rows(&gpu, name, [tokens, heads * dim])?.reshape(&[1, tokens, heads, dim]).map_err(Failed::from);
     let (q, k, v) = (part("q")?, part("k")?, part("v")?);
     let scale = (dim as f32).sqrt().recip();
-    let once =
-        move || Ok(ops::attention(&gpu, [Heads::of(&q)?, Heads::of(&k)?, Heads::of(&v)?], scale, None).map(drop)?);
+    let once = move || {
+        let [q, k, v] = [Heads::of(&q)?, Heads::of(&k)?, Heads::of(&v)?];
+        match precision {
+            Attention::Int8 => {
+                let keys = Int8Keys::new(&gpu, k, v, ValueSums::of(&gpu.facts().name))?;
+                ops::attention_int8(&gpu, q, &keys, scale).map(drop)?;
+            }
+            _ => ops::attention(&gpu, [q, k, v], scale, None).map(drop)?,
+        }
+        Ok(())
+    };
     let flop = 4.0 * (tokens as f64).powi(2) * (heads * dim) as f64;
     Ok(Ready::on_gpu(Box::new(once), flop, Watched::kernel(open)))
 }

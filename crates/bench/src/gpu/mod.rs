@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use ::kernels::cuda::{CudaError, Event, Gpu, GpuTensor, KernelTime, NoGpu};
 use ::kernels::quant::Encoding;
+use dit::Attention;
 use offload::{CONTEXT_BYTES, DeviceFacts, Machine, Traffic};
 use serde::{Deserialize, Serialize};
 
-use crate::OnGpu;
+use crate::{Forward, OnGpu};
 
 pub(crate) use kernels::{attention, probe, product};
 pub(crate) use transformer::transformer;
@@ -210,8 +211,9 @@ impl Numbers {
     /// What most of a case's operations are in: matrices' of 8 bits where they are, although attention beside them is in bf16.
     pub fn of(what: &OnGpu) -> Self {
         match what {
+            OnGpu::Attention { precision: Attention::Int8, .. } => Self::Int8,
             OnGpu::Attention { .. } => Self::Bf16,
-            OnGpu::Product { form, .. } | OnGpu::Transformer { form, .. } => match form.encoding() {
+            OnGpu::Product { form, .. } | OnGpu::Transformer(Forward { form, .. }) => match form.encoding() {
                 Some(Encoding::I8) => Self::Int8,
                 Some(Encoding::F8E4M3) => Self::E4m3,
                 _ => Self::Bf16,
@@ -252,11 +254,14 @@ mod tests {
     fn cases_on_a_gpu_say_what_they_took() {
         let Some(open) = emulated() else { return };
         let form = |name: &str| name.parse().unwrap();
-        let dit =
-            |name: &str, mode| OnGpu::Transformer { model: Model::Tiny, size: [32, 32, 5], form: form(name), mode };
+        let dit = |name: &str, mode| {
+            let attention = Attention::Bf16;
+            OnGpu::Transformer(Forward { model: Model::Tiny, size: [32, 32, 5], form: form(name), mode, attention })
+        };
         let cases = [
             OnGpu::Product { shape: [70, 40, 256], form: form("int8-rotated") },
-            OnGpu::Attention { tokens: 70, heads: 1, dim: 64 },
+            OnGpu::Attention { shape: [70, 1, 64], precision: Attention::Bf16 },
+            OnGpu::Attention { shape: [70, 1, 128], precision: Attention::Int8 },
             dit("bf16", MemoryMode::Full),
             dit("fp8", MemoryMode::Stream),
             dit("int8", MemoryMode::Minimal),
@@ -275,8 +280,8 @@ mod tests {
             assert!(gpu.peak_bytes > CONTEXT_BYTES && gpu.first_seconds > 0.0, "{gpu:?}");
         }
         let numbers: Vec<_> = told.iter().map(|(case, _)| case.peak_in.as_deref().unwrap()).collect();
-        assert_eq!(numbers, ["int8", "bf16", "bf16", "e4m3", "int8"]);
-        let [.., (_, whole), (_, streamed), (_, minimal)] = &told[..] else { panic!("five cases") };
+        assert_eq!(numbers, ["int8", "bf16", "int8", "bf16", "e4m3", "int8"]);
+        let [.., (_, whole), (_, streamed), (_, minimal)] = &told[..] else { panic!("six cases") };
         for gpu in [whole, streamed, minimal] {
             assert!(gpu.peak_bytes <= gpu.planned_bytes.unwrap(), "{gpu:?}");
             assert_eq!(gpu.tokens, Some(4 * 4));

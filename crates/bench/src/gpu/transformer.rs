@@ -3,32 +3,27 @@
 use std::sync::Arc;
 
 use ::kernels::Compute;
-use dit::{Attention, Dit, GROUPS};
+use dit::{Dit, GROUPS};
 use offload::{CONTEXT_BYTES, CudaMemory, MemoryFlags, MemoryMode, Network, Phase, Placed, Traffic};
 use pipeline::work::{self, Transformer};
 use weights::Computing;
-use weights::convert::Form;
 
 use super::{OpenGpu, Watched};
-use crate::Model;
+use crate::Forward;
 use crate::run::{Failed, Ready, conditions, random};
 use crate::weights::Repeated;
 
 /// One forward of one branch.
-pub(crate) fn transformer(
-    open: &OpenGpu,
-    model: Model,
-    size @ [width, height, frames]: [usize; 3],
-    form: Form,
-    mode: MemoryMode,
-) -> Result<Ready, Failed> {
+pub(crate) fn transformer(open: &OpenGpu, forward: Forward) -> Result<Ready, Failed> {
     /// Of a timestep in the middle.
     const TIMESTEP: f64 = 700.0;
+    let Forward { model, size, form, mode, attention } = forward;
+    let [width, height, frames] = size;
     let config = model.config();
     let (_, forwards) = model.clip();
     let half = (mode == MemoryMode::Partial).then_some(config.num_layers / 2);
     let flags = MemoryFlags { mode: Some(mode), blocks_resident: half, ..MemoryFlags::default() };
-    let asked = Transformer { config: &config, size, form, forwards };
+    let asked = Transformer { config: &config, size, form, forwards, attention };
     let plan = work::transformer_plan(&asked, &open.machine(), &flags)?;
     let planned_bytes = plan.stages.phase(Phase::Denoise).map(|phase| phase.device_peak_bytes);
 
@@ -39,7 +34,7 @@ pub(crate) fn transformer(
     let traffic = Arc::new(Traffic::default());
     let placed = Placed::with_traffic(network, plan.residence, Arc::new(memory), traffic.clone())?;
     let net = Dit::new(&config, Arc::new(Computing::new(Arc::new(placed), Compute::Bf16)))?;
-    let net = net.on_gpu(open.gpu().clone(), Attention::default())?;
+    let net = net.on_gpu(open.gpu().clone(), attention)?;
 
     let [f, h, w] = [(frames - 1) / 4 + 1, height / 8, width / 8];
     let latents = random("latents", &[16, f, h, w])?;
