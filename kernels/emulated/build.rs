@@ -29,8 +29,6 @@ fn main() {
         .opt_level(2)
         .debug(false)
         .pic(true)
-        // A sanitizer of Rust's code would not understand the fibers.
-        .inherit_rustflags(false)
         .define("SD_EMULATED", None)
         .flag("-fvisibility=hidden")
         // A misaligned vector access or an index outside of an array is an instruction that traps, and the emulator reports it.
