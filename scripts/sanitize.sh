@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The kernels' unsafe code where it is looked at most closely: scripts/sanitize.sh [address|miri|arm ...], all of them without arguments.
+# The kernels' unsafe code where it is looked at most closely: scripts/sanitize.sh [address|miri|arm ...], address without arguments.
 #   address  the library's tests under the address sanitizer, every instruction set that the machine has (nightly)
 #   miri     those of norms, residuals and rotary embeddings in portable code (nightly, component miri); slow: their grids of shapes take more than minutes
 #   arm      the library's tests as NEON code under qemu (qemu-user, g++-aarch64-linux-gnu, rustup target aarch64-unknown-linux-gnu)
@@ -10,8 +10,7 @@ into="${SANITIZE_TARGET:-target/sanitize}"
 
 address() {
   # Another target than the host's, so that build scripts and macros are compiled without; and so is the emulated GPU, whose fibers it
-  # would not understand.
-  # A test asks for more memory than there can be.
+  # would not understand. A test asks for more memory than there can be.
   ASAN_OPTIONS=allocator_may_return_null=1 CXXFLAGS=-fno-sanitize=address RUSTFLAGS=-Zsanitizer=address cargo +nightly test --locked -p steadydance-kernels --lib --target x86_64-unknown-linux-gnu --target-dir "$into/address"
 }
 
@@ -29,7 +28,7 @@ arm() {
 }
 
 MIRI_TESTS=(norm:: residual:: rope::)
-[ $# -gt 0 ] || set -- address miri arm
+[ $# -gt 0 ] || set -- address
 for what in "$@"; do
   case $what in
     address | miri | arm) "$what" ;;

@@ -1,5 +1,5 @@
 //! For tests: the reader of golden cases, the measure of closeness, the [`peak`] of what is allocated, a [`hub`] to
-//! download from, and a GPU to test on (feature `gpu`).
+//! download from, [`video`], and a GPU to test on (feature `gpu`).
 //!
 //! A case is one safetensors file: metadata `component`, `config` (JSON), `tolerance`, `note`; tensors
 //! `weights.<key>`, `inputs.<name>`, `outputs.<name>` and intermediate `outputs.stage.<name>`.
@@ -8,6 +8,7 @@
 pub mod gpu;
 pub mod hub;
 mod peak;
+pub mod video;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor};
+use testkit::video::{psnr, smooth};
 use weights::{Manifest, RandomWeights, Weights};
 
 use crate::stack::Whole;
@@ -194,50 +195,8 @@ fn what_does_not_fit_is_an_error_that_says_so() {
     assert!(Vae::new(&Config { num_res_blocks: 0, ..Config::tiny() }, &random()).is_err());
 }
 
-/// Times of this machine: `cargo test -p steadydance-vae --lib times -- --ignored --nocapture`.
-#[test]
-#[ignore = "needs nothing; prints times and asserts nothing that other tests do not"]
-fn times() {
-    for (dim, height, width) in [(8, 480, 832), (16, 256, 256)] {
-        let config = Config { dim, ..Config::tiny() };
-        let vae = Vae::new(&config, &random()).unwrap();
-        let latents = waves([1, 16, 5, height / 8, width / 8]);
-        let start = std::time::Instant::now();
-        let pixels = vae.decoder.decode_all(&latents).unwrap();
-        let decode = start.elapsed();
-        let start = std::time::Instant::now();
-        vae.encode(&clamp_pixels(&pixels).unwrap()).unwrap();
-        println!("dim {dim}, {width}×{height}×17: decode {decode:.2?}, encode {:.2?}", start.elapsed());
-    }
-}
-
-/// Smooth in space and time, as pictures are.
-fn smooth(dims: [usize; 5]) -> Tensor {
-    let [b, c, t, h, w] = dims;
-    let mut values = Vec::with_capacity(dims.iter().product());
-    for i in 0..b * c {
-        for t in 0..t {
-            for y in 0..h {
-                for x in 0..w {
-                    let (x, y, t) = (x as f32, y as f32, t as f32 + i as f32);
-                    values.push((0.11 * x + 0.3 * t).sin() * (0.07 * y - 0.2 * t).cos());
-                }
-            }
-        }
-    }
-    Tensor::from_vec(values, &dims, &Device::Cpu).unwrap()
-}
-
 fn flat(x: &Tensor) -> Vec<f32> {
     x.flatten_all().unwrap().to_vec1().unwrap()
-}
-
-/// Peak signal to noise ratio in decibels, of the range of `want`.
-fn psnr(got: &Tensor, want: &Tensor) -> f64 {
-    let (got, want) = (flat(got), flat(want));
-    let (low, high) = want.iter().fold((f32::MAX, f32::MIN), |(low, high), v| (low.min(*v), high.max(*v)));
-    let square: f64 = got.iter().zip(&want).map(|(a, b)| f64::from(a - b).powi(2)).sum();
-    10.0 * (f64::from(high - low).powi(2) * want.len() as f64 / square).log10()
 }
 
 /// Mean absolute difference of neighbouring columns of the last axis: at each column.
@@ -275,9 +234,9 @@ fn one_tile_that_covers_the_picture_is_the_whole_bit_for_bit() {
 #[test]
 fn tiles_are_near_the_whole_and_leave_no_seams() {
     let vae = tiny();
-    let latents = smooth([1, 16, 3, 20, 36]);
+    let latents = smooth([1, 16, 3, 20, 36]).unwrap();
     let whole = vae.decoder.decode_all(&latents).unwrap();
-    let video = clamp_pixels(&smooth([1, 3, 5, 160, 288])).unwrap();
+    let video = clamp_pixels(&smooth([1, 3, 5, 160, 288]).unwrap()).unwrap();
     let whole_latents = vae.encode(&video).unwrap();
     let mut before = 0.0;
     for tile in [Tile { size: 96, overlap: 16 }, Tile { size: 128, overlap: 48 }, Tile { size: 192, overlap: 96 }] {
@@ -285,7 +244,7 @@ fn tiles_are_near_the_whole_and_leave_no_seams() {
         assert_eq!(tiled.dims(), whole.dims());
         let encoded = vae.encoder.encode_tiled(&video, Some(tile)).unwrap();
         assert_eq!(encoded.dims(), whole_latents.dims());
-        let (pixels, codes) = (psnr(&tiled, &whole), psnr(&encoded, &whole_latents));
+        let (pixels, codes) = (psnr(&tiled, &whole).unwrap(), psnr(&encoded, &whole_latents).unwrap());
         // Neighbouring columns must not differ more where tiles begin and end than they do elsewhere.
         let tiles = Tiles::new(&Config::tiny(), 160, 288, Some(tile)).unwrap();
         let (all, plain) = (steps(&tiled), steps(&whole));

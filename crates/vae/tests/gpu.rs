@@ -6,6 +6,7 @@ use candle_core::{DType, Device, Result, Tensor};
 use kernels::cuda::{Code, Driver, Gpu, GpuOptions};
 use libloading::Library;
 use offload::{CudaMemory, Network, Placed, Residence};
+use testkit::video::{psnr, smooth};
 use vae::{Config, Decoder, Encoder, Tile, Vae, VaeError, gpu_decode_bytes, gpu_encode_bytes, manifest};
 use weights::{Matrix, RandomWeights, TensorSource, WeightSource, Weights};
 
@@ -59,34 +60,8 @@ fn on_gpu(config: &Config, gpu: &Gpu) -> Vae {
     Vae { encoder, decoder: Decoder::on_gpu(config, &weights, gpu).unwrap() }
 }
 
-/// Smooth in space and time, as pictures are, in [−1, 1].
-fn smooth(dims: [usize; 5]) -> Tensor {
-    let [b, c, t, h, w] = dims;
-    let mut values = Vec::with_capacity(dims.iter().product());
-    for i in 0..b * c {
-        for t in 0..t {
-            for y in 0..h {
-                for x in 0..w {
-                    let (x, y, t) = (x as f32, y as f32, t as f32 + i as f32);
-                    values.push((0.11 * x + 0.3 * t).sin() * (0.07 * y - 0.2 * t).cos());
-                }
-            }
-        }
-    }
-    Tensor::from_vec(values, &dims, &Device::Cpu).unwrap()
-}
-
 fn flat(x: &Tensor) -> Vec<f32> {
     x.flatten_all().unwrap().to_vec1().unwrap()
-}
-
-/// Peak signal to noise ratio in decibels, of the range of `want`.
-fn psnr(got: &Tensor, want: &Tensor) -> f64 {
-    assert_eq!(got.dims(), want.dims());
-    let (got, want) = (flat(got), flat(want));
-    let (low, high) = want.iter().fold((f32::MAX, f32::MIN), |(low, high), v| (low.min(*v), high.max(*v)));
-    let square: f64 = got.iter().zip(&want).map(|(a, b)| f64::from(a - b).powi(2)).sum();
-    10.0 * (f64::from(high - low).powi(2) * want.len() as f64 / square).log10()
 }
 
 #[test]
@@ -107,11 +82,11 @@ fn both_halves_are_the_hosts_but_for_rounding() {
         ),
     ] {
         let (host, there) = (on_host(&config), on_gpu(&config, &gpu));
-        let video = smooth(video);
+        let video = smooth(video).unwrap();
         let latents = host.encode(&video).unwrap();
-        let encoded = psnr(&there.encode(&video).unwrap(), &latents);
+        let encoded = psnr(&there.encode(&video).unwrap(), &latents).unwrap();
         let pixels = host.decoder.decode_all(&latents).unwrap();
-        let decoded = psnr(&there.decoder.decode_all(&latents).unwrap(), &pixels);
+        let decoded = psnr(&there.decoder.decode_all(&latents).unwrap(), &pixels).unwrap();
         println!("{} channels: latents {encoded:.1} dB, pixels {decoded:.1} dB", config.dim);
         assert!(encoded > 40.0 && decoded > 40.0 && encoded < 90.0 && decoded < 90.0, "{encoded} {decoded}");
     }
@@ -122,7 +97,7 @@ fn neither_chunks_nor_a_tile_that_covers_the_picture_change_a_bit() {
     let Some((gpu, _alone)) = gpu() else { return };
     let config = Config { num_res_blocks: 1, ..Config::tiny() };
     let net = on_gpu(&config, &gpu);
-    let video = smooth([1, 3, 9, 8, 16]);
+    let video = smooth([1, 3, 9, 8, 16]).unwrap();
     let latents = net.encode(&video).unwrap();
     for sizes in [&[9][..], &[2, 3, 4]] {
         let mut start = 0;
@@ -150,14 +125,14 @@ fn tiles_are_near_the_hosts() {
     let config = Config { num_res_blocks: 1, ..Config::tiny() };
     let (host, there) = (on_host(&config), on_gpu(&config, &gpu));
     let tile = Some(Tile { size: 16, overlap: 8 });
-    let video = smooth([1, 3, 5, 16, 24]);
+    let video = smooth([1, 3, 5, 16, 24]).unwrap();
     let latents = host.encoder.encode_tiled(&video, tile).unwrap();
-    let encoded = psnr(&there.encoder.encode_tiled(&video, tile).unwrap(), &latents);
+    let encoded = psnr(&there.encoder.encode_tiled(&video, tile).unwrap(), &latents).unwrap();
     let decoded = [&host, &there].map(|net| {
         let chunks = net.decoder.decode_tiled(&latents, tile, &mut |_, _| Ok(())).unwrap();
         Tensor::cat(&chunks.collect::<Result<Vec<_>>>().unwrap(), 2).unwrap()
     });
-    let decoded = psnr(&decoded[1], &decoded[0]);
+    let decoded = psnr(&decoded[1], &decoded[0]).unwrap();
     assert!(encoded > 40.0 && decoded > 40.0, "{encoded} {decoded}");
 }
 
@@ -221,7 +196,7 @@ fn a_number_that_is_none_is_found_in_its_frame() {
         Decoder::new(&config, &Weights::new(broken(late), Device::Cpu, None)).unwrap(),
     ];
     for net in nets {
-        let error = net.decode_all(&smooth([1, 16, 2, 2, 2])).unwrap_err();
+        let error = net.decode_all(&smooth([1, 16, 2, 2, 2]).unwrap()).unwrap_err();
         let found = VaeError::inside(&error).unwrap().to_string();
         assert_eq!(found, "frame 1 of the VAE is not finite, from decoder.upsamples.12 on");
     }
@@ -237,9 +212,9 @@ fn what_a_gpu_cannot_is_an_error() {
     }
     assert_eq!(Config::wan21().check_gpu(), Ok(()));
     let net = on_gpu(&Config::tiny(), &gpu);
-    assert!(net.encode(&smooth([2, 3, 1, 16, 16])).unwrap_err().to_string().contains("one after the other"));
+    assert!(net.encode(&smooth([2, 3, 1, 16, 16]).unwrap()).unwrap_err().to_string().contains("one after the other"));
     // A GPU that has no room says so.
     gpu.pool().refuse_after(20);
-    let error = net.encode(&smooth([1, 3, 5, 16, 16])).unwrap_err();
+    let error = net.encode(&smooth([1, 3, 5, 16, 16]).unwrap()).unwrap_err();
     assert!(kernels::cuda::CudaError::inside(&error).is_some_and(|e| e.to_string().contains("room")), "{error}");
 }

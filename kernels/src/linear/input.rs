@@ -10,7 +10,9 @@ use candle_core::{D, Device, Result, Tensor};
 use super::narrow;
 #[cfg(target_arch = "x86_64")]
 use crate::Compute;
-use crate::norm::{LayerNorm, layer_norm};
+#[cfg(target_arch = "x86_64")]
+use crate::norm::LayerNorm;
+use crate::norm::layer_norm;
 #[cfg(target_arch = "x86_64")]
 use crate::rows::with_f32;
 
@@ -76,7 +78,10 @@ impl Input {
     /// # Errors
     /// `weight` or `bias` is not `[in]`.
     pub fn normed(x: Tensor, weight: Option<&Tensor>, bias: Option<&Tensor>, eps: f64) -> Result<Self> {
-        LayerNorm::new(x.dim(D::Minus1)?, weight, bias, eps)?;
+        let width = x.dim(D::Minus1)?;
+        if let Some(other) = [weight, bias].into_iter().flatten().find(|t| t.dims() != [width]) {
+            candle_core::bail!("norm: {:?} gains or shifts for rows of {width}", other.dims());
+        }
         Ok(Self::new(x, Some(Norm { weight: weight.cloned(), bias: bias.cloned(), eps })))
     }
 
